@@ -1,0 +1,1 @@
+"""Experiments: one short file and one config each; see the README for how to run them."""

@@ -1,0 +1,52 @@
+"""The fields that every experiment has."""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config() -> ConfigDict:
+    """All fields, at the values that the experiments share.
+
+    A field of `objective` that is None stands at the objective's own default; the defaults, and
+    which fields an objective has, are in `pddm_jax/objectives.py`.
+    """
+    return ConfigDict(
+        {
+            "seed": 0,
+            "data": {
+                "name": config_dict.placeholder(str),
+                "root": config_dict.placeholder(str),  # None: the data set's own place
+                "image_size": config_dict.placeholder(int),  # pixels; None: the data set's own
+                "classes_per_batch": 24,
+                "images_per_class": 4,
+                "shift": 3,  # pixels by which training images are moved, at most, in x and y
+            },
+            "network": {
+                "name": "small_cnn",
+                "embedding_dim": 64,
+                "unit_dim": 32,  # width of all layers of the PDDM unit; the paper leaves it open
+            },
+            "objective": {
+                "name": "pddm",
+                "per": config_dict.placeholder(str),  # scope of mining: batch, anchor or positive
+                "alpha": config_dict.placeholder(float),
+                "beta": config_dict.placeholder(float),
+                "weight": config_dict.placeholder(float),  # the paper's lambda
+                "margin": config_dict.placeholder(float),
+                "base": config_dict.placeholder(float),
+            },
+            "optimizer": {
+                "name": "adamw",
+                "learning_rate": 2e-3,
+                "weight_decay": 1e-4,
+                "schedule": "cosine",
+                "clip_norm": 10.0,
+            },
+            "train": {
+                "steps": 500,
+                "eval_every": 125,
+                "checkpoint_every": 125,
+                "log_every": 25,
+                "max_to_keep": 2,
+            },
+        }
+    )

@@ -1,0 +1,20 @@
+"""Fashion-MNIST by unseen class: five classes train, five are searched.
+
+    python -m experiments.fashion_mnist
+
+Needs the four IDX files: `apt-get install dataset-fashion-mnist`, or --config.data.root=DIR.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configs import base
+
+
+def get_config() -> ConfigDict:
+    """The base fields, on Fashion-MNIST: batches of its five training classes."""
+    config = base.get_config()
+    config.data.name = "fashion_mnist"
+    config.data.classes_per_batch = 5
+    config.data.images_per_class = 20
+    config.data.shift = 2
+    return config

@@ -1,0 +1,17 @@
+"""Glyphs: find an unseen character in another typeface.
+
+    python -m experiments.quickstart
+
+Needs no data: the images are rendered from fonts that are installed with the library.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configs import base
+
+
+def get_config() -> ConfigDict:
+    """The base fields, on glyphs."""
+    config = base.get_config()
+    config.data.name = "glyphs"
+    return config

@@ -1,0 +1,89 @@
+"""The pictures that a run leaves: Recall@1 against steps, and some queries with what they found."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # after the choice of backend
+from matplotlib.axes import Axes
+
+from pddm_jax.data import Images
+from pddm_jax.files import replacing
+from pddm_jax.metrics import Ranking
+
+Curve = list[dict[str, float]]  # rows of one run that hold "step" and "recall_at_1"
+
+RIGHT, WRONG, QUERY = "#2e8b57", "#c0392b", "#555555"
+NEIGHBOURS = 8
+TYPICAL, FAILURES = 6, 4
+
+
+def convergence(curves: dict[str, list[Curve]], path: Path) -> None:
+    """Recall@1 against step: a line a name, the mean of its runs, and a band of their deviation."""
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for name, runs in curves.items():
+        steps = [row["step"] for row in runs[0]]
+        recalls = 100 * np.array([[row["recall_at_1"] for row in run] for run in runs])
+        mean, deviation = recalls.mean(axis=0), recalls.std(axis=0)
+        (line,) = axes.plot(steps, mean, marker="o", markersize=3.5, label=name)
+        axes.fill_between(steps, mean - deviation, mean + deviation, color=line.get_color(), alpha=0.15)
+    axes.set(xlabel="step", ylabel="Recall@1 on unseen classes (%)", xlim=(0, None))
+    axes.grid(alpha=0.3)
+    if len(curves) > 1:
+        axes.legend()
+    _save(figure, path)
+
+
+def gallery(test: Images, ranking: Ranking, seed: int, path: Path) -> None:
+    """Typical queries, drawn by seed, and the worst failures, each with its nearest neighbours.
+
+    A failure is the worse, the later the first image of its class comes.
+    """
+    findable = ranking.relevant > 0
+    first = np.where(ranking.match.any(axis=1), ranking.match.argmax(axis=1), ranking.match.shape[1])
+    by_badness = np.argsort(-np.where(findable, first, -1), kind="stable")
+    worst = [int(q) for q in by_badness if first[q] > 0 and findable[q]]
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    shown = [int(q) for q in rng.permutation(len(first))[:TYPICAL]]
+    failures = [q for q in _spread(worst, test.labels, FAILURES) if q not in shown]
+    queries = shown + failures
+
+    width = 1 + min(NEIGHBOURS, ranking.neighbours.shape[1])
+    figure, grid = plt.subplots(
+        len(queries), width, figsize=(width, 1.02 * len(queries) + 0.4), squeeze=False
+    )
+    for row, query in zip(grid, queries, strict=True):
+        _draw(row[0], test.images[query], QUERY)
+        for axes, index, match in zip(
+            row[1:], ranking.neighbours[query], ranking.match[query], strict=False
+        ):
+            _draw(axes, test.images[index], RIGHT if match else WRONG)
+    grid[0, 0].set_title("query", fontsize=9)
+    grid[0, 1].set_title("nearest first: same class green, other red", fontsize=9, loc="left")
+    if failures:
+        grid[len(shown), 1].set_title("worst failures", fontsize=9, loc="left")
+    figure.subplots_adjust(0.02, 0.02, 0.98, 1 - 0.35 / figure.get_figheight(), 0.08, 0.12)
+    _save(figure, path)
+
+
+def _spread(queries: list[int], labels: np.ndarray, count: int) -> list[int]:
+    """The first queries of `count` different classes."""
+    first_of_class: dict[int, int] = {}
+    for query in queries:
+        first_of_class.setdefault(int(labels[query]), query)
+    return list(first_of_class.values())[:count]
+
+
+def _draw(axes: Axes, image: np.ndarray, colour: str) -> None:
+    axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set(color=colour, linewidth=3)
+
+
+def _save(figure: plt.Figure, path: Path) -> None:
+    with replacing(path) as part:
+        figure.savefig(part, dpi=120)
+    plt.close(figure)

@@ -1,0 +1,6 @@
+"""Train on half of the characters, find the other half in another typeface: minutes on a CPU."""
+
+from experiments import runner
+
+if __name__ == "__main__":
+    runner.main("quickstart")

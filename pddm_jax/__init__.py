@@ -1,0 +1,36 @@
+"""Deep metric learning in JAX: PDDM, the losses it is measured against, and how to measure them."""
+
+from pddm_jax.losses import (
+    contrastive_loss,
+    double_header_hinge,
+    lifted_structure_loss,
+    multi_similarity_loss,
+    triplet_loss,
+)
+from pddm_jax.metrics import map_at_r, nmi, r_precision, recall_at_k
+from pddm_jax.mining import mine_quadruplets, mine_quadruplets_fused
+from pddm_jax.pddm import PDDM
+from pddm_jax.retrieval import nearest
+from pddm_jax.scoring import pair_scores, score_matrix
+from pddm_jax.types import Quadruplets
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PDDM",
+    "Quadruplets",
+    "contrastive_loss",
+    "double_header_hinge",
+    "lifted_structure_loss",
+    "map_at_r",
+    "mine_quadruplets",
+    "mine_quadruplets_fused",
+    "multi_similarity_loss",
+    "nearest",
+    "nmi",
+    "pair_scores",
+    "r_precision",
+    "recall_at_k",
+    "score_matrix",
+    "triplet_loss",
+]

@@ -1,0 +1,130 @@
+"""Glyphs: one character drawn in many typefaces, rendered from the fonts that matplotlib carries."""
+
+import os
+import unicodedata
+import zipfile
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import PIL
+from fontTools.ttLib import TTFont
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from pddm_jax.data.images import Images, Split, split_half
+from pddm_jax.files import replacing
+
+FACES = (
+    *(f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
+    *(f"DejaVuSansMono{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
+    *(f"DejaVuSerif{style}" for style in ("", "-Bold", "-Italic", "-BoldItalic")),
+    *(f"STIXGeneral{style}" for style in ("", "Bol", "Italic", "BolIta")),
+)
+LEAST_FACES = 8
+CATEGORIES = "LNSP"  # Unicode's letters, numbers, symbols and punctuation
+EM = 0.6875  # of the image's side: 22 pixels of 32
+LAYOUT = 1  # raised when the rendering changes, so that no old cache is read
+
+
+def load(root: str | None, image_size: int | None, seed: int) -> Split:
+    """Glyphs of `image_size` (32) pixels, half of the characters for training, the others for test.
+
+    A character is taken where at least 8 of the 16 faces have it. Characters that any face draws
+    alike, to the pixel (Latin A, Greek Alpha), are one class, which each face draws once.
+
+    Args:
+        root: where the rendering is cached; None = the user's cache folder.
+        image_size: side of the image in pixels.
+        seed: of the split.
+    """
+    size = 32 if image_size is None else image_size
+    if size < 8:
+        raise ValueError(f"data.image_size must be at least 8 for glyphs, got {size}")
+    return split_half(_cached(_cache_folder(root), size), seed)
+
+
+def _cache_folder(root: str | None) -> Path:
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(root).expanduser() if root else caches / "pddm_jax"
+
+
+def _cached(folder: Path, size: int) -> Images:
+    """Read the rendering from the cache, or render and cache it; a broken cache is made anew."""
+    versions = f"{LAYOUT}-matplotlib{matplotlib.__version__}-pillow{PIL.__version__}"
+    path = folder / f"glyphs-{size}-{versions}.npz"
+    try:
+        with np.load(path) as stored:
+            images, labels, code_points = (stored[k] for k in ("images", "labels", "code_points"))
+    except (FileNotFoundError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+        images, labels, code_points = render(size)
+        with replacing(path) as part:
+            np.savez(part, images=images, labels=labels, code_points=code_points)
+    names = {label: f"{chr(c)} {unicodedata.name(chr(c), '')}" for label, c in enumerate(code_points)}
+    return Images(images, labels, names)
+
+
+def render(size: int) -> tuple[UInt8[np.ndarray, "n h w 1"], np.ndarray, np.ndarray]:
+    """Images, class labels 0.. in the order of code points, and each class's lowest code point."""
+    fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    paths = [fonts / f"{face}.ttf" for face in FACES]
+    maps = [TTFont(path, lazy=True).getBestCmap() for path in paths]
+    characters = [
+        c
+        for c in sorted(set().union(*maps))
+        if unicodedata.category(chr(c))[0] in CATEGORIES
+        and sum(c in mapped for mapped in maps) >= LEAST_FACES
+    ]
+    drawings: dict[tuple[int, int], np.ndarray] = {}
+    for face, (path, mapped) in enumerate(zip(paths, maps, strict=True)):
+        font = ImageFont.truetype(str(path), round(EM * size))
+        for c in characters:
+            if c in mapped and (drawing := _draw(chr(c), font, size)) is not None:
+                drawings[c, face] = drawing
+
+    first = _merge_alike(characters, drawings)
+    classes = sorted(set(first.values()))
+    label_of = {c: label for label, c in enumerate(classes)}
+    by_class: dict[tuple[int, int], np.ndarray] = {}
+    for (c, face), drawing in sorted(drawings.items(), key=lambda item: item[0]):
+        by_class.setdefault((label_of[first[c]], face), drawing)
+    images = np.stack([by_class[key] for key in sorted(by_class)])[..., None]
+    labels = np.array([label for label, _ in sorted(by_class)], np.int32)
+    return images, labels, np.array(classes, np.int32)
+
+
+def _draw(character: str, font: ImageFont.FreeTypeFont, size: int) -> np.ndarray | None:
+    """White on black, its ink centred, made smaller only where it would not fit; None if blank."""
+    left, top, right, bottom = font.getbbox(character)
+    width, height = int(right - left), int(bottom - top)
+    if width <= 0 or height <= 0:
+        return None
+    ink = Image.new("L", (width, height))
+    ImageDraw.Draw(ink).text((-left, -top), character, fill=255, font=font)
+    if max(width, height) > size:
+        ink.thumbnail((size, size), Image.Resampling.LANCZOS)
+    canvas = Image.new("L", (size, size))
+    canvas.paste(ink, ((size - ink.width) // 2, (size - ink.height) // 2))
+    drawing = np.asarray(canvas)
+    return drawing if drawing.any() else None
+
+
+def _merge_alike(characters: list[int], drawings: dict[tuple[int, int], np.ndarray]) -> dict[int, int]:
+    """For each character the lowest one that it is drawn like, by any face, in any number of steps."""
+    first = {c: c for c, _ in drawings}
+
+    def find(c: int) -> int:
+        while first[c] != c:
+            c = first[c]
+        return c
+
+    alike = defaultdict(list)
+    for c in characters:
+        for face in range(len(FACES)):
+            if (c, face) in drawings:
+                alike[face, drawings[c, face].tobytes()].append(c)
+    for group in alike.values():
+        roots = sorted({find(c) for c in group})
+        first.update(dict.fromkeys(roots, roots[0]))
+    return {c: find(c) for c in first}

@@ -1,0 +1,45 @@
+"""Batches for training, read ahead by Grain; the random numbers of an image are keyed by its place."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import grain
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from pddm_jax.data.images import Images
+from pddm_jax.data.sampler import PKSampler
+
+
+class Batch(NamedTuple):
+    """One process's share of a batch."""
+
+    images: UInt8[np.ndarray, "b h w c"]
+    labels: Int[np.ndarray, " b"]
+
+
+def shifted(image: UInt8[np.ndarray, "h w c"], dy: int, dx: int) -> UInt8[np.ndarray, "h w c"]:
+    """The image moved down by dy and right by dx; what comes in is black."""
+    moved = np.zeros_like(image)
+    height, width = image.shape[:2]
+    inner = image[max(-dy, 0) : height - max(dy, 0), max(-dx, 0) : width - max(dx, 0)]
+    moved[max(dy, 0) :, max(dx, 0) :][: inner.shape[0], : inner.shape[1]] = inner
+    return moved
+
+
+def train_batches(data: Images, sampler: PKSampler, shift: int, seed: int) -> Iterator[Batch]:
+    """The batches of the sampler, each image moved by up to `shift` pixels in x and y."""
+
+    # Another stream than the sampler's, whose keys end in 0.
+    def augment(reference: tuple[int, int]) -> Batch:
+        index, place = reference
+        rng = np.random.Generator(np.random.Philox(key=[seed, 1], counter=[0, 0, 0, place]))
+        dy, dx = rng.integers(-shift, shift, size=2, endpoint=True)
+        return Batch(shifted(data.images[index], dy, dx), data.labels[index])
+
+    return iter(
+        grain.MapDataset.source(sampler)
+        .map(augment)
+        .batch(sampler.local_size)
+        .to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
+    )

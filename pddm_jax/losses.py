@@ -1,0 +1,272 @@
+"""Losses of deep metric learning: one pure function a formula, 0 where there is nothing to learn from.
+
+Notation: x_i are the embeddings, y_i the labels, D_ij = |x_i - x_j|^2 the squared distance of two
+embeddings, S_ij their PDDM score, [t]+ = max(0, t). A pair is positive where y_i = y_j, i != j.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from pddm_jax.pairwise import masked_mean, safe_sqrt, squared_distances
+from pddm_jax.scoring import pair_scores
+from pddm_jax.types import AnyArray, Params, Quadruplets, as_labels, check_choice, check_matrix
+
+TRIPLET_MINING = ("all", "semihard", "hard")
+
+
+def quadruplet_hinges(
+    params: Params | None, x: Float[Array, "b d"], mined: Quadruplets, alpha: float, beta: float
+) -> tuple[Float[Array, "2 q"], Float[Array, "2 q"]]:
+    """The four hinges of each quadruplet: of the scores (0 without params) and of the distances.
+
+    E_m: [alpha + S_ik - S_ij]+ and [alpha + S_jl - S_ij]+
+    E_e: [beta + D_ij - D_ik]+ and [beta + D_ij - D_jl]+
+    """
+    near = x[jnp.stack([mined.i, mined.i, mined.j])]
+    far = x[jnp.stack([mined.j, mined.k, mined.l])]
+    distances = squared_distances(near, far)
+    embedding = jax.nn.relu(beta + distances[0] - distances[1:])
+    if params is None:
+        return jnp.zeros_like(embedding), embedding
+    scores = pair_scores(params, near, far)
+    return jax.nn.relu(alpha + scores[1:] - scores[0]), embedding
+
+
+@jax.jit
+def double_header_hinge(
+    params: Params,
+    embeddings: Float[AnyArray, "b d"],
+    quadruplets: Quadruplets,
+    alpha: float = 0.5,
+    beta: float = 1.0,
+    weight: float = 0.5,
+) -> Float[Array, ""]:
+    """The loss of PDDM: the mean of E_m + weight * E_e over the valid quadruplets, 0 without any.
+
+        E_m = [alpha + S_ik - S_ij]+ + [alpha + S_jl - S_ij]+      (similarity scores)
+        E_e = [beta  + D_ij - D_ik]+ + [beta  + D_ij - D_jl]+      (squared distances)
+
+    Only the pairs of the quadruplets are scored: memory, and the gradient's way, is O(q d).
+
+    Args:
+        params: parameters of a PDDM unit.
+        embeddings: [b, d], of unit length.
+        quadruplets: indices into the batch, from `mine_quadruplets`.
+        alpha: margin between scores.
+        beta: margin between squared distances (of unit vectors: 0 to 4).
+        weight: lambda, the share of E_e.
+
+    Raises:
+        ValueError: embeddings are no matrix or do not fit params.
+
+    Source: Huang et al., NIPS 2016, section 3.2; the default constants are those that public
+    re-implementations agree on.
+    """
+    check_matrix("embeddings", embeddings)
+    x = jnp.asarray(embeddings)
+    metric, embedding = quadruplet_hinges(params, x, quadruplets, alpha, beta)
+    return masked_mean(jnp.sum(metric + weight * embedding, axis=0), quadruplets.valid)
+
+
+def _classes(embeddings: AnyArray, labels: object) -> tuple[Array, Array]:
+    """The checked embeddings, and [b, b]: is it one class?"""
+    check_matrix("embeddings", embeddings)
+    codes = jnp.asarray(as_labels("labels", labels, len(embeddings)))
+    return jnp.asarray(embeddings), codes[:, None] == codes
+
+
+def _positive_and_negative(same: Bool[Array, "b b"]) -> tuple[Bool[Array, "b b"], Bool[Array, "b b"]]:
+    return same & ~jnp.eye(len(same), dtype=bool), ~same
+
+
+def _all_squared_distances(x: Float[Array, "b d"]) -> Float[Array, "b b"]:
+    return squared_distances(x[:, None], x[None])
+
+
+def contrastive_loss(
+    embeddings: Float[AnyArray, "b d"], labels: Int[AnyArray, " b"], margin: float = 1.0
+) -> Float[Array, ""]:
+    """Positives together, negatives at least `margin` apart.
+
+        mean over positive pairs of D_ij  +  mean over negative pairs of [margin - sqrt(D_ij)]+^2
+
+    Each mean is over its own pairs, since a batch holds far more negative pairs than positive ones.
+
+    Args:
+        embeddings: [b, d].
+        labels: [b], any integers.
+        margin: least distance (not squared) of negatives.
+
+    Returns:
+        A scalar; a mean over no pair is 0.
+
+    Raises:
+        ValueError: embeddings are no matrix, or labels are not b integers.
+
+    Source: Hadsell, Chopra, LeCun, "Dimensionality Reduction by Learning an Invariant Mapping",
+    CVPR 2006, equation 4, balanced.
+    """
+    return _contrastive(*_classes(embeddings, labels), margin)
+
+
+@jax.jit
+def _contrastive(x: Array, same: Array, margin: float) -> Array:
+    positive, negative = _positive_and_negative(same)
+    squared = _all_squared_distances(x)
+    apart = jnp.square(jax.nn.relu(margin - safe_sqrt(squared)))
+    return masked_mean(squared, positive) + masked_mean(apart, negative)
+
+
+def triplet_loss(
+    embeddings: Float[AnyArray, "b d"],
+    labels: Int[AnyArray, " b"],
+    margin: float = 0.2,
+    mining: str = "semihard",
+) -> Float[Array, ""]:
+    """A positive nearer than a negative by `margin`: the mean of [margin + D_ap - D_an]+ over triplets.
+
+    The triplets (a, p, n), p a positive and n a negative of a, are by `mining`:
+
+    - "all": those that violate the margin (the others would only water down the mean);
+    - "semihard": for each (a, p) the nearest negative that is farther than p, or, where none is,
+      the farthest negative;
+    - "hard": for each a the farthest positive and the nearest negative.
+
+    Args:
+        embeddings: [b, d].
+        labels: [b], any integers.
+        margin: between squared distances.
+        mining: which triplets.
+
+    Returns:
+        A scalar, 0 without a triplet.
+
+    Raises:
+        ValueError: embeddings are no matrix, labels are not b integers, or mining is unknown.
+
+    Source: Schroff, Kalenichenko, Philbin, "FaceNet", CVPR 2015, section 3 ("semihard"); Hermans,
+    Beyer, Leibe, "In Defense of the Triplet Loss", 2017, section 2 ("all" is their batch-all
+    over non-zero terms, "hard" their batch-hard, here with squared distances).
+    """
+    check_choice("mining", mining, TRIPLET_MINING)
+    return _triplet(*_classes(embeddings, labels), margin, mining)
+
+
+@partial(jax.jit, static_argnums=3)
+def _triplet(x: Array, same: Array, margin: float, mining: str) -> Array:
+    positive, negative = _positive_and_negative(same)
+    squared = _all_squared_distances(x)
+    nearest = jnp.min(jnp.where(negative, squared, jnp.inf), axis=1)
+    if mining == "hard":
+        farthest = jnp.max(jnp.where(positive, squared, -jnp.inf), axis=1)
+        usable = positive.any(axis=1) & negative.any(axis=1)
+        gap = jnp.where(usable, farthest, 0) - jnp.where(usable, nearest, 0)
+        return masked_mean(jax.nn.relu(margin + gap), usable)
+    to_positive, to_negative = squared[:, :, None], squared[:, None]
+    triplet = positive[:, :, None] & negative[:, None]
+    if mining == "all":
+        hinge = jax.nn.relu(margin + to_positive - to_negative)
+        return masked_mean(hinge, triplet & (hinge > 0))
+    farther = jnp.where(triplet & (to_negative > to_positive), to_negative, jnp.inf).min(axis=2)
+    farthest = jnp.max(jnp.where(negative, squared, -jnp.inf), axis=1, keepdims=True)
+    usable = positive & negative.any(axis=1, keepdims=True)
+    chosen = jnp.where(jnp.isfinite(farther), farther, farthest)
+    return masked_mean(jax.nn.relu(margin + squared - jnp.where(usable, chosen, 0)), usable)
+
+
+def lifted_structure_loss(
+    embeddings: Float[AnyArray, "b d"], labels: Int[AnyArray, " b"], margin: float = 1.0
+) -> Float[Array, ""]:
+    """Each positive pair against all negatives of both its images.
+
+        J_ij = log( sum_k exp(margin - d_ik) + sum_l exp(margin - d_jl) ) + d_ij,   d = sqrt(D)
+        loss = 1 / (2 |P|) * sum over (i, j) in P of [J_ij]+^2
+
+    with k the negatives of i, l those of j, and P the positive pairs i < j that have negatives.
+
+    Args:
+        embeddings: [b, d].
+        labels: [b], any integers.
+        margin: between distances (not squared).
+
+    Returns:
+        A scalar, 0 where P is empty.
+
+    Raises:
+        ValueError: embeddings are no matrix, or labels are not b integers.
+
+    Source: Oh Song, Xiang, Jegelka, Savarese, "Deep Metric Learning via Lifted Structured Feature
+    Embedding", CVPR 2016, equation 4 (the smooth bound).
+    """
+    return _lifted_structure(*_classes(embeddings, labels), margin)
+
+
+@jax.jit
+def _lifted_structure(x: Array, same: Array, margin: float) -> Array:
+    positive, negative = _positive_and_negative(same)
+    distances = safe_sqrt(_all_squared_distances(x))
+    has_negative = negative.any(axis=1)
+    # An image without negatives is kept out of the logarithm: its sum is empty, its gradient nan.
+    terms = jnp.where(negative, margin - distances, jnp.where(has_negative[:, None], -jnp.inf, 0))
+    near = jax.nn.logsumexp(terms, axis=1)
+    pairs = jnp.triu(positive, 1) & has_negative[:, None] & has_negative
+    structured = jnp.logaddexp(near[:, None], near) + distances
+    return masked_mean(jnp.square(jax.nn.relu(structured)), pairs) / 2
+
+
+def multi_similarity_loss(
+    embeddings: Float[AnyArray, "b d"],
+    labels: Int[AnyArray, " b"],
+    alpha: float = 2.0,
+    beta: float = 50.0,
+    base: float = 0.5,
+    margin: float = 0.1,
+) -> Float[Array, ""]:
+    """Pairs weighted by their similarity and by that of their neighbours, after mining.
+
+        mean over i of  1/alpha log(1 + sum_j exp(-alpha (s_ij - base)))      j: mined positives
+                      + 1/beta  log(1 + sum_k exp(  beta (s_ik - base)))      k: mined negatives
+
+    with s the dot product. A positive j is mined where s_ij - margin is below the highest negative
+    of i, a negative k where s_ik + margin is above the lowest positive of i.
+
+    Args:
+        embeddings: [b, d], of unit length.
+        labels: [b], any integers.
+        alpha: sharpness for positives.
+        beta: sharpness for negatives.
+        base: the similarity around which pairs are weighted.
+        margin: slack of the mining.
+
+    Returns:
+        A scalar; an image without mined pairs counts as 0.
+
+    Raises:
+        ValueError: embeddings are no matrix, or labels are not b integers.
+
+    Source: Wang, Han, Huang, Dong, Scott, "Multi-Similarity Loss with General Pair Weighting for
+    Deep Metric Learning", CVPR 2019, equations 11 to 16; constants of the authors' code.
+    """
+    return _multi_similarity(*_classes(embeddings, labels), alpha, beta, base, margin)
+
+
+@jax.jit
+def _multi_similarity(
+    x: Array, same: Array, alpha: float, beta: float, base: float, margin: float
+) -> Array:
+    positive, negative = _positive_and_negative(same)
+    similarity = jnp.matmul(x, x.T, precision="highest")
+    lowest = jnp.min(jnp.where(positive, similarity, jnp.inf), axis=1, keepdims=True)
+    highest = jnp.max(jnp.where(negative, similarity, -jnp.inf), axis=1, keepdims=True)
+
+    def pull(mined: Array, exponent: Array) -> Array:
+        """log(1 + sum of exp), the 1 being one more term of exponent 0."""
+        terms = jnp.where(mined, exponent, -jnp.inf)
+        return jax.nn.logsumexp(jnp.pad(terms, ((0, 0), (0, 1))), axis=1)
+
+    positives = pull(positive & (similarity - margin < highest), -alpha * (similarity - base))
+    negatives = pull(negative & (similarity + margin > lowest), beta * (similarity - base))
+    return jnp.sum(positives / alpha + negatives / beta) / max(len(x), 1)

@@ -1,0 +1,141 @@
+"""From the scores of a batch to its hard quadruplets: indices, without a gradient."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from pddm_jax.scoring import NOBODY, Best, Extremes, _check_unit, best_partners, hardest_partners
+from pddm_jax.types import AnyArray, Params, Quadruplets, as_labels, check_choice, check_matrix
+
+SCOPES = ("batch", "anchor", "positive")
+
+
+def _check(per: str, size: int | None) -> None:
+    check_choice("per", per, SCOPES)
+    if size is not None and (per != "positive" or size < 0):
+        raise ValueError(f'size must be a count of slots, with per="positive" only, got {size}')
+
+
+def mine_quadruplets(
+    scores: Float[AnyArray, "b b"], labels: Int[AnyArray, " b"], per: str = "batch", size: int | None = None
+) -> Quadruplets:
+    """The hard quadruplets (i, j, k, l) of a batch, from any matrix of scores (higher = more similar).
+
+    (i, j) is a pair of one class, k = argmax of S(i, k) over the negatives of i, and l = argmax of
+    S(j, l) over the negatives of j. Ties go to the lowest index. Which pairs (i, j), is the scope:
+
+    - "batch": the one pair i < j of lowest score, the paper's; 1 slot.
+    - "anchor": each image i with its positive j of lowest score; b slots, slot i for image i.
+    - "positive": every pair i < j in order; b (b - 1) / 2 slots, or `size`.
+
+    A slot is not valid where the image has no positive or no negative.
+
+    Args:
+        scores: [b, b] finite scores. For "batch" the entries above the diagonal tell the pair.
+        labels: [b] class labels, any integers.
+        per: the scope.
+        size: number of slots for "positive", where it is known how many pairs there are (P classes
+            of K images: P K (K - 1) / 2); pairs past the last slot are left out.
+
+    Raises:
+        ValueError: scores are no square matrix, labels are not b integers, the scope is unknown,
+            or size is given for another scope than "positive".
+
+    Source: Huang et al., NIPS 2016, section 3.2, for "batch"; the other two are this library's.
+    """
+    _check(per, size)
+    check_matrix("scores", scores, columns=len(scores))
+    return _mine(scores, as_labels("labels", labels, len(scores)), per, size)
+
+
+def mine_quadruplets_fused(
+    params: Params,
+    embeddings: Float[AnyArray, "b d"],
+    labels: Int[AnyArray, " b"],
+    per: str = "batch",
+    size: int | None = None,
+    *,
+    dtype: DTypeLike = jnp.float32,
+) -> Quadruplets:
+    """`mine_quadruplets(score_matrix(params, embeddings), labels, per)`, never holding the scores.
+
+    The same indices, by a running best per image, tile by tile: memory is O(b), beside the slots.
+
+    Args:
+        params: parameters of a PDDM unit.
+        embeddings: [b, d].
+        labels, per, size: as for `mine_quadruplets`.
+        dtype: type of the matrix products, float32 or bfloat16.
+
+    Raises:
+        ValueError: embeddings do not fit params, and as `mine_quadruplets` raises.
+    """
+    _check(per, size)
+    check_matrix("embeddings", embeddings, _check_unit(params, dtype))
+    labels = as_labels("labels", labels, len(embeddings))
+    return _mine_fused(params, embeddings, labels, per, size, jnp.dtype(dtype))
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _mine(scores: Array, labels: Array, per: str, size: int | None) -> Quadruplets:
+    scores = jax.lax.stop_gradient(jnp.asarray(scores, jnp.float32))
+    same = labels[:, None] == labels
+    image = jnp.arange(len(labels))
+    partner = jnp.broadcast_to(image, same.shape)
+    positive = same & (image[:, None] != image)
+    return _quadruplets(
+        Extremes(
+            best_partners(scores, ~same, partner),
+            best_partners(-scores, positive, partner),
+            best_partners(-scores, positive & (image[:, None] < image), partner),
+        ),
+        labels,
+        per,
+        size,
+    )
+
+
+@partial(jax.jit, static_argnums=(3, 4, 5))
+def _mine_fused(
+    params: Params, embeddings: Array, labels: Array, per: str, size: int | None, dtype: DTypeLike
+) -> Quadruplets:
+    params, embeddings = jax.lax.stop_gradient((params, embeddings))
+    return _quadruplets(hardest_partners(params, embeddings, labels, dtype), labels, per, size)
+
+
+def _quadruplets(extremes: Extremes, labels: Array, per: str, size: int | None) -> Quadruplets:
+    b = len(labels)
+    negative, positive, later = extremes
+    if per == "batch":
+        i = jnp.argmax(later.value, keepdims=True) if b else jnp.zeros(1, jnp.int32)
+        j = later.partner[i] if b else jnp.full(1, NOBODY)
+    elif per == "anchor":
+        i, j = jnp.arange(b), positive.partner
+    else:
+        i, j = _positive_pairs(labels, size)
+    return _with_negatives(i, j, negative)
+
+
+def _positive_pairs(labels: Array, size: int | None) -> tuple[Array, Array]:
+    """The pairs i < j of one class; in slots that hold none, j is NOBODY."""
+    b = len(labels)
+    if size is None:
+        i, j = (jnp.asarray(index) for index in np.triu_indices(b, 1))
+        return i, jnp.where(labels[i] == labels[j], j, NOBODY)
+    i, j = jnp.nonzero(jnp.triu(labels[:, None] == labels, 1), size=size, fill_value=NOBODY)
+    return jnp.where(i == NOBODY, 0, i), j
+
+
+def _with_negatives(i: Array, j: Array, negative: Best) -> Quadruplets:
+    if not len(negative.partner):
+        nothing = jnp.zeros(len(i), jnp.int32)
+        return Quadruplets(nothing, nothing, nothing, nothing, jnp.zeros(len(i), bool))
+    k = negative.partner[i]
+    valid = (j != NOBODY) & (k != NOBODY)
+    j = jnp.where(valid, j, 0)
+    i, j, k, l = (jnp.where(valid, x, 0).astype(jnp.int32) for x in (i, j, k, negative.partner[j]))  # noqa: E741
+    return Quadruplets(i, j, k, l, valid)

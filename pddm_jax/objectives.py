@@ -1,0 +1,121 @@
+"""Objectives by name: each a miner and a loss, as one function of a batch's embeddings."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Float, Int
+
+from pddm_jax import losses
+from pddm_jax.mining import mine_quadruplets, mine_quadruplets_fused
+from pddm_jax.pairwise import masked_mean, squared_distances
+from pddm_jax.types import Params, Quadruplets, check_choice
+
+Logs = dict[str, Float[Array, ""]]
+Loss = Callable[[Params, Float[Array, "b d"], Int[Array, " b"]], tuple[Float[Array, ""], Logs]]
+
+
+class Objective(NamedTuple):
+    """A recipe: a loss `(params, embeddings, labels, pairs, **fields) -> (loss, logs)`, its defaults.
+
+    `pairs` is the number of positive pairs of a batch, known where it is P classes of K images.
+    """
+
+    loss: Callable[..., tuple[Float[Array, ""], Logs]]
+    defaults: dict[str, Any]
+    learns_score: bool = False  # whether the PDDM unit is trained, so that its score means something
+
+
+def make_objective(name: str, pairs: int | None = None, **fields: Any) -> tuple[Loss, dict[str, Any]]:
+    """The loss of a named objective, `(params, embeddings, labels) -> (loss, logs)`, and its fields.
+
+    Args:
+        name: one of `OBJECTIVES`.
+        pairs: the number of positive pairs in every batch; None = any batch, at more memory.
+        **fields: what shall differ from the objective's defaults.
+
+    Raises:
+        ValueError: no objective has this name, or this one has no such field.
+    """
+    check_choice("objective.name", name, OBJECTIVES)
+    objective = OBJECTIVES[name]
+    for field in fields:
+        check_choice(f"a field of objective {name!r}", field, objective.defaults)
+    resolved = objective.defaults | fields
+
+    def loss(params: Params, embeddings: Array, labels: Array) -> tuple[Array, Logs]:
+        return objective.loss(params, embeddings, labels, pairs, **resolved)
+
+    return loss, resolved
+
+
+def _pddm(heads: int) -> Callable[..., tuple[Array, Logs]]:
+    """Quadruplets mined by PDDM score; the hinges of i's negative alone, or of i's and j's."""
+
+    def loss(
+        params: Params,
+        x: Float[Array, "b d"],
+        labels: Int[Array, " b"],
+        pairs: int | None,
+        *,
+        per: str,
+        alpha: float,
+        beta: float,
+        weight: float,
+    ) -> tuple[Array, Logs]:
+        mined = mine_quadruplets_fused(params, x, labels, per, pairs if per == "positive" else None)
+        return _hinges(params, x, mined, alpha, beta, weight, heads)
+
+    return loss
+
+
+def _quadruplet(
+    params: Params,
+    x: Float[Array, "b d"],
+    labels: Int[Array, " b"],
+    pairs: int | None,
+    *,
+    per: str,
+    beta: float,
+) -> tuple[Array, Logs]:
+    """Quadruplets mined by Euclidean distance; the hinges of distances."""
+    del params
+    scores = -squared_distances(x[:, None], x[None])
+    mined = mine_quadruplets(scores, labels, per, pairs if per == "positive" else None)
+    return _hinges(None, x, mined, alpha=0.0, beta=beta, weight=1.0, heads=2)
+
+
+def _hinges(
+    params: Params | None,
+    x: Float[Array, "b d"],
+    mined: Quadruplets,
+    alpha: float,
+    beta: float,
+    weight: float,
+    heads: int,
+) -> tuple[Float[Array, ""], Logs]:
+    hinges = losses.quadruplet_hinges(params, x, mined, alpha, beta)
+    metric, embedding = (masked_mean(h[:heads].sum(axis=0), mined.valid) for h in hinges)
+    return metric + weight * embedding, {"loss_metric": metric, "loss_embedding": embedding}
+
+
+def _plain(loss: Callable[..., Array], **fixed: str) -> Callable[..., tuple[Array, Logs]]:
+    """A loss of embeddings and labels alone."""
+    return lambda params, x, labels, pairs, **fields: (loss(x, labels, **fixed, **fields), {})
+
+
+_QUADRUPLET = {"per": "positive", "alpha": 0.5, "beta": 1.0, "weight": 0.5}
+
+OBJECTIVES = {
+    "pddm": Objective(_pddm(heads=2), _QUADRUPLET, learns_score=True),
+    "pddm_triplet": Objective(_pddm(heads=1), _QUADRUPLET, learns_score=True),
+    "quadruplet": Objective(_quadruplet, {"per": "positive", "beta": 1.0}),
+    "triplet": Objective(_plain(losses.triplet_loss, mining="all"), {"margin": 0.2}),
+    "triplet_semihard": Objective(_plain(losses.triplet_loss, mining="semihard"), {"margin": 0.2}),
+    "triplet_hard": Objective(_plain(losses.triplet_loss, mining="hard"), {"margin": 0.2}),
+    "contrastive": Objective(_plain(losses.contrastive_loss), {"margin": 1.0}),
+    "lifted_structure": Objective(_plain(losses.lifted_structure_loss), {"margin": 1.0}),
+    "multi_similarity": Objective(
+        _plain(losses.multi_similarity_loss),
+        {"alpha": 2.0, "beta": 50.0, "base": 0.5, "margin": 0.1},
+    ),
+}

@@ -1,0 +1,268 @@
+"""PDDM scores of all pairs, tile by tile: what leaves a tile is its scores, or only the best of them.
+
+Two facts make a pair cost 2dh + 4hc operations instead of 4dh + 4hc, over half of the pairs: the
+mean's branch is linear before its ReLU, so each image's share of it is computed once; and S is
+symmetric, so only the tiles on and above the diagonal are work.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from pddm_jax.pairwise import inverse_sqrt
+from pddm_jax.pddm import PDDM
+from pddm_jax.types import Params, check_choice, check_matrix
+
+TILE = 8
+"""Images along one side of a tile; small, so that little is computed below the diagonal."""
+
+STEP = 32
+"""Tiles scored together: 32 * 8 * 8 pairs by 128 features in float32 are 1 MiB, a core's cache."""
+
+LAYERS = ("difference", "joint", "mean", "score")
+DTYPES = ("float32", "bfloat16")
+
+
+def _check_unit(params: Params, dtype: DTypeLike) -> int:
+    """The number of features that the unit scores; ValueError where `params` are not a unit's."""
+    check_choice("dtype", jnp.dtype(dtype).name, DTYPES)
+    try:
+        shapes = {layer: params[layer]["kernel"].shape for layer in LAYERS}
+        (d, h), (joint_in, joint) = shapes["difference"], shapes["joint"]
+        fits = shapes["mean"] == (d, h) and joint_in == 2 * h and shapes["score"] == (joint, 1)
+    except (KeyError, TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(f"params must hold the layers {list(LAYERS)} of a PDDM unit")
+    return d
+
+
+@partial(jax.jit, static_argnames="dtype")
+def pair_scores(
+    params: Params,
+    x: Float[Array, "*s d"],
+    y: Float[Array, "*s d"],
+    *,
+    dtype: DTypeLike = jnp.float32,
+) -> Float[Array, "*s"]:
+    """PDDM scores S(x, y) of given pairs; higher = more similar. See `PDDM` for formula and source.
+
+    Args:
+        params: parameters of a PDDM unit.
+        x: [..., d] embeddings.
+        y: [..., d] embeddings, of the shape of x.
+        dtype: type of the matrix products, float32 or bfloat16.
+
+    Returns:
+        [...] float32 scores.
+
+    Raises:
+        ValueError: x does not fit params, y does not fit x, or dtype is not one of the two.
+    """
+    d = _check_unit(params, dtype)
+    if x.shape[-1:] != (d,):
+        raise ValueError(f"x must have {d} features, as params has, got shape {x.shape}")
+    if y.shape != x.shape:
+        raise ValueError(f"y must have the shape of x, {x.shape}, got {y.shape}")
+    unit = PDDM(params["mean"]["kernel"].shape[-1], params["joint"]["kernel"].shape[-1], dtype)
+    scores: Array = unit.apply({"params": params}, x, y)  # type: ignore[assignment]
+    return scores
+
+
+class _Tiles(NamedTuple):
+    """Images cut into tiles of TILE rows, the last one padded with zeros."""
+
+    x: Float[Array, "n t d"]
+    mean: Float[Array, "n t h"]  # x W_v / 2 + b_v / 2: the image's share of the mean's branch
+
+
+def _matmul(x: Array, w: Array) -> Array:
+    """The product x w, with w brought to the type of x, summed in float32."""
+    return jnp.matmul(x, w.astype(x.dtype), precision="highest", preferred_element_type=jnp.float32)
+
+
+def _cut(params: Params, x: Float[Array, "n d"], dtype: DTypeLike) -> _Tiles:
+    count = -(-len(x) // TILE)
+    x = jnp.pad(x.astype(dtype), ((0, count * TILE - len(x)), (0, 0)))
+    mean = (_matmul(x, params["mean"]["kernel"]) + params["mean"]["bias"]) / 2
+    return _Tiles(x.reshape(count, TILE, -1), mean.reshape(count, TILE, -1))
+
+
+def _score_tiles(
+    params: Params, rows: _Tiles, columns: _Tiles, r: Int[Array, " g"], c: Int[Array, " g"]
+) -> Float[Array, "g t t"]:
+    """Scores of row tile r against column tile c, for a group of tiles."""
+    dtype = rows.x.dtype
+
+    def add(images: Array, others: Array) -> Float[Array, "p d"]:
+        pairs = images[r][:, :, None] + others[c][:, None]
+        return pairs.reshape(-1, pairs.shape[-1])
+
+    def branch(z: Float[Array, "p h"]) -> Float[Array, "p h"]:
+        z = jax.nn.relu(z)
+        # As a product with ones, XLA's CPU backend vectorises this sum; as a reduction it does not.
+        squared = _matmul(jnp.square(z), jnp.ones((z.shape[-1], 1)))
+        return z * inverse_sqrt(squared)
+
+    difference = _matmul(jnp.abs(add(rows.x, -columns.x)), params["difference"]["kernel"])
+    branches = jnp.concatenate(
+        [
+            branch(difference + params["difference"]["bias"]),
+            branch(add(rows.mean, columns.mean)),
+        ],
+        axis=-1,
+    )
+    joint = _matmul(branches.astype(dtype), params["joint"]["kernel"]) + params["joint"]["bias"]
+    scores = _matmul(jax.nn.relu(joint).astype(dtype), params["score"]["kernel"])
+    return (scores + params["score"]["bias"]).reshape(len(r), TILE, TILE)
+
+
+def _score_upper_tiles(
+    params: Params, tiles: _Tiles, r: Int[Array, " g"], c: Int[Array, " g"]
+) -> Float[Array, "g t t"]:
+    """Scores of tiles with r <= c; one on the diagonal is symmetric to the bit."""
+    scores = _score_tiles(params, tiles, tiles, r, c)
+    mirrored = jnp.triu(scores) + jnp.triu(scores, 1).swapaxes(1, 2)
+    return jnp.where((r == c)[:, None, None], mirrored, scores)
+
+
+def _steps(r: np.ndarray, c: np.ndarray) -> tuple[Array, Array]:
+    """Tile indices in groups of STEP; the last group is filled up with its last tile again."""
+    fill = -len(r) % STEP
+    return tuple(jnp.pad(index, (0, fill), "edge").reshape(-1, STEP) for index in (r, c))  # type: ignore[return-value]
+
+
+_scan = partial(jax.lax.scan, unroll=2)  # two steps in flight hide what each cannot spread over cores
+
+
+@partial(jax.jit, static_argnames="dtype")
+def score_matrix(
+    params: Params,
+    x: Float[Array, "n d"],
+    y: Float[Array, "m d"] | None = None,
+    *,
+    dtype: DTypeLike = jnp.float32,
+) -> Float[Array, "n m"]:
+    """PDDM scores S(x_i, y_j) of all pairs; higher = more similar. See `PDDM` for the formula.
+
+    Differentiable; the backward pass computes each tile again instead of keeping [n, m, d].
+
+    Args:
+        params: parameters of a PDDM unit.
+        x: [n, d] embeddings.
+        y: [m, d] embeddings; None scores x against itself, at half the work, and the result is
+            then symmetric to the bit.
+        dtype: type of the matrix products, float32 or bfloat16.
+
+    Returns:
+        [n, m] float32 scores ([n, n] where y is None).
+
+    Raises:
+        ValueError: x or y is no matrix or does not fit params, or dtype is not one of the two.
+    """
+    d = _check_unit(params, dtype)
+    check_matrix("x", x, d)
+    check_matrix("y", x if y is None else y, d)
+    n, m = len(x), len(x if y is None else y)
+    if not n * m:
+        return jnp.zeros((n, m))
+    rows = _cut(params, x, dtype)
+    columns = rows if y is None else _cut(params, y, dtype)
+    shape = len(rows.x), len(columns.x)
+    r, c = _steps(*(np.triu_indices(shape[0]) if y is None else np.indices(shape).reshape(2, -1)))
+
+    @jax.checkpoint
+    def step(rc: tuple[Array, Array]) -> Float[Array, "g t t"]:
+        if y is None:
+            return _score_upper_tiles(params, rows, *rc)
+        return _score_tiles(params, rows, columns, *rc)
+
+    tiles = _scan(lambda _, rc: (None, step(rc)), None, (r, c))[1].reshape(-1, TILE, TILE)
+    blocks = jnp.zeros((*shape, TILE, TILE)).at[r.ravel(), c.ravel()].set(tiles)
+    if y is None:
+        blocks = blocks.at[c.ravel(), r.ravel()].set(tiles.swapaxes(1, 2))
+    return blocks.swapaxes(1, 2).reshape(shape[0] * TILE, -1)[:n, :m]
+
+
+NOBODY = np.iinfo(np.int32).max
+"""The index of a partner that does not exist."""
+
+
+class Best(NamedTuple):
+    """For each image of a batch its best partner so far, of equals the one of lowest index."""
+
+    value: Float[Array, " b"]  # -inf where there is none
+    partner: Int[Array, " b"]  # NOBODY where there is none
+
+
+class Extremes(NamedTuple):
+    """For each image of a batch its hardest partners; where a low score is wanted, value = -score."""
+
+    negative: Best  # the negative of highest score
+    positive: Best  # the positive of lowest score
+    later: Best  # the positive of lowest score among the images after it
+
+
+def best_partners(
+    value: Float[Array, "*n m"], mask: Bool[Array, "*n m"], partner: Int[Array, "*n m"]
+) -> Best:
+    """The highest value where the mask is set, and its partner, of equals the lowest."""
+    value = jnp.where(mask, value, -jnp.inf)
+    best = jnp.max(value, axis=-1)
+    index = jnp.min(jnp.where(mask & (value == best[..., None]), partner, NOBODY), axis=-1)
+    return Best(best, index)
+
+
+def _fold(best: Best, image: Int[Array, " n"], found: Best) -> Best:
+    """`best` after what has been found for some images (an image may come more than once)."""
+    value = best.value.at[image].max(found.value)
+    index = jnp.where(best.value == value, best.partner, NOBODY)
+    index = index.at[image].min(jnp.where(found.value == value[image], found.partner, NOBODY))
+    return Best(value, index)
+
+
+def hardest_partners(
+    params: Params, x: Float[Array, "b d"], labels: Int[Array, " b"], dtype: DTypeLike
+) -> Extremes:
+    """The hardest partners of each image by PDDM score, never holding [b, b].
+
+    Tiles and scores are those of `score_matrix`, so that ties fall the same way.
+    """
+    b = len(x)
+    tiles = _cut(params, x, dtype)
+    images = jnp.arange(len(tiles.x) * TILE).reshape(-1, TILE)
+    classes = jnp.pad(labels, (0, images.size - b))[images]
+
+    def step(best: Extremes, rc: tuple[Array, Array]) -> tuple[Extremes, None]:
+        r, c = rc
+        scores = _score_upper_tiles(params, tiles, r, c)
+        here, there = images[r], images[c]
+        row, column = jnp.broadcast_arrays(here[:, :, None], there[:, None])
+        same = classes[r][:, :, None] == classes[c][:, None]
+        real = (row < b) & (column < b)
+        positive, negative = same & real & (row != column), ~same & real
+
+        def fold(best: Best, value: Array, mask: Array, of_columns: bool = True) -> Best:
+            best = _fold(best, here.ravel(), _flat(best_partners(value, mask, column)))
+            if of_columns:
+                found = best_partners(*(a.swapaxes(1, 2) for a in (value, mask, row)))
+                best = _fold(best, there.ravel(), _flat(found))
+            return best
+
+        return Extremes(
+            fold(best.negative, scores, negative),
+            fold(best.positive, -scores, positive),
+            fold(best.later, -scores, positive & (row < column), of_columns=False),
+        ), None
+
+    def _flat(best: Best) -> Best:
+        return Best(best.value.ravel(), best.partner.ravel())
+
+    nothing = Best(jnp.full(b, -jnp.inf), jnp.full(b, NOBODY))
+    steps = _steps(*np.triu_indices(len(tiles.x)))
+    return _scan(step, Extremes(nothing, nothing, nothing), steps)[0]

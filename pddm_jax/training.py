@@ -1,0 +1,202 @@
+"""The train state, its step, and the loop that runs it."""
+
+from collections.abc import Callable, Iterator
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, PyTree
+
+from pddm_jax.data import Batch
+from pddm_jax.networks import EmbeddingNetwork
+from pddm_jax.objectives import Logs, Loss
+from pddm_jax.pddm import PDDM
+from pddm_jax.types import check_choice
+
+SCHEDULES = ("cosine", "constant")
+OPTIMIZERS = ("adamw", "sgd")
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a step depends on, beside its batch."""
+
+    step: Int[Array, ""]
+    params: dict[str, PyTree]  # {"network": ..., "unit": ...}
+    batch_stats: PyTree
+    opt_state: optax.OptState
+
+
+def data_mesh() -> Mesh:
+    """All devices of all processes along one axis, `data`."""
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same on each device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def sharded(mesh: Mesh) -> NamedSharding:
+    """The first axis shared out over the devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def make_optimizer(
+    name: str,
+    learning_rate: float,
+    weight_decay: float,
+    schedule: str,
+    clip_norm: float,
+    steps: int,
+) -> optax.GradientTransformation:
+    """The optimiser: clipping by global norm, weight decay on kernels only, a schedule over `steps`.
+
+    Raises:
+        ValueError: the name or the schedule is unknown.
+    """
+    check_choice("optimizer.name", name, OPTIMIZERS)
+    check_choice("optimizer.schedule", schedule, SCHEDULES)
+    rate = (
+        optax.cosine_decay_schedule(learning_rate, steps)
+        if schedule == "cosine"
+        else optax.constant_schedule(learning_rate)
+    )
+
+    def kernels(params: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: x.ndim > 1, params)
+
+    if name == "adamw":
+        descent = optax.adamw(rate, weight_decay=weight_decay, mask=kernels)
+    else:
+        descent = optax.chain(
+            optax.add_decayed_weights(weight_decay, kernels), optax.sgd(rate, momentum=0.9)
+        )
+    return optax.chain(optax.clip_by_global_norm(clip_norm), descent)
+
+
+def init_state(
+    network: EmbeddingNetwork,
+    unit: PDDM,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, ...],
+    seed: int,
+    mesh: Mesh,
+) -> TrainState:
+    """A fresh state, replicated over the mesh."""
+
+    def init(key: Array) -> TrainState:
+        network_key, unit_key = jax.random.split(key)
+        variables = network.init(network_key, jnp.zeros((1, *image_shape), jnp.uint8))
+        x = jnp.zeros((1, network.embedding_dim))
+        params = {"network": variables["params"], "unit": unit.init(unit_key, x, x)["params"]}
+        batch_stats = variables.get("batch_stats", {})
+        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
+
+    return jax.jit(init, out_shardings=replicated(mesh))(jax.random.key(seed))
+
+
+def make_train_step(
+    network: EmbeddingNetwork, loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> Callable[[TrainState, Batch], tuple[TrainState, Logs]]:
+    """The jitted step: (state, global batch) -> (state, logs); the state is donated.
+
+    The network runs on each device's share of the batch; the embeddings are then gathered, since
+    hard pairs are looked for in the whole batch.
+    """
+
+    def loss_fn(params: PyTree, batch_stats: PyTree, batch: Batch) -> tuple[Array, tuple[PyTree, Logs]]:
+        embeddings, updated = network.apply(
+            {"params": params["network"], "batch_stats": batch_stats},
+            batch.images,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        embeddings, labels = jax.lax.with_sharding_constraint((embeddings, batch.labels), replicated(mesh))
+        value, logs = loss(params["unit"], embeddings, labels)
+        return value, (updated.get("batch_stats", {}), logs)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Logs]:
+        (value, (batch_stats, logs)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params, state.batch_stats, batch
+        )
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        logs = {"loss": value, "gradient_norm": optax.global_norm(gradients), **logs}
+        logs["parameter_norm"] = optax.global_norm(params)
+        return TrainState(state.step + 1, params, batch_stats, opt_state), logs
+
+    shardings = replicated(mesh), sharded(mesh)
+    return jax.jit(step, donate_argnums=0, in_shardings=shardings, out_shardings=replicated(mesh))
+
+
+def make_embed(
+    network: EmbeddingNetwork, mesh: Mesh, batch_size: int = 512
+) -> Callable[[TrainState, np.ndarray], Float[np.ndarray, "n d"]]:
+    """The function (state, images [n, h, w, c]) -> embeddings [n, d], compiled once for any n.
+
+    Every process passes all images, works on its share of each batch, and gets all embeddings.
+    """
+    size = -(-batch_size // mesh.size) * mesh.size
+    put = jax.jit(
+        lambda state, images: network.apply(
+            {"params": state.params["network"], "batch_stats": state.batch_stats}, images
+        ),
+        in_shardings=(replicated(mesh), sharded(mesh)),
+        out_shardings=replicated(mesh),
+    )
+
+    def embed(state: TrainState, images: np.ndarray) -> np.ndarray:
+        parts = []
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            fill = np.zeros((size - len(part), *part.shape[1:]), part.dtype)
+            # From its own copy of all images, each device is given its rows.
+            batch = np.concatenate([part, fill])
+            rows = jax.make_array_from_callback(batch.shape, sharded(mesh), batch.__getitem__)
+            parts.append(np.asarray(put(state, rows))[: len(part)])
+        return np.concatenate(parts)
+
+    return embed
+
+
+def global_batches(batches: Iterator[Batch], mesh: Mesh) -> Iterator[Batch]:
+    """Each process's share of a batch as one global batch, sharded over the mesh."""
+    for batch in batches:
+        yield Batch(*(jax.make_array_from_process_local_data(sharded(mesh), x) for x in batch))
+
+
+def fit(
+    state: TrainState,
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, Logs]],
+    batches: Iterator[Batch],
+    steps: int,
+    after_step: Callable[[int, TrainState, Callable[[], dict[str, float]]], bool],
+) -> TrainState:
+    """Step until `steps`, or until `after_step(step, state, logs)` says to stop.
+
+    `logs()` waits for the device and returns this step's logs as floats. It raises a
+    FloatingPointError that names the first step since the last call whose logs were not finite, so
+    that nothing is written down or saved beyond a step that went wrong.
+    """
+    pending: list[Logs] = []
+
+    def logs() -> dict[str, float]:
+        last = int(state.step)
+        fetched = jax.device_get(pending)
+        for step, values in enumerate(fetched, last - len(fetched) + 1):
+            bad = {name: float(value) for name, value in values.items() if not np.isfinite(value)}
+            if bad:
+                raise FloatingPointError(f"training diverged at step {step}: {bad}")
+        del pending[:-1]
+        return {name: float(value) for name, value in fetched[-1].items()}
+
+    for step in range(int(state.step) + 1, steps + 1):
+        state, values = train_step(state, next(batches))
+        pending.append(values)
+        if after_step(step, state, logs):
+            break
+    return state

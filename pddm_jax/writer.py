@@ -1,0 +1,76 @@
+"""What a run leaves to be read: metrics.jsonl, TensorBoard events, a progress bar or plain lines."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from pddm_jax.files import write_text
+
+Row = dict[str, Any]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a metrics.jsonl; a last line that was cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+class Writer:
+    """Rows of numbers by step; only process 0 writes.
+
+    Started at a step, it drops what an earlier run wrote beyond it, so that a run that was killed
+    and goes on leaves the same rows as one that never stopped.
+    """
+
+    def __init__(self, workdir: Path, start: int, steps: int, writes: bool) -> None:
+        self.path = workdir / "metrics.jsonl"
+        kept = [row for row in read_rows(self.path) if row["step"] <= start] if writes else []
+        self._before = kept[-1]["seconds"] if kept else 0.0
+        self._since = time.perf_counter()
+        self._writes = writes
+        if writes:
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+            self._file = self.path.open("a", encoding="utf-8")
+            self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+            self._bar = tqdm(total=steps, initial=start, unit="step", disable=None)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of this run, those before it was stopped and restarted included."""
+        return self._before + time.perf_counter() - self._since
+
+    def row(self, step: int, values: dict[str, float]) -> None:
+        """Append a row, and say it where there is no progress bar."""
+        if not self._writes:
+            return
+        row = {"step": step, **values, "seconds": round(self.seconds, 3)}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+        text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        if self._bar.disable:
+            print(f"step {step}  {text}", file=sys.stderr, flush=True)
+        else:
+            self._bar.set_postfix_str(text)
+
+    def progress(self, step: int) -> None:
+        """Move the progress bar."""
+        if self._writes:
+            self._bar.update(step - self._bar.n)
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._writes:
+            self._bar.close()
+            self._events.close()
+            self._file.close()
