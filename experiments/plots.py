@@ -48,23 +48,19 @@ def gallery(test: Images, ranking: Ranking, seed: int, path: Path) -> None:
     rng = np.random.Generator(np.random.Philox(key=seed))
     shown = [int(q) for q in rng.permutation(len(first))[:TYPICAL]]
     failures = [q for q in _spread(worst, test.labels, FAILURES) if q not in shown]
-    queries = shown + failures
-
     width = 1 + min(NEIGHBOURS, ranking.neighbours.shape[1])
-    figure, grid = plt.subplots(
-        len(queries), width, figsize=(width, 1.02 * len(queries) + 0.4), squeeze=False
-    )
-    for row, query in zip(grid, queries, strict=True):
-        _draw(row[0], test.images[query], QUERY)
-        for axes, index, match in zip(
-            row[1:], ranking.neighbours[query], ranking.match[query], strict=False
-        ):
-            _draw(axes, test.images[index], RIGHT if match else WRONG)
-    grid[0, 0].set_title("query", fontsize=9)
-    grid[0, 1].set_title("nearest first: same class green, other red", fontsize=9, loc="left")
-    if failures:
-        grid[len(shown), 1].set_title("worst failures", fontsize=9, loc="left")
-    figure.subplots_adjust(0.02, 0.02, 0.98, 1 - 0.35 / figure.get_figheight(), 0.08, 0.12)
+    figure = plt.figure(figsize=(width, len(shown) + len(failures) + 0.9), layout="constrained")
+    parts = figure.subfigures(2, squeeze=False, height_ratios=[len(shown), max(len(failures), 0.01)])
+    titles = "Queries and their nearest neighbours: same class green, other red", "Worst failures"
+    for part, title, queries in zip(parts[:, 0], titles, (shown, failures), strict=True):
+        if queries:
+            part.suptitle(title, fontsize=10)
+            grid = part.subplots(len(queries), width, squeeze=False)
+            for row, query in zip(grid, queries, strict=True):
+                _draw(row[0], test.images[query], QUERY)
+                found = zip(row[1:], ranking.neighbours[query], ranking.match[query], strict=False)
+                for axes, index, match in found:
+                    _draw(axes, test.images[index], RIGHT if match else WRONG)
     _save(figure, path)
 
 

@@ -125,7 +125,8 @@ def run(config: ConfigDict, workdir: Path, experiment: str) -> Results | None:
                 rankings["pddm"] = metrics.rank(
                     embeddings, split.test.labels, max(metrics.KS), score_fn=score
                 )
-            if start < steps or "recall_at_1" not in read_rows(writer.path)[-1]:
+            written = read_rows(writer.path) if writes else []
+            if not any(row["step"] == steps and "recall_at_1" in row for row in written):
                 writer.row(steps, in_short(rankings["euclidean"]))
             seconds = writer.seconds
     if not writes:
@@ -259,14 +260,14 @@ def table(results: Results) -> str:
     )
 
 
-def define_flags(experiment: str) -> None:
+def define_flags(config: str, workdir: str) -> None:
     """--config, --workdir and, for many processes, --distributed."""
     config_flags.DEFINE_config_file(
         "config",
-        str(CONFIGS / f"{experiment}.py"),
+        str(CONFIGS / f"{config}.py"),
         "Config file, as FILE.py or FILE.py:variant; --config.GROUP.FIELD=VALUE sets a field.",
     )
-    flags.DEFINE_string("workdir", f"runs/{experiment}", "Where the run leaves its files.")
+    flags.DEFINE_string("workdir", workdir, "Where the run leaves its files.")
     flags.DEFINE_bool("distributed", False, "Join the other processes (found by JAX on a pod).")
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where JAX cannot find it.")
     flags.DEFINE_integer("num_processes", None, "How many processes, likewise.")
@@ -294,7 +295,7 @@ def launch(body: Callable[[], None]) -> None:
 
 def main(experiment: str) -> None:
     """The command of an experiment."""
-    define_flags(experiment)
+    define_flags(experiment, workdir=f"runs/{experiment}")
 
     def body() -> None:
         workdir = Path(flags.FLAGS.workdir)

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from pddm_jax.pairwise import l2_normalize
@@ -19,8 +20,11 @@ class PDDM(nn.Module):
     The parameters are `difference` (W_u, b_u), `mean` (W_v, b_v), `joint` (W_c, b_c) and `score`
     (w_s, b_s). A branch that is zero after its ReLU stays zero, with a finite gradient.
 
+    The biases of the two branches start uniform in +-1 / sqrt(d): a branch without bias knows, once
+    normalised, only the direction of its input, and the score would start blind to distance.
+
     Source: Huang, Loy, Tang, "Local Similarity-Aware Deep Feature Embedding", NIPS 2016, section
-    3.1. The widths are not given there; the defaults here are this library's.
+    3.1. Widths and initial values are not known; those here are this library's.
 
     Attributes:
         hidden: width of u' and v'.
@@ -30,17 +34,21 @@ class PDDM(nn.Module):
 
     hidden: int = 128
     joint: int = 128
-    dtype: jax.typing.DTypeLike = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "*s d"], y: Float[Array, "*s d"]) -> Float[Array, "*s"]:
         """Scores [...] of the pairs (x, y)."""
 
-        def dense(width: int, name: str) -> nn.Dense:
-            return nn.Dense(width, dtype=self.dtype, precision="highest", name=name)
+        def dense(width: int, name: str, bias: float = 0.0) -> nn.Dense:
+            def bias_init(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+                return jax.random.uniform(key, shape, dtype, -bias, bias)
 
-        difference = nn.relu(dense(self.hidden, "difference")(jnp.abs(x - y)))
-        mean = nn.relu(dense(self.hidden, "mean")((x + y) / 2))
+            return nn.Dense(width, dtype=self.dtype, precision="highest", bias_init=bias_init, name=name)
+
+        bias = x.shape[-1] ** -0.5
+        difference = nn.relu(dense(self.hidden, "difference", bias)(jnp.abs(x - y)))
+        mean = nn.relu(dense(self.hidden, "mean", bias)((x + y) / 2))
         branches = [l2_normalize(branch.astype(jnp.float32)) for branch in (difference, mean)]
         joint = nn.relu(dense(self.joint, "joint")(jnp.concatenate(branches, axis=-1)))
         return dense(1, "score")(joint)[..., 0].astype(jnp.float32)

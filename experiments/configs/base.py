@@ -2,14 +2,21 @@
 
 from ml_collections import ConfigDict, config_dict
 
+VARIANTS = ("tuned", "paper")
 
-def get_config() -> ConfigDict:
+
+def get_config(variant: str) -> ConfigDict:
     """All fields, at the values that the experiments share.
+
+    Variants: "tuned", this project's recipe; "paper", the objective with the paper's one quadruplet
+    a batch and the constants that its re-implementations agree on.
 
     A field of `objective` that is None stands at the objective's own default; the defaults, and
     which fields an objective has, are in `pddm_jax/objectives.py`.
     """
-    return ConfigDict(
+    if variant not in VARIANTS:
+        raise ValueError(f"the variant of a config must be one of {list(VARIANTS)}, got {variant!r}")
+    config = ConfigDict(
         {
             "seed": 0,
             "data": {
@@ -50,3 +57,6 @@ def get_config() -> ConfigDict:
             },
         }
     )
+    if variant == "paper":
+        config.objective.update(per="batch", alpha=0.5, beta=1.0, weight=0.5)
+    return config

@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 from experiments.configs import base
 
 
-def get_config() -> ConfigDict:
+def get_config(variant: str = "tuned") -> ConfigDict:
     """The base fields, on Fashion-MNIST: batches of its five training classes."""
-    config = base.get_config()
+    config = base.get_config(variant)
     config.data.name = "fashion_mnist"
     config.data.classes_per_batch = 5
     config.data.images_per_class = 20

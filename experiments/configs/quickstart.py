@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 from experiments.configs import base
 
 
-def get_config() -> ConfigDict:
+def get_config(variant: str = "tuned") -> ConfigDict:
     """The base fields, on glyphs."""
-    config = base.get_config()
+    config = base.get_config(variant)
     config.data.name = "glyphs"
     return config

@@ -1,0 +1,85 @@
+"""All-pairs scores and fused mining against nested `vmap` of the unit, and against the machine.
+
+    python -m benchmarks.scoring [--b 512] [--d 128]
+
+Each function is timed in short runs of calls, the functions taking turns; the first call of a run
+is not counted, since it pays for what the function before it left behind (nested `vmap` frees
+hundreds of megabytes). Ratios are within one run.
+"""
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from pddm_jax import PDDM, mine_quadruplets_fused, score_matrix
+from pddm_jax.pairwise import l2_normalize
+
+
+def interleaved(functions: dict[str, Callable[[], jax.Array]], rounds: int, calls: int) -> dict[str, float]:
+    """The median seconds of each function."""
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for function in functions.values():
+        jax.block_until_ready(function())
+    for _ in range(rounds):
+        for name, function in functions.items():
+            for call in range(calls + 1):
+                since = time.perf_counter()
+                jax.block_until_ready(function())
+                if call:
+                    seconds[name].append(time.perf_counter() - since)
+    return {name: statistics.median(all_) for name, all_ in seconds.items()}
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--b", type=int, default=512, help="images")
+    parser.add_argument("--d", type=int, default=128, help="width of embeddings and of the unit")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--calls", type=int, default=5)
+    given = parser.parse_args()
+    b, d = given.b, given.d
+
+    x = l2_normalize(jax.random.normal(jax.random.key(0), (b, d)))
+    unit = PDDM(d, d)
+    variables = unit.init(jax.random.key(1), x, x)
+    params = variables["params"]
+    labels = np.arange(b) // 4
+    w = jax.random.normal(jax.random.key(2), (d, d)) / d**0.5
+    rows = jax.random.normal(jax.random.key(3), (2048, d))
+
+    pairs = b * (b + 1) // 2
+    products = -(-pairs // len(rows))
+    nested = jax.jit(jax.vmap(jax.vmap(unit.apply, (None, None, 0)), (None, 0, None)))
+    gemm = jax.jit(lambda a: jax.lax.fori_loop(0, products, lambda _, a: a @ w @ w @ w, a))
+    seconds = interleaved(
+        {
+            "nested vmap": lambda: nested(variables, x, x),
+            "score_matrix": lambda: score_matrix(params, x),
+            "mine_quadruplets_fused": lambda: mine_quadruplets_fused(params, x, labels, "anchor").i,
+            "its matrix products alone": lambda: gemm(rows),
+        },
+        given.rounds,
+        given.calls,
+    )
+    operations = pairs * 6 * d * d
+    print(
+        f"b = {b}, d = h = c = {d}, float32; {jax.device_count()} x {jax.devices()[0].device_kind}, ",
+        end="",
+    )
+    print(f"jax {jax.__version__}, Python {platform.python_version()}")
+    print(f"{'':26} {'ms':>8} {'times nested':>13} {'GFLOP/s needed':>15}")
+    for name, took in seconds.items():
+        rate = operations / took / 1e9
+        print(f"{name:26} {1e3 * took:8.1f} {seconds['nested vmap'] / took:13.2f} {rate:15.0f}")
+
+
+if __name__ == "__main__":
+    main()

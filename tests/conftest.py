@@ -1,0 +1,95 @@
+"""What several test files share: small data on disk, and commands run as a user runs them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LIMIT = 240  # seconds after which a command counts as hung
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    path.write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+@pytest.fixture(scope="session")
+def fashion_root(tmp_path_factory):
+    """IDX files of the full counts with one noisy pattern a class, and 200 images of test classes."""
+    root = tmp_path_factory.mktemp("fashion")
+    rng = np.random.default_rng(0)
+    patterns = rng.integers(0, 128, (10, 28, 28), dtype=np.uint8)
+    train = np.arange(60_000) % 10
+    test = np.arange(10_000) * 2 % 10
+    test[:200] += 1
+    for name, labels in (("train", train), ("t10k", test)):
+        noise = rng.integers(0, 128, (len(labels), 1, 28), dtype=np.uint8)
+        write_idx(root / f"{name}-images-idx3-ubyte", patterns[labels] + noise)
+        write_idx(root / f"{name}-labels-idx1-ubyte", labels)
+    return root
+
+
+@pytest.fixture(scope="session")
+def glyph_root(tmp_path_factory):
+    """Where the rendering of the glyphs is cached."""
+    return tmp_path_factory.mktemp("glyphs")
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory):
+    """`start("-m", "experiments.x", ...)`: a running Python, from the root of the repository.
+
+    What is compiled is shared within the session; a process that is left over is killed.
+    """
+    cache = tmp_path_factory.mktemp("cache")
+    shared = {
+        "XDG_CACHE_HOME": str(cache),
+        "JAX_COMPILATION_CACHE_DIR": str(cache / "jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PLATFORMS": "cpu",
+    }
+    started = []
+
+    def start(*arguments, **environment):
+        process = subprocess.Popen(
+            [sys.executable, *map(str, arguments)],
+            cwd=ROOT,
+            env=os.environ | shared | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def end():
+    """`end(process)`: wait for it, and return (exit status, stdout, stderr)."""
+
+    def end(process):
+        try:
+            out, err = process.communicate(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+            pytest.fail(f"still running after {LIMIT} s\n{out}\n{err}")
+        return process.returncode, out, err
+
+    return end
+
+
+@pytest.fixture(scope="session")
+def python(start, end):
+    """`python("-m", "experiments.x", ...)`: start and end."""
+    return lambda *arguments, **environment: end(start(*arguments, **environment))

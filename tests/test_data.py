@@ -1,0 +1,506 @@
+"""The two data sets, the P x K sampler, and the batches."""
+
+import gzip
+import unicodedata
+
+import conftest
+import matplotlib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pddm_jax.data import Images, PKSampler, fashion_mnist, glyphs, load, train_batches
+from pddm_jax.data.pipeline import shifted
+
+# ---------------------------------------------------------------------------------------------- glyphs
+
+
+@pytest.fixture(scope="session")
+def split(glyph_root):
+    return glyphs.load(str(glyph_root), None, 0)
+
+
+@pytest.fixture(scope="session")
+def rendered(glyph_root, split):
+    """Images [n, 32, 32], labels [n], the lowest code point of each class."""
+    (path,) = glyph_root.iterdir()
+    with np.load(path) as stored:
+        return stored["images"][..., 0], stored["labels"], stored["code_points"]
+
+
+def test_sixteen_faces_exist():
+    fonts = matplotlib.get_data_path()
+    assert len({*glyphs.FACES}) == 16
+    for face in glyphs.FACES:
+        assert (fonts / conftest.Path("fonts/ttf") / f"{face}.ttf").is_file()
+
+
+def test_a_few_thousand_classes_each_drawn_by_half_of_the_faces_or_more(rendered):
+    images, labels, code_points = rendered
+    assert images.shape[1:] == (32, 32)
+    assert images.dtype == np.uint8
+    assert 2000 < len(code_points) < 4000
+    assert (np.unique(labels) == np.arange(len(code_points))).all()
+    counts = np.bincount(labels)
+    assert counts.min() >= 8
+    assert counts.max() == 16
+
+
+def test_no_drawing_is_blank(rendered):
+    assert rendered[0].any(axis=(1, 2)).all()
+    assert ord(" ") not in rendered[2]
+
+
+def test_the_ink_is_centred(rendered):
+    ink = rendered[0] > 0
+    for axis in (1, 2):
+        line = ink.any(axis=3 - axis)
+        before, after = line.argmax(axis=1), line[:, ::-1].argmax(axis=1)
+        off = np.abs(before - after)
+        assert (off <= 2).all(), f"{(off > 2).sum()} of {len(off)} are off by up to {off.max() / 2} pixels"
+
+
+def test_characters_that_look_alike_are_one_class(rendered):
+    code_points = {*rendered[2].tolist()}
+    assert {*map(ord, "AB08")} <= code_points
+    alike = [
+        unicodedata.lookup(f"{name} CAPITAL LETTER {x}")
+        for name, x in (("GREEK", "ALPHA"), ("CYRILLIC", "A"))
+    ]
+    assert not {*map(ord, alike)} & code_points
+
+
+def test_no_drawing_is_in_two_classes(rendered):
+    images, labels, _ = rendered
+    classes = {}
+    for image, label in zip(images, labels, strict=True):
+        classes.setdefault(image.tobytes(), set()).add(int(label))
+    assert all(len(labels) == 1 for labels in classes.values())
+
+
+def test_classes_are_named_by_their_character(split):
+    names = split.train.class_names | split.test.class_names
+    assert "A LATIN CAPITAL LETTER A" in names.values()
+
+
+def test_training_and_test_classes_are_disjoint_halves_of_all(split, rendered):
+    train, test = ({*np.unique(part.labels).tolist()} for part in (split.train, split.test))
+    assert not train & test
+    assert train | test == {*range(len(rendered[2]))}
+    assert 0 <= len(train) - len(test) <= 1
+    assert train == {*split.train.class_names}
+    assert test == {*split.test.class_names}
+    assert len(split.train.labels) + len(split.test.labels) == len(rendered[1])
+    for part in (split.train, split.test):
+        every = [rendered[0][rendered[1] == label] for label in np.unique(part.labels)[:5]]
+        ours = [part.images[part.labels == label][..., 0] for label in np.unique(part.labels)[:5]]
+        for a, b in zip(every, ours, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_the_split_is_drawn_by_seed(split, glyph_root):
+    again, other = (load("glyphs", str(glyph_root), 32, seed) for seed in (0, 1))
+    np.testing.assert_array_equal(again.train.labels, split.train.labels)
+    np.testing.assert_array_equal(again.train.images, split.train.images)
+    shared = {*other.train.class_names} & {*split.train.class_names}
+    assert 0.4 < len(shared) / len(split.train.class_names) < 0.6
+    assert "seed 1" in other.rule
+
+
+@pytest.mark.parametrize("size", [-1, 0, 7])
+def test_too_small_glyphs_are_refused(size, tmp_path):
+    with pytest.raises(ValueError, match=rf"image_size.* 8 .*{size}"):
+        glyphs.load(str(tmp_path), size, 0)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.fixture
+def renderings(monkeypatch, rendered):
+    """Rendering made cheap; the list grows with each."""
+    made = []
+
+    def render(size):
+        made.append(size)
+        return rendered[0][:20, :size, :size, None], rendered[1][:20], rendered[2][: rendered[1][19] + 1]
+
+    monkeypatch.setattr(glyphs, "render", render)
+    return made
+
+
+def everything(split):
+    return [x for part in (split.train, split.test) for x in (part.images, part.labels, part.class_names)]
+
+
+def assert_equal(a, b):
+    for x, y in zip(everything(a), everything(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_the_cache_is_written_once_and_read_back_equal(renderings, tmp_path):
+    first, second = (glyphs.load(str(tmp_path), 8, 0) for _ in range(2))
+    assert renderings == [8]
+    assert_equal(first, second)
+    assert len([*tmp_path.iterdir()]) == 1
+    glyphs.load(str(tmp_path), 9, 0)
+    assert renderings == [8, 9]
+
+
+def test_the_cache_is_the_users_own_by_default(renderings, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    glyphs.load(None, 8, 0)
+    assert len([*(tmp_path / "caches" / "pddm_jax").iterdir()]) == 1
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.99], ids=str)
+def test_a_truncated_cache_is_made_anew(renderings, tmp_path, keep):
+    whole = glyphs.load(str(tmp_path), 8, 0)
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
+    assert_equal(glyphs.load(str(tmp_path), 8, 0), whole)
+    assert renderings == [8, 8]
+    assert path.read_bytes() == content
+
+
+def test_a_cache_of_other_arrays_is_made_anew(renderings, tmp_path):
+    whole = glyphs.load(str(tmp_path), 8, 0)
+    (path,) = tmp_path.iterdir()
+    np.savez(path, images=whole.train.images)
+    assert_equal(glyphs.load(str(tmp_path), 8, 0), whole)
+
+
+@pytest.mark.parametrize("flip", [0x01, 0x08, 0xFF])
+def test_a_cache_with_a_flipped_byte_is_made_anew(renderings, tmp_path, flip):
+    whole = glyphs.load(str(tmp_path), 8, 0)
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    unread = []
+    # The directory at the end, and the start of the first array with its headers.
+    for place in [*range(200), *range(len(content) - 250, len(content))]:
+        path.write_bytes(content[:place] + bytes([content[place] ^ flip]) + content[place + 1 :])
+        try:
+            assert_equal(glyphs.load(str(tmp_path), 8, 0), whole)
+        except Exception as error:
+            unread.append((place, repr(error)))
+    assert not unread, f"{len(unread)} places, such as {unread[:3]}"
+
+
+def test_a_cache_that_cannot_be_written_whole_is_not_left(renderings, tmp_path, monkeypatch):
+    def half(path, **arrays):
+        conftest.Path(path).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(np, "savez", half)
+    with pytest.raises(OSError, match="disk full"):
+        glyphs.load(str(tmp_path), 8, 0)
+    assert not [*tmp_path.iterdir()]
+
+
+# --------------------------------------------------------------------------------------- fashion_mnist
+
+FILES = [f"{name}-{kind}-ubyte" for name in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+
+
+@pytest.fixture
+def fashion(fashion_root, tmp_path):
+    """A folder of links to the four files, to be broken one by one."""
+    for name in FILES:
+        (tmp_path / name).symlink_to(fashion_root / name)
+    return tmp_path
+
+
+def replace(path, content):
+    path.unlink()
+    path.write_bytes(content)
+
+
+def test_fashion_mnist_trains_on_even_classes_and_tests_on_odd_ones(fashion_root):
+    split = load("fashion_mnist", str(fashion_root), None, 0)
+    assert split.train.images.shape == (30_000, 28, 28, 1)
+    assert split.test.images.shape == (200, 28, 28, 1)
+    assert split.train.images.dtype == np.uint8
+    assert (np.unique(split.train.labels) == [0, 2, 4, 6, 8]).all()
+    assert (np.unique(split.test.labels) == [1, 3, 5, 7, 9]).all()
+    assert split.train.class_names[0] == "T-shirt/top"
+    assert split.test.class_names[9] == "Ankle boot"
+    for part, name in ((split.train, "train"), (split.test, "t10k")):
+        raw = (fashion_root / f"{name}-images-idx3-ubyte").read_bytes()[16:]
+        labels = np.frombuffer((fashion_root / f"{name}-labels-idx1-ubyte").read_bytes()[8:], np.uint8)
+        images = np.frombuffer(raw, np.uint8).reshape(-1, 28, 28)
+        chosen = np.isin(labels, np.unique(part.labels))
+        np.testing.assert_array_equal(part.images[..., 0], images[chosen])
+        np.testing.assert_array_equal(part.labels, labels[chosen])
+
+
+def test_gzipped_files_read_the_same(fashion, fashion_root):
+    whole = fashion_mnist.load(str(fashion_root), None, 0)
+    for name in FILES:
+        content = (fashion / name).read_bytes()
+        (fashion / name).unlink()
+        (fashion / f"{name}.gz").write_bytes(gzip.compress(content, compresslevel=1))
+    assert_equal(fashion_mnist.load(str(fashion), None, 0), whole)
+
+
+def test_fashion_mnist_is_resized(fashion_root):
+    few = fashion_mnist.load(str(fashion_root), 28, 0).test
+    images, labels, _ = fashion_mnist._images(few.images[:4, ..., 0], few.labels[:4], 12)
+    assert images.shape == (4, 12, 12, 1)
+    assert images.dtype == np.uint8
+    expected = Image.fromarray(few.images[2, ..., 0]).resize((12, 12), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(images[2, ..., 0], np.asarray(expected))
+    np.testing.assert_array_equal(labels, few.labels[:4])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(fashion, name):
+    (fashion / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        fashion_mnist.load(str(fashion), None, 0)
+
+
+@pytest.mark.parametrize("keep", [0, 3, 6, 9, 15, 16, -1])
+@pytest.mark.parametrize("name", ["t10k-images-idx3-ubyte", "train-labels-idx1-ubyte"])
+def test_a_truncated_file_is_named(fashion, name, keep):
+    replace(fashion / name, (fashion / name).read_bytes()[:keep])
+    with pytest.raises(ValueError, match=name):
+        fashion_mnist.load(str(fashion), None, 0)
+
+
+def spoil(content, place, value):
+    return content[:place] + value + content[place + len(value) :]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: spoil(content, 2, b"\x0d"), "no IDX file"),
+        (lambda content: spoil(content, 3, b"\x02"), "no IDX file"),
+        (lambda content: b"<html>not found</html>", "no IDX file"),
+        (lambda content: spoil(content, 4, (9_999).to_bytes(4, "big")), "9999"),
+        (lambda content: content + b"\0", "corrupt"),
+    ],
+    ids=["floats", "dimensions", "html", "count", "too long"],
+)
+def test_a_file_of_other_content_is_named(fashion, change, message):
+    path = fashion / "t10k-labels-idx1-ubyte"
+    replace(path, change(path.read_bytes()))
+    with pytest.raises(ValueError, match=path.name) as caught:
+        fashion_mnist.load(str(fashion), None, 0)
+    assert message in str(caught.value)
+
+
+def test_a_label_beyond_nine_is_named(fashion):
+    path = fashion / "train-labels-idx1-ubyte"
+    replace(path, spoil(path.read_bytes(), 20, b"\x0a"))
+    with pytest.raises(ValueError, match=rf"{path.name}.*label 10"):
+        fashion_mnist.load(str(fashion), None, 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda packed: packed[: len(packed) // 2],
+        lambda packed: packed[:-4],
+        lambda packed: packed[:5],
+        lambda packed: b"",
+        lambda packed: b"not gzip" + packed,
+        lambda packed: spoil(
+            packed, len(packed) // 2, bytes(b ^ 255 for b in packed[len(packed) // 2 :][:4])
+        ),
+        lambda packed: spoil(packed, len(packed) - 8, b"\0\1\2\3"),
+    ],
+    ids=["half", "no length", "no header", "empty", "no magic", "spoilt", "checksum"],
+)
+def test_a_corrupt_gzip_file_is_named(fashion, change):
+    path = fashion / "t10k-images-idx3-ubyte"
+    packed = gzip.compress(path.read_bytes(), compresslevel=1)
+    path.unlink()
+    path.with_name(f"{path.name}.gz").write_bytes(change(packed))
+    with pytest.raises(ValueError, match=rf"{path.name}\.gz"):
+        fashion_mnist.load(str(fashion), None, 0)
+
+
+@pytest.mark.filterwarnings("ignore")  # those of TensorFlow Datasets, which is looked into here
+def test_a_folder_without_data_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=str(tmp_path)) as caught:
+        fashion_mnist.load(str(tmp_path), None, 0)
+    assert "data.root" in str(caught.value)
+
+
+def test_unknown_data_lists_what_exists():
+    with pytest.raises(ValueError, match=r"data\.name.*fashion_mnist.*glyphs.*'cars'"):
+        load("cars", None, None, 0)
+
+
+# --------------------------------------------------------------------------------------------- sampler
+
+P, K = 5, 4
+SIZES = [1, 2, 3, 4, 5, 6, 9, 12, 1, 7]  # of classes 0, 10, 20, ...
+LABELS = np.random.default_rng(3).permutation(np.repeat(10 * np.arange(len(SIZES)), SIZES))
+
+
+def sampler(batches, seed=7, index=0, count=1, labels=LABELS, p=P, k=K):
+    return PKSampler(labels, p, k, batches, seed, index, count)
+
+
+def references(source):
+    return [source[slot] for slot in range(len(source))]
+
+
+@pytest.mark.parametrize("number", [*range(40), 10**9])
+def test_a_batch_has_p_classes_of_k_images(number):
+    batch = sampler(range(number, number + 1)).batch(number).reshape(P, K)
+    classes = LABELS[batch]
+    assert (classes == classes[:, :1]).all()
+    assert len({*classes[:, 0]}) == P
+    for label, images in zip(classes[:, 0], batch, strict=True):
+        size = SIZES[label // 10]
+        assert size >= 2
+        if size >= K:
+            assert len({*images}) == K
+
+
+def test_a_small_class_is_drawn_with_replacement():
+    drawn = [images for n in range(60) for images in sampler(range(1)).batch(n).reshape(P, K)]
+    both = [{*images.tolist()} for images in drawn if LABELS[images[0]] == 10]
+    assert {len(images) for images in both} == {1, 2}
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_shares_of_processes_make_up_the_batch(count):
+    batches = range(2, 9)
+    shares = [references(sampler(batches, index=i, count=count)) for i in range(count)]
+    local = P * K // count
+    found = [r for n in range(len(batches)) for share in shares for r in share[n * local : (n + 1) * local]]
+    images = np.concatenate([sampler(batches).batch(n) for n in batches])
+    assert found == [*zip(images.tolist(), range(2 * P * K, 9 * P * K), strict=True)]
+
+
+def test_the_stream_does_not_depend_on_its_start_or_on_the_order_of_access():
+    whole = sampler(range(9))
+    expected = references(whole)
+    assert references(sampler(range(4, 9))) == expected[4 * P * K :]
+    order = np.random.default_rng(0).permutation(len(whole))
+    assert [whole[slot] for slot in order] == [expected[slot] for slot in order]
+
+
+def test_seeds_and_batches_differ():
+    batches = [tuple(sampler(range(1), seed=seed).batch(n)) for seed in range(5) for n in range(5)]
+    assert len({*batches}) == 25
+    assert sampler(range(1), seed=1).batch(3).tolist() == sampler(range(1), seed=1).batch(3).tolist()
+
+
+def test_classes_and_images_are_drawn_uniformly():
+    labels = np.repeat(np.arange(20), 10)
+    draws = np.concatenate([sampler(range(1), labels=labels).batch(n).reshape(P, K) for n in range(2000)])
+    classes = np.bincount(labels[draws[:, 0]], minlength=20)
+    assert np.abs(classes - 500).max() < 5 * np.sqrt(2000 * 0.25 * 0.75)
+    images = np.bincount(draws.ravel(), minlength=200)
+    assert np.abs(images - 200).max() < 5 * np.sqrt(200)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"p": 1}, "at least 2, got 1 and 4"),
+        ({"k": 1}, "at least 2, got 5 and 1"),
+        ({"p": 9}, "classes_per_batch is 9, but only 8 classes"),
+        ({"count": 3}, "20 images does not divide over 3 processes"),
+        ({"labels": np.arange(30)}, "only 0 classes"),
+    ],
+)
+def test_a_sampler_that_cannot_be_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sampler(range(1), **arguments)
+
+
+# -------------------------------------------------------------------------------------------- pipeline
+
+
+def shifted_by_loop(image, dy, dx):
+    moved = np.zeros_like(image)
+    for y in range(image.shape[0]):
+        for x in range(image.shape[1]):
+            if 0 <= y + dy < image.shape[0] and 0 <= x + dx < image.shape[1]:
+                moved[y + dy, x + dx] = image[y, x]
+    return moved
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.sampled_from([1, 3]), st.data())
+@settings(deadline=None, derandomize=True, max_examples=200)
+def test_shifted_is_the_loop(height, width, channels, data):
+    image = np.arange(1, height * width * channels + 1, dtype=np.uint8).reshape(height, width, channels)
+    before = image.copy()
+    dy, dx = (data.draw(st.integers(-side, side)) for side in (height, width))
+    np.testing.assert_array_equal(shifted(image, dy, dx), shifted_by_loop(image, dy, dx))
+    np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.parametrize(("dy", "dx"), [(4, 0), (-4, 0), (0, 4), (0, -4), (9, 9), (-9, -9)])
+def test_shifted_out_of_the_picture_is_black(dy, dx):
+    image = np.full((3, 3, 1), 255, np.uint8)
+    np.testing.assert_array_equal(shifted(image, dy, dx), np.zeros_like(image))
+
+
+SIDE = 5
+# Image n holds the bytes n + 1 in a frame of zeros, so a shift by one pixel loses nothing.
+NUMBERED = Images(
+    np.pad(
+        np.tile(np.arange(1, len(LABELS) + 1, dtype=np.uint8)[:, None, None], (1, 3, 3)),
+        ((0, 0), (1, 1), (1, 1)),
+    )[..., None],
+    LABELS.astype(np.int32),
+    {},
+)
+
+
+def batches_of(start, stop, shift=1, seed=7, index=0, count=1):
+    source = sampler(range(start, stop), seed=seed, index=index, count=count)
+    return [*train_batches(NUMBERED, source, shift, seed)]
+
+
+def assert_same_batches(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a.images, b.images)
+        np.testing.assert_array_equal(a.labels, b.labels)
+
+
+def test_batches_hold_the_samplers_images_with_their_labels():
+    found = batches_of(3, 9)
+    assert len(found) == 6
+    for number, batch in enumerate(found, 3):
+        assert batch.images.shape == (P * K, SIDE, SIDE, 1)
+        assert batch.images.dtype == np.uint8
+        images = batch.images.max(axis=(1, 2, 3)).astype(int) - 1
+        np.testing.assert_array_equal(images, sampler(range(1)).batch(number))
+        np.testing.assert_array_equal(batch.labels, LABELS[images])
+
+
+def test_batches_are_a_function_of_seed_and_step():
+    whole = batches_of(0, 8)
+    assert_same_batches(batches_of(0, 8), whole)
+    assert_same_batches(batches_of(5, 8), whole[5:])
+    other = batches_of(0, 8, seed=8)
+    assert any((a.labels != b.labels).any() for a, b in zip(whole, other, strict=True))
+
+
+def test_batches_of_processes_make_up_the_batches_of_one():
+    shares = [batches_of(2, 6, index=i, count=4) for i in range(4)]
+    for whole, *parts in zip(batches_of(2, 6), *shares, strict=True):
+        np.testing.assert_array_equal(np.concatenate([part.images for part in parts]), whole.images)
+        np.testing.assert_array_equal(np.concatenate([part.labels for part in parts]), whole.labels)
+
+
+def test_images_are_moved_by_up_to_shift_in_all_directions():
+    moves = {
+        (dy, dx)
+        for batch in batches_of(0, 30)
+        for image in batch.images
+        for dy, dx in [tuple(np.argwhere(image[..., 0])[0] - 1)]
+    }
+    assert moves == {(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)}
+    for batch in batches_of(0, 2, shift=0):
+        images = batch.images.max(axis=(1, 2, 3)).astype(int) - 1
+        np.testing.assert_array_equal(batch.images, NUMBERED.images[images])

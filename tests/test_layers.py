@@ -1,0 +1,113 @@
+"""Imports go only downward."""
+
+import ast
+from fnmatch import fnmatch
+
+import pytest
+from conftest import ROOT
+
+# Lowest first. A module may import from the layers before its own, not from its own.
+LAYERS = (
+    ("pddm_jax.types",),
+    ("pddm_jax.files",),
+    ("pddm_jax.pairwise",),
+    ("pddm_jax.pddm",),
+    ("pddm_jax.scoring",),
+    ("pddm_jax.mining",),
+    ("pddm_jax.losses",),
+    ("pddm_jax.objectives",),
+    ("pddm_jax.networks.small_cnn",),
+    ("pddm_jax.networks",),
+    ("pddm_jax.data.images",),
+    ("pddm_jax.data.glyphs", "pddm_jax.data.fashion_mnist", "pddm_jax.data.sampler"),
+    ("pddm_jax.data.pipeline",),
+    ("pddm_jax.data",),
+    ("pddm_jax.retrieval",),
+    ("pddm_jax.metrics",),
+    ("pddm_jax.training",),
+    ("pddm_jax.checkpoint",),
+    ("pddm_jax.writer",),
+    ("pddm_jax",),
+    ("experiments", "experiments.configs"),
+    ("experiments.configs.base",),
+    ("experiments.configs.*",),
+    ("experiments.plots",),
+    ("experiments.runner",),
+    ("experiments.*",),
+)
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {
+    module_name(path): path for top in ("pddm_jax", "experiments") for path in (ROOT / top).rglob("*.py")
+}
+
+
+def layer(module):
+    """The first layer that holds the module: exact names stand before the patterns that would too."""
+    exact = [n for n, names in enumerate(LAYERS) if module in names]
+    return (exact or [n for n, names in enumerate(LAYERS) if any(fnmatch(module, p) for p in names)])[0]
+
+
+def imports(source, module, is_package=False):
+    """The project's modules that a source text imports, wherever in it."""
+    for node in ast.walk(ast.parse(source)):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = module.split(".")
+                above = above[: len(above) - node.level + is_package]
+                base = ".".join([*above, base] if base else above)
+            inner = [f"{base}.{alias.name}" for alias in node.names]
+            names = [name if name in MODULES else base for name in inner]
+        yield from (name for name in names if name.split(".")[0] in ("pddm_jax", "experiments"))
+
+
+def upward(source, module, is_package=False):
+    found = imports(source, module, is_package)
+    return [name for name in found if name != module and layer(name) >= layer(module)]
+
+
+def test_every_module_has_a_layer_and_every_named_layer_a_module():
+    named = {name for names in LAYERS for name in names if "*" not in name}
+    missing = [m for m in MODULES if m.startswith("pddm_jax") and m not in named]
+    assert not missing, f"no layer for {missing}"
+    assert not named - {*MODULES}
+    assert len(MODULES) >= len(named)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_go_downward(module):
+    path = MODULES[module]
+    assert not upward(path.read_text(encoding="utf-8"), module, path.name == "__init__.py")
+
+
+@pytest.mark.parametrize("module", sorted(m for m in MODULES if m.startswith("pddm_jax")))
+def test_the_library_does_not_know_the_experiments(module):
+    path = MODULES[module]
+    found = imports(path.read_text(encoding="utf-8"), module, path.name == "__init__.py")
+    assert not [name for name in found if name.startswith("experiments")]
+
+
+@pytest.mark.parametrize(
+    ("source", "module"),
+    [
+        ("from pddm_jax.scoring import pair_scores", "pddm_jax.pddm"),
+        ("from pddm_jax import mining", "pddm_jax.scoring"),
+        ("def f():\n    import pddm_jax.writer", "pddm_jax.types"),
+        ("from pddm_jax import PDDM", "pddm_jax.losses"),
+        ("from .sampler import PKSampler", "pddm_jax.data.glyphs"),
+        ("from . import pipeline", "pddm_jax.data.sampler"),
+        ("from experiments import quickstart", "experiments.runner"),
+        ("from experiments import quickstart", "experiments.fashion_mnist"),
+    ],
+)
+def test_an_upward_import_is_seen(source, module):
+    assert upward(source, module)
