@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from pddm_jax.scoring import NOBODY, Best, Extremes, _check_unit, best_partners, hardest_partners
+from pddm_jax.scoring import NOBODY, Best, Extremes, best_partners, check_unit, hardest_partners
 from pddm_jax.types import AnyArray, Params, Quadruplets, as_labels, check_choice, check_matrix
 
 SCOPES = ("batch", "anchor", "positive")
@@ -75,7 +75,7 @@ def mine_quadruplets_fused(
         ValueError: embeddings do not fit params, and as `mine_quadruplets` raises.
     """
     _check(per, size)
-    check_matrix("embeddings", embeddings, _check_unit(params, dtype))
+    check_matrix("embeddings", embeddings, check_unit(params, dtype))
     labels = as_labels("labels", labels, len(embeddings))
     return _mine_fused(params, embeddings, labels, per, size, jnp.dtype(dtype))
 

@@ -28,7 +28,7 @@ LAYERS = ("difference", "joint", "mean", "score")
 DTYPES = ("float32", "bfloat16")
 
 
-def _check_unit(params: Params, dtype: DTypeLike) -> int:
+def check_unit(params: Params, dtype: DTypeLike) -> int:
     """The number of features that the unit scores; ValueError where `params` are not a unit's."""
     check_choice("dtype", jnp.dtype(dtype).name, DTYPES)
     try:
@@ -64,7 +64,7 @@ def pair_scores(
     Raises:
         ValueError: x does not fit params, y does not fit x, or dtype is not one of the two.
     """
-    d = _check_unit(params, dtype)
+    d = check_unit(params, dtype)
     if x.shape[-1:] != (d,):
         raise ValueError(f"x must have {d} features, as params has, got shape {x.shape}")
     if y.shape != x.shape:
@@ -165,7 +165,7 @@ def score_matrix(
     Raises:
         ValueError: x or y is no matrix or does not fit params, or dtype is not one of the two.
     """
-    d = _check_unit(params, dtype)
+    d = check_unit(params, dtype)
     check_matrix("x", x, d)
     check_matrix("y", x if y is None else y, d)
     n, m = len(x), len(x if y is None else y)

@@ -43,7 +43,7 @@ def get_config(variant: str) -> ConfigDict:
             },
             "optimizer": {
                 "name": "adamw",
-                "learning_rate": 2e-3,
+                "learning_rate": 3e-3,
                 "weight_decay": 1e-4,
                 "schedule": "cosine",
                 "clip_norm": 10.0,
