@@ -2,8 +2,8 @@
 
 import gzip
 import unicodedata
+from pathlib import Path
 
-import conftest
 import matplotlib
 import numpy as np
 import pytest
@@ -31,10 +31,10 @@ def rendered(glyph_root, split):
 
 
 def test_sixteen_faces_exist():
-    fonts = matplotlib.get_data_path()
+    fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     assert len({*glyphs.FACES}) == 16
     for face in glyphs.FACES:
-        assert (fonts / conftest.Path("fonts/ttf") / f"{face}.ttf").is_file()
+        assert (fonts / f"{face}.ttf").is_file()
 
 
 def test_a_few_thousand_classes_each_drawn_by_half_of_the_faces_or_more(rendered):
@@ -189,7 +189,7 @@ def test_a_cache_with_a_flipped_byte_is_made_anew(renderings, tmp_path, flip):
 
 def test_a_cache_that_cannot_be_written_whole_is_not_left(renderings, tmp_path, monkeypatch):
     def half(path, **arrays):
-        conftest.Path(path).write_bytes(b"half")
+        Path(path).write_bytes(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(np, "savez", half)

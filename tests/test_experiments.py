@@ -1,0 +1,439 @@
+"""The commands that users type, run whole, killed, stopped, spread over devices and processes."""
+
+import json
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from conftest import LIMIT
+from PIL import Image
+
+from pddm_jax.writer import read_rows
+
+STEPS = 60
+VARYING = ("seconds", "images_per_second")
+
+
+@pytest.fixture(scope="module")
+def arguments(fashion_root):
+    """`arguments(workdir, more...)`: of a short run on a small data set."""
+
+    def arguments(workdir, *more, experiment="fashion_mnist"):
+        fields = {
+            "data.root": fashion_root,
+            "data.images_per_class": 8,
+            "train.steps": STEPS,
+            "train.eval_every": 20,
+            "train.checkpoint_every": 10,
+            "train.log_every": 5,
+        }
+        given = [f"--config.{name}={value}" for name, value in fields.items()]
+        return "-m", f"experiments.{experiment}", f"--workdir={workdir}", *given, *more
+
+    return arguments
+
+
+@pytest.fixture(scope="module")
+def finished(python, arguments, tmp_path_factory):
+    """The workdir of a run that was left alone, and what the command said."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    status, out, err = python(*arguments(workdir))
+    assert status == 0, err
+    return workdir, out, err
+
+
+def results(workdir):
+    return json.loads((workdir / "results.json").read_text(encoding="utf-8"))
+
+
+def rows(workdir):
+    return read_rows(workdir / "metrics.jsonl")
+
+
+def lasting(workdir):
+    """The rows, but for the times in them."""
+    return [{name: x for name, x in row.items() if name not in VARYING} for row in rows(workdir)]
+
+
+def checkpoints(workdir):
+    return sorted(int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit())
+
+
+def wait_until(condition, process):
+    """Poll until the condition holds; fail if the process ends before, or after a while."""
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            out, err = process.communicate()
+            pytest.fail(f"ended with {process.returncode} or hung\n{out}\n{err}")
+        time.sleep(0.005)
+
+
+def assert_same_end(workdir, finished):
+    assert results(workdir)["params_sha256"] == results(finished)["params_sha256"]
+    assert lasting(workdir) == lasting(finished)
+    for name in ("recall_at_k", "map_at_r", "r_precision", "steps"):
+        assert results(workdir)[name] == results(finished)[name]
+    assert checkpoints(workdir) == checkpoints(finished)
+
+
+# ----------------------------------------------------------------------------------- what a run leaves
+
+
+def test_a_run_leaves_its_files(finished):
+    workdir, out, _ = finished
+    assert sorted(path.name for path in workdir.iterdir()) == [
+        "checkpoints",
+        "config.json",
+        "convergence.png",
+        "gallery.png",
+        "metrics.jsonl",
+        "results.json",
+        "tensorboard",
+    ]
+    for name in ("convergence.png", "gallery.png"):
+        with Image.open(workdir / name) as picture:
+            picture.load()
+            assert min(picture.size) > 100
+            assert len(picture.convert("L").getcolors()) > 10
+    assert len([*(workdir / "tensorboard").glob("events*")]) == 1
+    assert checkpoints(workdir) == [STEPS - 10, STEPS]
+    config = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+    assert config["train"]["steps"] == STEPS
+    assert config["data"]["images_per_class"] == 8
+    assert str(workdir) in out
+
+
+def test_the_rows_of_a_run(finished):
+    logged = [row for row in rows(finished[0]) if "loss" in row]
+    measured = [row for row in rows(finished[0]) if "recall_at_1" in row]
+    assert [row["step"] for row in logged] == [*range(5, STEPS + 1, 5)]
+    assert [row["step"] for row in measured] == [20, 40, 60]
+    names = {
+        "loss",
+        "loss_metric",
+        "loss_embedding",
+        "gradient_norm",
+        "parameter_norm",
+        "images_per_second",
+    }
+    for row in logged:
+        assert names | {"step", "seconds"} == {*row}
+    assert logged[-1]["loss"] < logged[0]["loss"]
+    for row in measured:
+        assert 0 <= row["map_at_r"] <= row["recall_at_1"] <= 1
+    seconds = [row["seconds"] for row in rows(finished[0])]
+    assert seconds == sorted(seconds)
+
+
+def test_the_results_carry_their_protocol(finished):
+    found = results(finished[0])
+    assert found["experiment"] == "fashion_mnist"
+    protocol = found["protocol"]
+    assert protocol["data"] == "fashion_mnist"
+    assert "0, 2, 4, 6, 8" in protocol["split"]
+    assert protocol["classes"] == {"train": 5, "test": 5}
+    assert protocol["images"] == {"train": 30_000, "test": 200}
+    assert protocol["crop"] == "none"
+    assert protocol["network"]["name"] == "small_cnn"
+    assert protocol["objective"] == {
+        "name": "pddm",
+        "per": "positive",
+        "alpha": 0.5,
+        "beta": 1.0,
+        "weight": 0.5,
+    }
+    assert protocol["seed"] == 0
+    for score in ("euclidean", "pddm"):
+        recall = found["recall_at_k"][score]
+        assert [*recall] == ["1", "2", "4", "8", "16", "32"]
+        assert [*recall.values()] == sorted(recall.values())
+        assert 0 < recall["1"] <= 1
+        assert 0 < found["map_at_r"][score] <= 1
+    assert found["steps"] == STEPS
+    assert found["seconds"] > 0
+    assert found["images_per_second"] > 0
+    assert len(found["params_sha256"]) == 64
+    assert {"python", "device", "pddm_jax", "jax", "numpy"} <= {*found["versions"]}
+    last = rows(finished[0])[-1]
+    assert last["recall_at_1"] == found["recall_at_k"]["euclidean"]["1"]
+    assert last["map_at_r"] == found["map_at_r"]["euclidean"]
+
+
+def test_the_table_shows_the_results(finished):
+    found = results(finished[0])
+    for score in ("euclidean", "pddm"):
+        line = next(line for line in finished[1].splitlines() if line.split()[:1] == [score])
+        assert line.split()[1] == f"{100 * found['recall_at_k'][score]['1']:.1f}"
+        assert line.split()[-1] == f"{100 * found['map_at_r'][score]:.1f}"
+
+
+def test_a_finished_run_is_shown_again_and_not_run(finished, python, arguments):
+    workdir, first, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    status, out, _ = python(*arguments(workdir))
+    assert status == 0
+    assert "finished" in out
+    assert out.endswith(first)
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
+
+
+def test_another_config_in_the_same_workdir_is_refused(finished, python, arguments):
+    workdir = finished[0]
+    status, _, err = python(*arguments(workdir, "--config.seed=1", "--config.optimizer.learning_rate=0.5"))
+    assert status not in (0, None)
+    assert_one_line(err)
+    for word in ("seed", "optimizer.learning_rate", "0.5", str(workdir)):
+        assert word in err
+    assert results(workdir)["protocol"]["seed"] == 0
+
+
+def test_the_quickstart_runs_with_another_objective_and_fields(python, tmp_path):
+    status, out, err = python(
+        "-m",
+        "experiments.quickstart",
+        f"--workdir={tmp_path}",
+        "--config.data.image_size=8",
+        "--config.data.classes_per_batch=6",
+        "--config.network.embedding_dim=16",
+        "--config.objective.name=contrastive",
+        "--config.objective.margin=0.75",
+        "--config.train.steps=4",
+        "--config.train.log_every=3",
+        "--config.seed=5",
+    )
+    assert status == 0, err
+    found = results(tmp_path)
+    assert found["protocol"]["data"] == "glyphs"
+    assert found["protocol"]["image_shape"] == [8, 8, 1]
+    assert found["protocol"]["objective"] == {"name": "contrastive", "margin": 0.75}
+    assert found["protocol"]["batch"] == {"classes": 6, "images_per_class": 4}
+    assert found["protocol"]["network"]["embedding_dim"] == 16
+    assert found["protocol"]["seed"] == 5
+    assert found["recall_at_k"]["pddm"] is None
+    assert found["map_at_r"]["pddm"] is None
+    assert found["map_at_r"]["euclidean"] > 0
+    assert [row["step"] for row in rows(tmp_path)] == [3, 4, 4]
+    assert "pddm" not in out
+    with Image.open(tmp_path / "gallery.png") as picture:
+        picture.load()
+
+
+def test_compare_sets_objectives_side_by_side(python, arguments, tmp_path):
+    status, out, err = python(
+        *arguments(
+            tmp_path, "--config.train.steps=4", "--config.objective.margin=0.7", experiment="compare"
+        ),
+        "--config=experiments/configs/fashion_mnist.py",
+        "--config.objective.name=contrastive",
+        "--objectives=contrastive,triplet",
+        "--seeds=3,4",
+    )
+    assert status == 0, err
+    summary = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))
+    assert summary["seeds"] == [3, 4]
+    assert {*summary["objectives"]} == {"contrastive", "triplet"}
+    for name, margin in (("contrastive", 0.7), ("triplet", 0.2)):
+        runs = [results(tmp_path / f"{name}-{seed}") for seed in (3, 4)]
+        assert [run["protocol"]["objective"]["margin"] for run in runs] == [margin] * 2
+        recalls = [run["recall_at_k"]["euclidean"]["1"] for run in runs]
+        assert summary["objectives"][name]["recall_at_1"] == {"euclidean": recalls, "pddm": None}
+        assert f"| {name} | {50 * sum(recalls):.2f} ± " in out
+    assert (tmp_path / "compare.md").read_text(encoding="utf-8") in out
+    with Image.open(tmp_path / "convergence.png") as picture:
+        picture.load()
+
+
+# ---------------------------------------------------------------------------------------------- errors
+
+
+def assert_one_line(err):
+    """An error is said in one line, without a traceback."""
+    assert "Traceback" not in err
+    assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 1
+    assert err.splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("objective.name=nope", ["objective.name", "'contrastive'", "'pddm'", "'nope'"]),
+        ("objective.margin=0.3", ["objective 'pddm'", "'alpha'", "'margin'"]),
+        ("network.name=nope", ["network.name", "'small_cnn'", "'nope'"]),
+        ("data.root=/nowhere/at/all", ["/nowhere/at/all", "data.root"]),
+        ("train.log_every=0", ["train.log_every", "0"]),
+        ("data.classes_per_batch=6", ["data.classes_per_batch", "6", "5 classes"]),
+    ],
+)
+def test_a_wrong_config_is_told_in_one_line_and_can_be_mended(given, words, python, arguments, tmp_path):
+    status, out, err = python(*arguments(tmp_path, f"--config.{given}"))
+    assert status not in (0, None)
+    assert_one_line(err)
+    for word in words:
+        assert word in err
+    assert not out
+    # The same workdir must be free for the config that the user meant.
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_field_that_no_config_has_is_refused(python, arguments, tmp_path):
+    status, _, err = python(*arguments(tmp_path / "run", "--config.train.stepz=3"))
+    assert status not in (0, None)
+    assert "stepz" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_diverges_names_the_step_and_keeps_what_was_good(python, arguments, tmp_path):
+    # Weight decay of more than 2 / learning_rate: kernels grow by a constant factor each step.
+    fields = {"name": "sgd", "schedule": "constant", "learning_rate": 1e-3, "weight_decay": 4e3}
+    given = [f"--config.optimizer.{name}={value}" for name, value in fields.items()]
+    status, _, err = python(*arguments(tmp_path, *given, "--config.train.checkpoint_every=2"))
+    assert status not in (0, None)
+    assert_one_line(err)
+    step = int(err.split("diverged at step ")[1].split(":")[0])
+    assert 3 < step < STEPS
+    good = (step - 1) // 2 * 2
+    assert checkpoints(tmp_path) == [good - 2, good]
+    assert all(row["step"] < step for row in rows(tmp_path))
+    assert not (tmp_path / "results.json").exists()
+
+
+# ------------------------------------------------------------------------------------ killed and stopped
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(start, python, arguments, finished, tmp_path):
+    process = start(*arguments(tmp_path))
+    wait_until(lambda: checkpoints(tmp_path), process)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert 0 < checkpoints(tmp_path)[-1] < STEPS
+    assert not (tmp_path / "results.json").exists()
+    status, _, err = python(*arguments(tmp_path))
+    assert status == 0, err
+    assert "step 5 " not in err  # it did not begin anew
+    assert_same_end(tmp_path, finished[0])
+
+
+def test_a_run_that_was_asked_to_end_goes_on_to_the_same_bits(
+    start, end, python, arguments, finished, tmp_path
+):
+    never = f"--config.train.checkpoint_every={STEPS}"  # so that SIGTERM makes the first checkpoint
+    process = start(*arguments(tmp_path, never))
+    wait_until(lambda: rows(tmp_path), process)
+    process.send_signal(signal.SIGTERM)
+    status, out, err = end(process)
+    assert status == 0, err
+    assert "Traceback" not in err
+    assert not out
+    (saved,) = checkpoints(tmp_path)
+    assert rows(tmp_path)[-1]["step"] <= saved < STEPS
+    assert not (tmp_path / "results.json").exists()
+    status, _, err = python(*arguments(tmp_path, never))
+    assert status == 0, err
+    assert results(tmp_path)["params_sha256"] == results(finished[0])["params_sha256"]
+    assert lasting(tmp_path) == lasting(finished[0])
+    assert checkpoints(tmp_path) == [saved, STEPS]
+
+
+def test_sigterm_before_the_first_step_ends_with_0(start, end, python, arguments, tmp_path):
+    process = start(*arguments(tmp_path))
+    wait_until((tmp_path / "config.json").exists, process)
+    process.send_signal(signal.SIGTERM)
+    status, out, err = end(process)
+    assert status == 0, err
+    assert "Traceback" not in err
+    assert not out
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_sigterm_while_python_starts_ends_it(start, end, arguments, tmp_path):
+    process = start(*arguments(tmp_path))
+    process.send_signal(signal.SIGTERM)
+    status, _, err = end(process)
+    assert status in (0, -signal.SIGTERM), err
+
+
+# ------------------------------------------------------------------------------- devices and processes
+
+
+def assert_close_rows(workdir, finished, steps):
+    ours, theirs = ([row for row in lasting(x) if row["step"] <= steps] for x in (workdir, finished))
+    assert [row.keys() for row in ours] == [row.keys() for row in theirs]
+    assert len(ours) > 4
+    for our, their in zip(ours, theirs, strict=True):
+        for name in ("loss", "loss_metric", "loss_embedding"):
+            assert our.get(name) == pytest.approx(their.get(name), rel=1e-5), our["step"]
+
+
+def test_eight_devices_train_as_one_does(python, arguments, finished, tmp_path):
+    status, _, err = python(*arguments(tmp_path), XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    assert status == 0, err
+    assert results(tmp_path)["versions"]["device"].startswith("8 x ")
+    assert_close_rows(tmp_path, finished[0], steps=20)
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_is_refused(python, arguments, tmp_path):
+    status, _, err = python(
+        *arguments(tmp_path, "--config.data.images_per_class=7"),
+        XLA_FLAGS="--xla_force_host_platform_device_count=8",
+    )
+    assert status not in (0, None)
+    assert_one_line(err)
+    assert "5 x 7" in err
+    assert "8 devices" in err
+
+
+def start_two(start, arguments):
+    """Two processes that find each other at a port that is free."""
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        port = found.getsockname()[1]
+    many = ("--distributed", f"--coordinator=localhost:{port}", "--num_processes=2")
+    return [start(*arguments, *many, f"--process_id={i}") for i in range(2)]
+
+
+def test_two_processes_train_as_one_does(start, end, arguments, finished, tmp_path):
+    processes = start_two(start, arguments(tmp_path))
+    (first, out, err), (second, other_out, other_err) = map(end, processes)
+    assert (first, second) == (0, 0), f"{err}\n{other_err}"
+    assert_close_rows(tmp_path, finished[0], steps=20)
+    ours, theirs = results(tmp_path), results(finished[0])
+    assert ours["versions"]["device"].startswith("2 x ")
+    assert ours["recall_at_k"]["euclidean"]["1"] == pytest.approx(
+        theirs["recall_at_k"]["euclidean"]["1"], abs=0.02
+    )
+    assert [row["step"] for row in rows(tmp_path)] == [row["step"] for row in rows(finished[0])]
+    assert checkpoints(tmp_path) == checkpoints(finished[0])
+    # Only the first of them writes and speaks.
+    assert len([*(tmp_path / "tensorboard").iterdir()]) == 1
+    assert "euclidean" in out
+    assert not other_out
+    assert "step 5 " in err
+    assert "step 5 " not in other_err
+
+
+def test_two_processes_stop_at_one_step_when_one_is_asked_to(start, end, arguments, tmp_path):
+    never = f"--config.train.checkpoint_every={STEPS}"
+    processes = start_two(start, arguments(tmp_path, never))
+    wait_until(lambda: rows(tmp_path), processes[0])
+    processes[1].send_signal(signal.SIGTERM)
+    for status, out, err in map(end, processes):
+        assert status == 0, err
+        assert not out
+    (saved,) = checkpoints(tmp_path)
+    assert 5 <= saved < STEPS
+    assert not (tmp_path / "results.json").exists()
+    for status, _, err in map(end, start_two(start, arguments(tmp_path, never))):
+        assert status == 0, err
+    assert [row["step"] for row in rows(tmp_path) if "loss" in row] == [*range(5, STEPS + 1, 5)]
+    assert results(tmp_path)["steps"] == STEPS
+
+
+def test_the_config_files_of_the_experiments_are_found():
+    configs = Path(__file__).parents[1] / "experiments" / "configs"
+    names = {path.stem for path in configs.glob("*.py")} - {"__init__", "base"}
+    assert names == {"quickstart", "fashion_mnist"}

@@ -1,0 +1,529 @@
+"""Objectives, networks, the train step and its loop, checkpoints, and the files that a run writes."""
+
+import json
+import logging
+import signal
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pddm_jax import PDDM
+from pddm_jax.checkpoint import Checkpoints
+from pddm_jax.data import Batch
+from pddm_jax.files import replacing, write_json, write_text
+from pddm_jax.losses import contrastive_loss
+from pddm_jax.networks import NETWORKS, EmbeddingNetwork, make_network
+from pddm_jax.objectives import OBJECTIVES, make_objective
+from pddm_jax.training import (
+    TrainState,
+    data_mesh,
+    fit,
+    global_batches,
+    init_state,
+    make_embed,
+    make_optimizer,
+    make_train_step,
+    replicated,
+)
+from pddm_jax.writer import Writer, read_rows
+
+P, K, WIDTH = 8, 3, 8
+LABELS = np.repeat(np.arange(P, dtype=np.int32), K)
+SGD = {"name": "sgd", "learning_rate": 0.1, "weight_decay": 0.0, "schedule": "constant", "clip_norm": 1e9}
+
+
+@pytest.fixture(scope="module")
+def unit():
+    return PDDM(hidden=WIDTH, joint=WIDTH)
+
+
+@pytest.fixture(scope="module")
+def unit_params(unit):
+    return unit.init(jax.random.key(2), jnp.zeros((1, WIDTH)), jnp.zeros((1, WIDTH)))["params"]
+
+
+@pytest.fixture(scope="module")
+def embeddings():
+    x = np.random.default_rng(0).normal(size=(P * K, WIDTH)).astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+# ------------------------------------------------------------------------------------------ objectives
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_objective_is_finite_and_trains_what_it_says(name, unit_params, embeddings):
+    loss, fields = make_objective(name, pairs=P * K * (K - 1) // 2)
+    assert fields == OBJECTIVES[name].defaults
+    differentiate = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+    (value, logs), (of_unit, of_embeddings) = differentiate(unit_params, embeddings, LABELS)
+    for x in jax.tree.leaves((value, logs, of_unit, of_embeddings)):
+        assert np.isfinite(x).all()
+    assert value > 0
+    assert value.shape == ()
+    assert np.abs(of_embeddings).max() > 0
+    trained = max(np.abs(x).max() for x in jax.tree.leaves(of_unit)) > 0
+    assert trained == OBJECTIVES[name].learns_score
+
+
+@pytest.mark.parametrize(
+    ("name", "per"),
+    [("pddm", "positive"), ("pddm", "batch"), ("quadruplet", "positive"), ("quadruplet", "anchor")],
+)
+def test_the_number_of_pairs_changes_no_value(name, per, unit_params, embeddings):
+    shuffled = np.random.default_rng(1).permutation(LABELS)
+    values = [
+        make_objective(name, pairs, per=per)[0](unit_params, embeddings, shuffled)
+        for pairs in (None, P * K * (K - 1) // 2)
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), *values)
+
+
+def test_scopes_and_heads_make_a_difference(unit_params, embeddings):
+    def value(name, **fields):
+        return float(make_objective(name, **fields)[0](unit_params, embeddings, LABELS)[0])
+
+    values = [value("pddm", per=per) for per in ("batch", "anchor", "positive")]
+    values += [
+        value("pddm_triplet"),
+        value("pddm", alpha=0.7),
+        value("pddm", beta=0.7),
+        value("pddm", weight=0.7),
+    ]
+    assert len({round(x, 4) for x in values}) == len(values)
+
+
+@pytest.mark.parametrize("name", ["pddm", "pddm_triplet"])
+def test_the_logs_of_pddm_make_up_its_loss(name, unit_params, embeddings):
+    value, logs = make_objective(name, weight=0.25)[0](unit_params, embeddings, LABELS)
+    np.testing.assert_allclose(value, logs["loss_metric"] + 0.25 * logs["loss_embedding"], rtol=1e-6)
+
+
+def test_an_unknown_objective_lists_what_exists():
+    with pytest.raises(ValueError, match=r"objective\.name.*'contrastive'.*'pddm'.*got 'nope'"):
+        make_objective("nope")
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "known"), [("pddm", "margin", "alpha"), ("triplet", "mining", "margin")]
+)
+def test_an_unknown_field_lists_what_exists(name, field, known):
+    with pytest.raises(ValueError, match=rf"'{name}'.*'{known}'.*got '{field}'"):
+        make_objective(name, **{field: 1.0})
+
+
+# -------------------------------------------------------------------------------------------- networks
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_makes_embeddings_of_unit_length(name):
+    network = make_network(name, 12)
+    images = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 1), dtype=np.uint8)
+
+    @jax.jit
+    def forward(images):
+        variables = network.init(jax.random.key(0), images)
+        trained, updated = network.apply(variables, images, train=True, mutable=["batch_stats"])
+        return variables, updated, trained, network.apply(variables, images)
+
+    variables, updated, *found = forward(images)
+    for x in found:
+        assert x.shape == (6, 12)
+        assert x.dtype == jnp.float32
+        np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, atol=1e-5)
+    assert np.abs(found[0] - found[1]).max() > 0.01
+    different = jax.tree.map(
+        lambda a, b: bool((a != b).any()), variables["batch_stats"], updated["batch_stats"]
+    )
+    assert all(jax.tree.leaves(different))
+
+
+def test_networks_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match=r"network\.name.*'small_cnn'.*got 'nope'"):
+        make_network("nope", 8)
+    with pytest.raises(ValueError, match=r"embedding_dim must be at least 1, got 0"):
+        make_network("small_cnn", 0)
+
+
+# ----------------------------------------------------------------------------------------- optimisers
+
+
+def test_unknown_optimizers_and_schedules_list_what_exists():
+    with pytest.raises(ValueError, match=r"optimizer\.name.*'adamw', 'sgd'.*got 'lion'"):
+        make_optimizer(**SGD | {"name": "lion"}, steps=1)
+    with pytest.raises(ValueError, match=r"optimizer\.schedule.*'constant', 'cosine'.*got 'step'"):
+        make_optimizer(**SGD | {"schedule": "step"}, steps=1)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_weight_decay_is_on_kernels_only(name):
+    fields = SGD | {"name": name, "weight_decay": 0.5}
+    params = {
+        "kernel": jnp.full((2, 3), 2.0),
+        "filter": jnp.ones((3, 3, 1, 1)),
+        "bias": jnp.ones(3),
+        "scale": jnp.ones(()),
+    }
+    optimizer = make_optimizer(**fields, steps=10)
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -0.1 * 0.5 * 2, rtol=1e-6)
+    np.testing.assert_allclose(updates["filter"], -0.1 * 0.5, rtol=1e-6)
+    assert not updates["bias"].any()
+    assert not updates["scale"].any()
+
+
+@pytest.mark.parametrize(("schedule", "half", "last"), [("cosine", 0.05, 0.0), ("constant", 0.1, 0.1)])
+def test_schedules(schedule, half, last):
+    params, gradient = {"x": jnp.zeros(1)}, {"x": jnp.ones(1)}
+    optimizer = make_optimizer(**SGD | {"name": "adamw", "schedule": schedule}, steps=8)
+    state = optimizer.init(params)
+    sizes = []
+    for _ in range(9):
+        updates, state = optimizer.update(gradient, state, params)
+        sizes.append(-float(updates["x"][0]))  # Adam, on a constant gradient, moves by the rate
+    np.testing.assert_allclose([sizes[0], sizes[4], sizes[8]], [0.1, half, last], atol=1e-6)
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+    params = {"x": jnp.zeros(1), "y": jnp.zeros(1)}
+    optimizer = make_optimizer(**SGD | {"clip_norm": 1.0}, steps=1)
+    gradients = {"x": jnp.array([30.0]), "y": jnp.array([40.0])}
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    np.testing.assert_allclose([updates["x"][0], updates["y"][0]], [-0.06, -0.08], rtol=1e-6)
+
+
+# ----------------------------------------------------------------------------------------- train step
+
+
+class Linear(nn.Module):
+    """The smallest backbone."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        return nn.relu(nn.Dense(16)(images.reshape(len(images), -1)))
+
+
+SHAPE = (4, 4, 1)
+NETWORK = EmbeddingNetwork(Linear(), WIDTH)
+
+
+class Problem(NamedTuple):
+    state: TrainState
+    step: Callable
+    batch: Batch
+
+
+@cache
+def compiled(objective, name, learning_rate):
+    """A fresh state on the host, and the step; each is compiled once for all tests."""
+    mesh = data_mesh()
+    optimizer = make_optimizer(**SGD | {"name": name, "learning_rate": learning_rate}, steps=100)
+    loss, _ = make_objective(objective, pairs=P * K * (K - 1) // 2)
+    state = init_state(NETWORK, PDDM(WIDTH, WIDTH), optimizer, SHAPE, 0, mesh)
+    return copy(state), make_train_step(NETWORK, loss, optimizer, mesh)
+
+
+def make_problem(objective="contrastive", name="sgd", learning_rate=0.1):
+    """A class is a pattern of 4 x 4 pixels, an image a noisy one."""
+    rng = np.random.default_rng(5)
+    patterns = rng.integers(0, 156, (P, *SHAPE))
+    images = (patterns[LABELS] + rng.integers(0, 100, (P * K, *SHAPE))).astype(np.uint8)
+    state, step = compiled(objective, name, learning_rate)
+    mesh = data_mesh()
+    (batch,) = global_batches(iter([Batch(images, LABELS)]), mesh)
+    return Problem(jax.device_put(state, replicated(mesh)), step, batch)
+
+
+def copy(tree):
+    return jax.tree.map(np.array, tree)
+
+
+def test_one_step_of_sgd_is_the_plain_one():
+    problem = make_problem()
+    before = copy(problem.state)
+    after, logs = problem.step(problem.state, problem.batch)
+
+    @jax.jit
+    def plain(network_params, images):
+        variables = {"params": network_params, "batch_stats": before.batch_stats}
+        x, updated = NETWORK.apply(variables, images, train=True, mutable=["batch_stats"])
+        return contrastive_loss(x, LABELS), updated["batch_stats"]
+
+    differentiate = jax.value_and_grad(plain, has_aux=True)
+    (value, batch_stats), gradients = differentiate(
+        before.params["network"], np.asarray(problem.batch.images)
+    )
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, before.params["network"], gradients)
+
+    def close(a, b):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+    def norm(tree):
+        return np.sqrt(sum(np.square(np.asarray(x, np.float64)).sum() for x in jax.tree.leaves(tree)))
+
+    jax.tree.map(close, after.params["network"], expected)
+    jax.tree.map(close, after.batch_stats, batch_stats)
+    jax.tree.map(np.testing.assert_array_equal, copy(after.params["unit"]), before.params["unit"])
+    close(logs["loss"], value)
+    close(logs["gradient_norm"], norm(gradients))
+    close(logs["parameter_norm"], norm(after.params))
+
+
+@pytest.mark.parametrize(("objective", "name"), [("pddm", "adamw"), ("contrastive", "sgd")])
+def test_the_loss_falls_and_one_compilation_serves_all_steps(objective, name):
+    problem = make_problem(objective, name, learning_rate=0.01)
+    state, first = problem.state, copy(problem.state)
+    losses = []
+    for _ in range(30):
+        state, logs = problem.step(state, problem.batch)
+        losses.append(float(logs["loss"]))
+    assert losses[-1] < 0.7 * losses[0]
+    assert int(state.step) == 30
+    assert problem.step._cache_size() == 1
+    trained = ["batch_stats"] if objective == "contrastive" else ["params", "batch_stats"]
+    for part in trained:
+        changed = jax.tree.map(
+            lambda a, b: bool((a != b).any()), getattr(first, part), getattr(state, part)
+        )
+        assert all(jax.tree.leaves(changed)), changed
+
+
+def test_the_state_is_donated_and_stays_replicated():
+    problem = make_problem()
+    after, _ = problem.step(problem.state, problem.batch)
+    assert all(x.is_deleted() for x in jax.tree.leaves(problem.state.params))
+    assert not any(x.is_deleted() for x in jax.tree.leaves((after, problem.batch)))
+    assert all(x.is_fully_replicated for x in jax.tree.leaves(after))
+
+
+def test_the_seed_makes_the_state(unit):
+    optimizer = make_optimizer(**SGD, steps=1)
+    again, other = (init_state(NETWORK, unit, optimizer, SHAPE, seed, data_mesh()) for seed in (0, 1))
+    first, _ = compiled("contrastive", "sgd", 0.1)
+    jax.tree.map(np.testing.assert_array_equal, again.params, first.params)
+    for part, layer in (("network", "embedding"), ("unit", "joint")):
+        assert (again.params[part][layer]["kernel"] != other.params[part][layer]["kernel"]).any()
+    assert int(again.step) == 0
+    assert all(x.is_fully_replicated for x in jax.tree.leaves(again))
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 17])
+def test_embed_is_the_network_for_any_number_of_images(n):
+    problem = make_problem()
+    state, _ = problem.step(problem.state, problem.batch)  # so that there are statistics
+    images = np.random.default_rng(n).integers(0, 256, (n, *SHAPE), dtype=np.uint8)
+    found = make_embed(NETWORK, data_mesh(), batch_size=8)(state, images)
+    variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
+    np.testing.assert_allclose(found, NETWORK.apply(variables, images), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+
+
+def test_embed_is_compiled_once(caplog):
+    state = make_problem().state
+    embed = make_embed(NETWORK, data_mesh(), batch_size=8)
+    images = np.zeros((20, *SHAPE), np.uint8)
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        embed(state, images[:3])
+        assert "ompil" in caplog.text
+        caplog.clear()
+        for n in (1, 8, 20):
+            embed(state, images[:n])
+    assert "ompil" not in caplog.text
+
+
+# ------------------------------------------------------------------------------------------------- fit
+
+
+class Counter(NamedTuple):
+    step: int
+
+
+def count(bad=()):
+    def step(state, batch):
+        number = state.step + 1
+        return Counter(number), {
+            "loss": np.float32(np.inf if number in bad else batch),
+            "other": np.float32(1),
+        }
+
+    return step
+
+
+def test_fit_goes_on_from_the_states_step_and_logs_the_step_itself():
+    seen = []
+
+    def after_step(step, state, logs):
+        assert state.step == step
+        seen.append((step, logs()["loss"] if step % 2 else None))
+        return False
+
+    final = fit(Counter(3), count(), iter(range(100)), 7, after_step)
+    assert final.step == 7
+    assert seen == [(4, None), (5, 1.0), (6, None), (7, 3.0)]
+
+
+def test_fit_stops_where_it_is_told_to():
+    batches = iter(range(100))
+    assert fit(Counter(0), count(), batches, 50, lambda step, state, logs: step == 5).step == 5
+    assert next(batches) == 5
+
+
+@pytest.mark.parametrize("first", [1, 3, 6, 7])
+def test_fit_names_the_first_step_that_was_not_finite(first):
+    asked = []
+
+    def after_step(step, state, logs):
+        asked.append(step)
+        if step in (3, 7):
+            logs()
+        return False
+
+    with pytest.raises(FloatingPointError, match=rf"at step {first}: .*'loss': inf"):
+        fit(Counter(0), count({*range(first, 9)}), iter(range(100)), 8, after_step)
+    assert asked[-1] == (3 if first <= 3 else 7)
+
+
+def test_fit_names_one_bad_step_between_good_ones():
+    with pytest.raises(FloatingPointError, match="at step 2: "):
+        fit(Counter(0), count({2}), iter(range(9)), 5, lambda step, state, logs: step == 5 and bool(logs()))
+
+
+# ----------------------------------------------------------------------------------------- checkpoints
+
+
+@pytest.fixture
+def sigterm():
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+def test_checkpoints_come_back_to_the_bit_and_the_last_ones_are_kept(tmp_path, sigterm):
+    problem = make_problem("pddm", "adamw", 0.01)
+    state, saved = problem.state, None
+    with Checkpoints(tmp_path / "checkpoints", max_to_keep=2) as checkpoints:
+        assert checkpoints.latest_step() is None
+        for step in range(1, 5):
+            state, _ = problem.step(state, problem.batch)
+            saved = copy(state)
+            checkpoints.save(step, state)
+            checkpoints.save(step, state)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["3", "4"]
+    with Checkpoints(tmp_path / "checkpoints", max_to_keep=2) as checkpoints:
+        assert checkpoints.latest_step() == 4
+        restored = checkpoints.restore(make_problem("pddm", "adamw", 0.01).state)
+        assert not checkpoints.preempted(5)
+        signal.raise_signal(signal.SIGTERM)
+        assert checkpoints.preempted(5)
+    jax.tree.map(np.testing.assert_array_equal, restored, saved)
+    again, _ = problem.step(restored, problem.batch)
+    straight, _ = problem.step(state, problem.batch)
+    jax.tree.map(np.testing.assert_array_equal, copy(again), copy(straight))
+
+
+def test_after_the_checkpoints_sigterm_ends_the_process_with_0(tmp_path, sigterm):
+    with Checkpoints(tmp_path, max_to_keep=1):
+        pass
+    with pytest.raises(SystemExit) as caught:
+        signal.raise_signal(signal.SIGTERM)
+    assert caught.value.code == 0
+
+
+# ----------------------------------------------------------------------------------------------- files
+
+
+def test_a_file_is_replaced_whole_and_its_folder_is_made(tmp_path):
+    path = tmp_path / "a" / "b" / "file.txt"
+    write_text(path, "höher")
+    write_text(path, "second")
+    assert path.read_bytes() == b"second"
+    write_json(path.with_suffix(".json"), {"name": "Ä", "numbers": [1, 2.5, None]})
+    text = path.with_suffix(".json").read_text(encoding="utf-8")
+    assert json.loads(text) == {"name": "Ä", "numbers": [1, 2.5, None]}
+    assert text.endswith("}\n")
+    assert "Ä" in text
+    assert sorted(p.name for p in path.parent.iterdir()) == ["file.json", "file.txt"]
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def interrupted():
+        with replacing(path) as part:
+            part.write_text("half")
+            assert path.read_text() == "old"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text() == "old"
+    assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {"x": [-float("inf")]}, object()])
+def test_what_json_cannot_hold_is_not_written(value, tmp_path):
+    with pytest.raises((ValueError, TypeError)):
+        write_json(tmp_path / "file.json", value)
+    assert not [*tmp_path.iterdir()]
+
+
+# ---------------------------------------------------------------------------------------------- writer
+
+
+def write(workdir, start, steps, writes=True):
+    with Writer(workdir, start, 10, writes) as writer:
+        for step in steps:
+            writer.row(step, {"loss": 1 / step})
+            writer.progress(step)
+        return writer.seconds
+
+
+def steps_in(workdir):
+    return [row["step"] for row in read_rows(workdir / "metrics.jsonl")]
+
+
+def test_rows_are_json_by_step_and_said_where_no_progress_bar_is(tmp_path, capsys):
+    write(tmp_path, 0, [1, 2])
+    lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [(row["step"], row["loss"]) for row in rows] == [(1, 1.0), (2, 0.5)]
+    assert 0 <= rows[0]["seconds"] <= rows[1]["seconds"]
+    assert "step 2  loss 0.5" in capsys.readouterr().err
+    assert [*(tmp_path / "tensorboard").glob("events*")]
+
+
+def test_rows_beyond_the_start_are_dropped(tmp_path):
+    write(tmp_path, 0, [1, 2, 3, 4])
+    write(tmp_path, 2, [5])
+    assert steps_in(tmp_path) == [1, 2, 5]
+
+
+def test_a_line_cut_off_by_a_kill_is_dropped(tmp_path):
+    write(tmp_path, 0, [1, 2])
+    with (tmp_path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 3, "los')
+    assert steps_in(tmp_path) == [1, 2]
+    write(tmp_path, 3, [4])
+    assert steps_in(tmp_path) == [1, 2, 4]
+
+
+def test_the_clock_goes_on_after_a_restart(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "seconds": 50.0}\n{"step": 9, "seconds": 900.0}\n')
+    assert 50 <= write(tmp_path, 1, [2]) < 60
+    assert 50 <= read_rows(tmp_path / "metrics.jsonl")[-1]["seconds"] < 60
+
+
+def test_other_processes_write_nothing(tmp_path):
+    assert write(tmp_path, 0, [1, 2], writes=False) >= 0
+    assert not [*tmp_path.iterdir()]
+
+
+def test_no_file_is_no_rows(tmp_path):
+    assert read_rows(tmp_path / "metrics.jsonl") == []
