@@ -184,7 +184,7 @@ def check_config(config: FrozenConfigDict) -> None:
     for group, names in {
         "train": ("steps", "eval_every", "checkpoint_every", "log_every", "max_to_keep"),
         "network": ("embedding_dim", "unit_dim"),
-        "optimizer": ("learning_rate", "clip_norm"),
+        "optimizer": ("learning_rate", "clip_norm", "unit_factor"),
     }.items():
         for name in names:
             if not config[group][name] > 0:

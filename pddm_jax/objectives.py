@@ -103,7 +103,7 @@ def _plain(loss: Callable[..., Array], **fixed: str) -> Callable[..., tuple[Arra
     return lambda params, x, labels, pairs, **fields: (loss(x, labels, **fixed, **fields), {})
 
 
-_QUADRUPLET = {"per": "positive", "alpha": 0.5, "beta": 1.0, "weight": 1.0}
+_QUADRUPLET = {"per": "positive", "alpha": 0.5, "beta": 1.0, "weight": 2.0}
 
 OBJECTIVES = {
     "pddm": Objective(_pddm(heads=2), _QUADRUPLET, learns_score=True),

@@ -35,7 +35,14 @@ from pddm_jax.writer import Writer, read_rows
 
 P, K, WIDTH = 8, 3, 8
 LABELS = np.repeat(np.arange(P, dtype=np.int32), K)
-SGD = {"name": "sgd", "learning_rate": 0.1, "weight_decay": 0.0, "schedule": "constant", "clip_norm": 1e9}
+SGD = {
+    "name": "sgd",
+    "learning_rate": 0.1,
+    "weight_decay": 0.0,
+    "schedule": "constant",
+    "clip_norm": 1e9,
+    "unit_factor": 1.0,
+}
 
 
 @pytest.fixture(scope="module")

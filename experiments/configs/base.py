@@ -47,6 +47,7 @@ def get_config(variant: str) -> ConfigDict:
                 "weight_decay": 1e-4,
                 "schedule": "cosine",
                 "clip_norm": 10.0,
+                "unit_factor": 3.0,  # learning rate of the PDDM unit, times that of the network
             },
             "train": {
                 "steps": 500,
