@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt  # after the choice of backend
 from matplotlib.axes import Axes
 
 from pddm_jax.data import Images
+from pddm_jax.data.streams import GALLERY, stream
 from pddm_jax.files import replacing
 from pddm_jax.metrics import Ranking
 
@@ -45,8 +46,7 @@ def gallery(test: Images, ranking: Ranking, seed: int, path: Path) -> None:
     first = np.where(ranking.match.any(axis=1), ranking.match.argmax(axis=1), ranking.match.shape[1])
     by_badness = np.argsort(-np.where(findable, first, -1), kind="stable")
     worst = [int(q) for q in by_badness if first[q] > 0 and findable[q]]
-    rng = np.random.Generator(np.random.Philox(key=seed))
-    shown = [int(q) for q in rng.permutation(len(first))[:TYPICAL]]
+    shown = [int(q) for q in stream(seed, GALLERY).permutation(len(first))[:TYPICAL]]
     failures = [q for q in _spread(worst, test.labels, FAILURES) if q not in shown]
     width = 1 + min(NEIGHBOURS, ranking.neighbours.shape[1])
     figure = plt.figure(figsize=(width, len(shown) + len(failures) + 0.9), layout="constrained")

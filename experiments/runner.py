@@ -189,6 +189,8 @@ def check_config(config: FrozenConfigDict) -> None:
         for name in names:
             if not config[group][name] > 0:
                 raise ValueError(f"{group}.{name} must be above 0, got {config[group][name]}")
+    if config.seed < 0:
+        raise ValueError(f"seed must not be below 0, got {config.seed}")
     if config.data.shift < 0 or config.optimizer.weight_decay < 0:
         raise ValueError("data.shift and optimizer.weight_decay must not be below 0")
 

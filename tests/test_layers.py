@@ -18,6 +18,7 @@ LAYERS = (
     ("pddm_jax.objectives",),
     ("pddm_jax.networks.small_cnn",),
     ("pddm_jax.networks",),
+    ("pddm_jax.data.streams",),
     ("pddm_jax.data.images",),
     ("pddm_jax.data.glyphs", "pddm_jax.data.fashion_mnist", "pddm_jax.data.sampler"),
     ("pddm_jax.data.pipeline",),

@@ -15,6 +15,6 @@ def get_config(variant: str = "tuned") -> ConfigDict:
     config = base.get_config(variant)
     config.data.name = "fashion_mnist"
     config.data.classes_per_batch = 5
-    config.data.images_per_class = 20
+    config.data.images_per_class = 16
     config.data.shift = 2
     return config

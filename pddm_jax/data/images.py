@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from pddm_jax.data.streams import SPLIT, stream
+
 
 class Images(NamedTuple):
     """Labelled images of one size."""
@@ -31,8 +33,7 @@ def of_classes(data: Images, classes: Int[np.ndarray, " c"]) -> Images:
 
 def split_half(data: Images, seed: int) -> Split:
     """Half of the classes, drawn by seed, for training (the larger half), the others for test."""
-    rng = np.random.Generator(np.random.Philox(key=seed))
-    classes = rng.permutation(np.unique(data.labels))
+    classes = stream(seed, SPLIT).permutation(np.unique(data.labels))
     half = (len(classes) + 1) // 2
     rule = f"half of the classes by seed {seed}, disjoint"
     return Split(of_classes(data, classes[:half]), of_classes(data, classes[half:]), rule)

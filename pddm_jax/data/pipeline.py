@@ -9,6 +9,7 @@ from jaxtyping import Int, UInt8
 
 from pddm_jax.data.images import Images
 from pddm_jax.data.sampler import PKSampler
+from pddm_jax.data.streams import IMAGE, stream
 
 
 class Batch(NamedTuple):
@@ -30,11 +31,9 @@ def shifted(image: UInt8[np.ndarray, "h w c"], dy: int, dx: int) -> UInt8[np.nda
 def train_batches(data: Images, sampler: PKSampler, shift: int, seed: int) -> Iterator[Batch]:
     """The batches of the sampler, each image moved by up to `shift` pixels in x and y."""
 
-    # Another stream than the sampler's, whose keys end in 0.
     def augment(reference: tuple[int, int]) -> Batch:
         index, place = reference
-        rng = np.random.Generator(np.random.Philox(key=[seed, 1], counter=[0, 0, 0, place]))
-        dy, dx = rng.integers(-shift, shift, size=2, endpoint=True)
+        dy, dx = stream(seed, IMAGE, place).integers(-shift, shift, size=2, endpoint=True)
         return Batch(shifted(data.images[index], dy, dx), data.labels[index])
 
     return iter(

@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Int
 
+from pddm_jax.data.streams import BATCH, stream
+
 
 class PKSampler:
     """A random-access source of references: slot -> (image index, place in the whole stream).
@@ -63,7 +65,7 @@ class PKSampler:
 
     def batch(self, number: int) -> Int[np.ndarray, " b"]:
         """Image indices of one whole batch, class by class."""
-        rng = np.random.Generator(np.random.Philox(key=self._seed, counter=[0, 0, 0, number]))
+        rng = stream(self._seed, BATCH, number)
         classes, images = self._shape
         chosen = rng.choice(len(self._counts), classes, replace=False)
         return np.concatenate(
