@@ -17,23 +17,23 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from experiments import plots, runner
+from pddm_jax.checks import check_choice
 from pddm_jax.files import write_json, write_text
 from pddm_jax.objectives import OBJECTIVES
-from pddm_jax.types import check_choice
 from pddm_jax.writer import read_rows
 
 Numbers = list[Any]
 Summary = dict[str, dict[str, Numbers | None]]
 
 
-def compare(config: ConfigDict, workdir: Path, objectives: list[str], seeds: list[int]) -> str | None:
+def compare(config: ConfigDict, workdir: Path, objectives: list[str], seeds: list[int]) -> str:
     """Run each objective with each seed, write compare.json, compare.md and convergence.png.
 
     Returns:
-        The table, as in compare.md; None where SIGTERM stopped a run.
+        The table, as in compare.md.
 
     Raises:
-        ValueError: an objective is unknown or named twice, or as `runner.run` raises.
+        ValueError: an objective is unknown or named twice; and as `runner.run` raises.
     """
     for name in objectives:
         check_choice("--objectives", name, OBJECTIVES)
@@ -44,17 +44,15 @@ def compare(config: ConfigDict, workdir: Path, objectives: list[str], seeds: lis
     for seed in seeds:
         for name in objectives:
             folder = workdir / f"{name}-{seed}"
-            found = runner.run(one(config, name, seed), folder, "compare")
-            if found is None:
-                return None
-            results[name].append(found)
-            curves[name].append([r for r in read_rows(folder / "metrics.jsonl") if "recall_at_1" in r])
+            results[name].append(runner.run(one(config, name, seed), folder, "compare"))
+            curves[name].append(plots.curve(read_rows(folder / "metrics.jsonl")))
             jax.clear_caches()
     summary = {name: summarise(runs) for name, runs in results.items()}
     table = as_table(summary, results[objectives[0]][0], seeds)
-    write_json(workdir / "compare.json", {"seeds": seeds, "objectives": summary})
-    write_text(workdir / "compare.md", table)
-    plots.convergence(curves, workdir / "convergence.png")
+    if jax.process_index() == 0:
+        write_json(workdir / "compare.json", {"seeds": seeds, "objectives": summary})
+        write_text(workdir / "compare.md", table)
+        plots.convergence(curves, workdir / "convergence.png")
     return table
 
 
@@ -119,7 +117,7 @@ def body() -> None:
     except ValueError:
         raise ValueError(f"--seeds must be integers, got {','.join(flags.FLAGS.seeds)}") from None
     table = compare(flags.FLAGS.config, workdir, flags.FLAGS.objectives, seeds)
-    if table:
+    if jax.process_index() == 0:
         print(f"{table}\nfiles: {workdir}")
 
 

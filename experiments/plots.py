@@ -2,28 +2,32 @@
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # after the choice of backend
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from pddm_jax.data import Images
 from pddm_jax.data.streams import GALLERY, stream
 from pddm_jax.files import replacing
 from pddm_jax.metrics import Ranking
+from pddm_jax.writer import Row
 
-Curve = list[dict[str, float]]  # rows of one run that hold "step" and "recall_at_1"
+Curve = list[Row]  # those rows of a run that hold Recall@1
 
 RIGHT, WRONG, QUERY = "#2e8b57", "#c0392b", "#555555"
 NEIGHBOURS = 8
 TYPICAL, FAILURES = 6, 4
 
 
+def curve(rows: list[Row]) -> Curve:
+    """The rows of a run that hold Recall@1."""
+    return [row for row in rows if "recall_at_1" in row]
+
+
 def convergence(curves: dict[str, list[Curve]], path: Path) -> None:
     """Recall@1 against step: a line a name, the mean of its runs, and a band of their deviation."""
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
     for name, runs in curves.items():
         steps = [row["step"] for row in runs[0]]
         recalls = 100 * np.array([[row["recall_at_1"] for row in run] for run in runs])
@@ -49,7 +53,7 @@ def gallery(test: Images, ranking: Ranking, seed: int, path: Path) -> None:
     shown = [int(q) for q in stream(seed, GALLERY).permutation(len(first))[:TYPICAL]]
     failures = [q for q in _spread(worst, test.labels, FAILURES) if q not in shown]
     width = 1 + min(NEIGHBOURS, ranking.neighbours.shape[1])
-    figure = plt.figure(figsize=(width, len(shown) + len(failures) + 0.9), layout="constrained")
+    figure = Figure(figsize=(width, len(shown) + len(failures) + 0.9), layout="constrained")
     parts = figure.subfigures(2, squeeze=False, height_ratios=[len(shown), max(len(failures), 0.01)])
     titles = "Queries and their nearest neighbours: same class green, other red", "Worst failures"
     for part, title, queries in zip(parts[:, 0], titles, (shown, failures), strict=True):
@@ -79,7 +83,6 @@ def _draw(axes: Axes, image: np.ndarray, colour: str) -> None:
         spine.set(color=colour, linewidth=3)
 
 
-def _save(figure: plt.Figure, path: Path) -> None:
+def _save(figure: Figure, path: Path) -> None:
     with replacing(path) as part:
         figure.savefig(part, dpi=120)
-    plt.close(figure)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import signal
 import statistics
 import sys
 import time
@@ -14,14 +15,16 @@ from typing import Any
 import jax
 import numpy as np
 from absl import app, flags, logging
+from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 
+import pddm_jax
 from experiments import plots
 from pddm_jax import data, metrics
-from pddm_jax.checkpoint import Checkpoints, exit_on_sigterm
+from pddm_jax.checkpoint import Checkpoints
 from pddm_jax.files import write_json
-from pddm_jax.networks import make_network
-from pddm_jax.objectives import OBJECTIVES, make_objective
+from pddm_jax.networks import EmbeddingNetwork, make_network
+from pddm_jax.objectives import OBJECTIVES, Loss, make_objective
 from pddm_jax.pddm import PDDM
 from pddm_jax.scoring import score_matrix
 from pddm_jax.training import (
@@ -34,104 +37,50 @@ from pddm_jax.training import (
     make_optimizer,
     make_train_step,
 )
-from pddm_jax.writer import Writer, read_rows
+from pddm_jax.writer import Row, Writer
 
 CONFIGS = Path(__file__).parent / "configs"
-PACKAGES = ("pddm_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 Results = dict[str, Any]
 
 
-def run(config: ConfigDict, workdir: Path, experiment: str) -> Results | None:
+def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
     """Train and evaluate, or go on where a run in `workdir` was stopped.
 
+    With several processes, all of them call it, with one workdir that all can read.
+
     Returns:
-        The results, as in results.json; None where SIGTERM stopped the run, with its state saved.
+        The results, as in results.json.
 
     Raises:
         ValueError: the config is wrong, or workdir holds a run of another config.
         FloatingPointError: training diverged; the last good checkpoint is kept.
+        Preempted: SIGTERM came, and the state is saved.
     """
     config = FrozenConfigDict(config)
     check_config(config)
-    writes = jax.process_index() == 0
-    claim(workdir, config, writes)
+    check_same_run(workdir, config)
     finished = workdir / "results.json"
     if finished.exists():
         print(f"{workdir} holds a finished run.")
         return json.loads(finished.read_text(encoding="utf-8"))
 
+    stood_on = versions()
     split = data.load(config.data.name, config.data.root, config.data.image_size, config.seed)
-    p, k, steps = config.data.classes_per_batch, config.data.images_per_class, config.train.steps
+    p, k = config.data.classes_per_batch, config.data.images_per_class
     given = {name: x for name, x in config.objective.items() if name != "name" and x is not None}
-    loss, objective = make_objective(config.objective.name, pairs=p * k * (k - 1) // 2, **given)
-
+    loss, fields = make_objective(config.objective.name, pairs=p * k * (k - 1) // 2, **given)
     mesh = data_mesh()
-    if p * k % mesh.size:
-        raise ValueError(f"a batch of {p} x {k} images does not divide over {mesh.size} devices")
     network = make_network(config.network.name, config.network.embedding_dim)
-    unit = PDDM(config.network.unit_dim, config.network.unit_dim)
-    optimizer = make_optimizer(**config.optimizer, steps=steps)
-    train_step = make_train_step(network, loss, optimizer, mesh)
     embed = make_embed(network, mesh)
-    state = init_state(network, unit, optimizer, split.train.images.shape[1:], config.seed, mesh)
+    state, rows = train(config, workdir, split, network, loss, embed, mesh)
 
-    with Checkpoints(workdir / "checkpoints", config.train.max_to_keep) as checkpoints:
-        if checkpoints.latest_step() is not None:
-            state = checkpoints.restore(state)
-        start = int(state.step)
-        if start:
-            logging.info("%s: goes on after step %d", workdir, start)
-        place = jax.process_index(), jax.process_count()
-        sampler = data.PKSampler(split.train.labels, p, k, range(start, steps), config.seed, *place)
-        batches = data.train_batches(split.train, sampler, config.data.shift, config.seed)
-
-        with Writer(workdir, start, steps, writes) as writer:
-            clock = time.perf_counter(), start
-
-            def after_step(step: int, state: TrainState, logs: Callable[[], dict[str, float]]) -> bool:
-                nonlocal clock
-                stop = checkpoints.preempted(step)
-                log, evaluate, save = (
-                    step % every == 0 or step == steps
-                    for every in (
-                        config.train.log_every,
-                        config.train.eval_every,
-                        config.train.checkpoint_every,
-                    )
-                )
-                writer.progress(step)
-                if not (stop or log or evaluate or save):
-                    return False
-                values = logs()
-                if log:
-                    rate = p * k * (step - clock[1]) / (time.perf_counter() - clock[0])
-                    writer.row(step, {**values, "images_per_second": round(rate, 1)})
-                if evaluate and step < steps:
-                    ranking = metrics.rank(embed(state, split.test.images), split.test.labels)
-                    writer.row(step, in_short(ranking))
-                if stop or save:
-                    checkpoints.save(step, state)
-                clock = time.perf_counter(), step
-                return stop
-
-            state = fit(state, train_step, global_batches(batches, mesh), steps, after_step)
-            if int(state.step) < steps:
-                return None
-            embeddings = embed(state, split.test.images)
-            rankings = {"euclidean": metrics.rank(embeddings, split.test.labels, max(metrics.KS))}
-            if OBJECTIVES[config.objective.name].learns_score:
-                score = jax.tree_util.Partial(score_matrix, jax.device_get(state.params["unit"]))
-                rankings["pddm"] = metrics.rank(
-                    embeddings, split.test.labels, max(metrics.KS), score_fn=score
-                )
-            written = read_rows(writer.path) if writes else []
-            if not any(row["step"] == steps and "recall_at_1" in row for row in written):
-                writer.row(steps, in_short(rankings["euclidean"]))
-            seconds = writer.seconds
-    if not writes:
-        return None
-    rows = read_rows(workdir / "metrics.jsonl")
+    embeddings, labels, depth = embed(state, split.test.images), split.test.labels, max(metrics.KS)
+    rankings = {"euclidean": metrics.rank(embeddings, labels, depth)}
+    if OBJECTIVES[config.objective.name].learns_score:
+        score = jax.tree_util.Partial(score_matrix, jax.device_get(state.params["unit"]))
+        rankings["pddm"] = metrics.rank(embeddings, labels, depth, score_fn=score)
     results = {
         "experiment": experiment,
         "protocol": {
@@ -144,32 +93,92 @@ def run(config: ConfigDict, workdir: Path, experiment: str) -> Results | None:
             "gallery": "all test images, the query itself left out",
             "batch": {"classes": p, "images_per_class": k},
             "network": config.network.to_dict(),
-            "objective": {"name": config.objective.name, **objective},
+            "objective": {"name": config.objective.name, **fields},
             "optimizer": config.optimizer.to_dict(),
             "seed": config.seed,
         },
         "recall_at_k": by_score(rankings, lambda r: {str(k): x for k, x in metrics.recall_of(r).items()}),
         "map_at_r": by_score(rankings, metrics.map_at_r_of),
         "r_precision": by_score(rankings, metrics.r_precision_of),
-        "steps": steps,
-        "seconds": round(seconds, 1),
+        "steps": config.train.steps,
+        "seconds": rows[-1]["seconds"],
         "images_per_second": statistics.median(
             row["images_per_second"] for row in rows if "images_per_second" in row
         ),
         "params_sha256": digest(state),
-        "versions": versions(),
+        "versions": stood_on,
     }
-    plots.convergence(
-        {experiment: [[row for row in rows if "recall_at_1" in row]]}, workdir / "convergence.png"
-    )
-    plots.gallery(split.test, rankings["euclidean"], config.seed, workdir / "gallery.png")
-    write_json(finished, results)
+    if jax.process_index() == 0:
+        plots.convergence({experiment: [plots.curve(rows)]}, workdir / "convergence.png")
+        plots.gallery(split.test, rankings["euclidean"], config.seed, workdir / "gallery.png")
+        write_json(finished, results)
     return results
 
 
-def in_short(ranking: metrics.Ranking) -> dict[str, float]:
-    """What is measured during training."""
-    return {"recall_at_1": metrics.recall_of(ranking, [1])[1], "map_at_r": metrics.map_at_r_of(ranking)}
+def train(
+    config: FrozenConfigDict,
+    workdir: Path,
+    split: data.Split,
+    network: EmbeddingNetwork,
+    loss: Loss,
+    embed: Callable[[TrainState, np.ndarray], np.ndarray],
+    mesh: Mesh,
+) -> tuple[TrainState, list[Row]]:
+    """Train to the last step, from the last checkpoint where there is one.
+
+    Returns:
+        The state, and all rows of metrics.jsonl.
+    """
+    p, k, steps = config.data.classes_per_batch, config.data.images_per_class, config.train.steps
+    if p * k % mesh.size:
+        raise ValueError(f"a batch of {p} x {k} images does not divide over {mesh.size} devices")
+    unit = PDDM(config.network.unit_dim, config.network.unit_dim)
+    optimizer = make_optimizer(**config.optimizer, steps=steps)
+    train_step = make_train_step(network, loss, optimizer, mesh)
+    state = init_state(network, unit, optimizer, split.train.images.shape[1:], config.seed, mesh)
+    writes = jax.process_index() == 0
+
+    with Checkpoints(workdir / "checkpoints", config.train.max_to_keep) as checkpoints:
+        if checkpoints.latest_step() is not None:
+            state = checkpoints.restore(state)
+        start = int(state.step)
+        if start and writes:
+            print(f"{workdir}: goes on after step {start}", file=sys.stderr)
+        place = jax.process_index(), jax.process_count()
+        sampler = data.PKSampler(split.train.labels, p, k, range(start, steps), config.seed, *place)
+        batches = data.train_batches(split.train, sampler, config.data.shift, config.seed)
+
+        with Writer(workdir, start, steps, writes) as writer:
+            clock = time.perf_counter(), start
+
+            def after_step(step: int, state: TrainState, logs: Callable[[], dict[str, float]]) -> bool:
+                nonlocal clock
+
+                def due(every: int) -> bool:
+                    return step % every == 0 or step == steps
+
+                if step == 1 and writes:  # what could not make one step does not claim the workdir
+                    write_json(workdir / "config.json", json.loads(config.to_json()))
+                stop = checkpoints.preempted(step)
+                log, evaluate = due(config.train.log_every), due(config.train.eval_every)
+                save = stop or due(config.train.checkpoint_every)
+                writer.progress(step)
+                if log or evaluate or save:
+                    values = logs()
+                    if log:
+                        rate = p * k * (step - clock[1]) / (time.perf_counter() - clock[0])
+                        writer.row(step, {**values, "images_per_second": round(rate, 1)})
+                    if evaluate:
+                        ranking = metrics.rank(embed(state, split.test.images), split.test.labels)
+                        recall, map_at_r = metrics.recall_of(ranking, [1])[1], metrics.map_at_r_of(ranking)
+                        writer.row(step, {"recall_at_1": recall, "map_at_r": map_at_r})
+                    if save:
+                        checkpoints.save(step, state)
+                    clock = time.perf_counter(), step
+                return stop
+
+            state = fit(state, train_step, global_batches(batches, mesh), steps, after_step)
+    return state, writer.rows
 
 
 def by_score(
@@ -195,21 +204,16 @@ def check_config(config: FrozenConfigDict) -> None:
         raise ValueError("data.shift and optimizer.weight_decay must not be below 0")
 
 
-def claim(workdir: Path, config: FrozenConfigDict, writes: bool) -> None:
-    """Write config.json, or check that the one which is there is the same.
-
-    Raises:
-        ValueError: it is not, and in which fields.
-    """
+def check_same_run(workdir: Path, config: FrozenConfigDict) -> None:
+    """Raise a ValueError that names the fields in which a run in `workdir` differs from this one."""
     path = workdir / "config.json"
-    ours = json.loads(config.to_json())
     if path.exists():
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-        differing = [f"{name} {there!r} (here {here!r})" for name, there, here in differences(theirs, ours)]
+        theirs, ours = json.loads(path.read_text(encoding="utf-8")), json.loads(config.to_json())
+        differing = ", ".join(
+            f"{name} {there!r} (here {here!r})" for name, there, here in differences(theirs, ours)
+        )
         if differing:
-            raise ValueError(f"{workdir} holds a run with {', '.join(differing)}; choose another --workdir")
-    elif writes:
-        write_json(path, ours)
+            raise ValueError(f"{workdir} holds a run with {differing}; choose another --workdir")
 
 
 def differences(a: Any, b: Any, name: str = "") -> list[tuple[str, Any, Any]]:
@@ -239,6 +243,7 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "device": device,
         "machine": platform.machine(),
+        "pddm_jax": pddm_jax.__version__,
         **{package: version(package) for package in PACKAGES},
     }
 
@@ -277,15 +282,23 @@ def define_flags(config: str, workdir: str) -> None:
 
 
 def launch(body: Callable[[], None]) -> None:
-    """Parse the flags and run `body`; what a user can mend ends it with one line, not a traceback."""
+    """Parse the flags and run `body`; what a user can mend ends it with one line, not a traceback.
+
+    With --verbosity=1 the traceback is logged too.
+    """
 
     def main(_: list[str]) -> None:
-        exit_on_sigterm()
-        logging.set_verbosity(logging.WARNING)
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
         if flags.FLAGS.distributed:
             jax.distributed.initialize(
-                flags.FLAGS.coordinator, flags.FLAGS.num_processes, flags.FLAGS.process_id
+                flags.FLAGS.coordinator,
+                flags.FLAGS.num_processes,
+                flags.FLAGS.process_id,
+                shutdown_timeout_seconds=30,
             )
+        else:  # while there is nothing to save, and once all is saved
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
         try:
             body()
         except (ValueError, OSError, FloatingPointError) as error:
@@ -302,7 +315,7 @@ def main(experiment: str) -> None:
     def body() -> None:
         workdir = Path(flags.FLAGS.workdir)
         results = run(flags.FLAGS.config, workdir, experiment)
-        if results:
+        if jax.process_index() == 0:
             print(f"{table(results)}\nfiles: {workdir}")
 
     launch(body)

@@ -1,10 +1,9 @@
 """Checkpoints of the train state by Orbax, and the signal that asks for one."""
 
 import signal
-import sys
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from types import FrameType, TracebackType
+from typing import Self
 
 import jax
 import orbax.checkpoint as ocp
@@ -12,16 +11,15 @@ import orbax.checkpoint as ocp
 from pddm_jax.training import TrainState
 
 
-def exit_on_sigterm() -> None:
-    """Let SIGTERM end the process with status 0: for the times when there is nothing to save."""
-    if not jax.distributed.is_initialized():
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+class Preempted(SystemExit):
+    """SIGTERM came and the state is saved: ends the process with status 0 unless caught."""
 
 
 class Checkpoints:
     """The checkpoints of one run: written in the background, each whole or not at all.
 
-    The input needs none: it is a pure function of (seed, step).
+    The input needs none: it is a pure function of (seed, step). Within the `with` block SIGTERM is
+    only noted, for `preempted`; when the block ends, all is written, and `Preempted` is raised.
     """
 
     def __init__(self, folder: Path, max_to_keep: int) -> None:
@@ -30,15 +28,21 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, cleanup_tmp_directories=True),
         )
         self._preempted = False
-        if not jax.distributed.is_initialized():  # which listens for the signal itself
-            signal.signal(signal.SIGTERM, self._note_signal)
 
-    def _note_signal(self, number: int, frame: FrameType | None) -> None:
+    def __enter__(self) -> Self:
+        """Begin to listen for SIGTERM; where processes are joined, JAX listens for all of them."""
+        self._handler = None
+        if not jax.distributed.is_initialized():
+            self._handler = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
         self._preempted = True
 
     def preempted(self, step: int) -> bool:
         """Whether SIGTERM came, to any process: all of them hear of it at the same step."""
-        return self._preempted or self._manager.reached_preemption(step)
+        self._preempted = self._preempted or self._manager.reached_preemption(step)
+        return self._preempted
 
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, None where there is none."""
@@ -54,11 +58,17 @@ class Checkpoints:
         if step != self._manager.latest_step():
             self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
 
-    def __enter__(self) -> "Checkpoints":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        """Wait for what is being written; from then on SIGTERM ends the process at once."""
-        self._manager.wait_until_finished()
-        self._manager.close()
-        exit_on_sigterm()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Wait for what is being written, and hand SIGTERM back."""
+        try:
+            self._manager.close()
+        finally:
+            if self._handler is not None:
+                signal.signal(signal.SIGTERM, self._handler)
+        if self._preempted and error is None:
+            raise Preempted(0)

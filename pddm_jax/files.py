@@ -1,8 +1,7 @@
 """Files that appear whole or not at all."""
 
 import json
-import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,13 +12,12 @@ from typing import Any
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to, which takes the place of `path` in one step when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
+    part = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
     try:
-        yield Path(name)
-        Path(name).replace(path)
+        yield part
+        part.replace(path)
     finally:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,29 +10,39 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from pddm_jax.checks import as_labels, as_matrix, check_choice
 from pddm_jax.pairwise import masked_mean, safe_sqrt, squared_distances
-from pddm_jax.scoring import pair_scores
-from pddm_jax.types import AnyArray, Params, Quadruplets, as_labels, check_choice, check_matrix
+from pddm_jax.scoring import check_unit, pair_scores
+from pddm_jax.types import AnyArray, Params, Quadruplets
 
 TRIPLET_MINING = ("all", "semihard", "hard")
 
 
-def quadruplet_hinges(
-    params: Params | None, x: Float[Array, "b d"], mined: Quadruplets, alpha: float, beta: float
-) -> tuple[Float[Array, "2 q"], Float[Array, "2 q"]]:
-    """The four hinges of each quadruplet: of the scores (0 without params) and of the distances.
+def hinge_means(
+    params: Params | None,
+    x: Float[Array, "b d"],
+    mined: Quadruplets,
+    alpha: float,
+    beta: float,
+    heads: int = 2,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The means of E_m and E_e over the valid quadruplets; see `double_header_hinge`.
 
-    E_m: [alpha + S_ik - S_ij]+ and [alpha + S_jl - S_ij]+
-    E_e: [beta + D_ij - D_ik]+ and [beta + D_ij - D_jl]+
+    Without params there is no score, and E_m is 0. With one head the hinges of j's negative are left
+    out: the triplet form.
     """
     near = x[jnp.stack([mined.i, mined.i, mined.j])]
     far = x[jnp.stack([mined.j, mined.k, mined.l])]
+
+    def mean(hinges: Float[Array, "2 q"]) -> Float[Array, ""]:
+        return masked_mean(jnp.sum(hinges[:heads], axis=0), mined.valid)
+
     distances = squared_distances(near, far)
-    embedding = jax.nn.relu(beta + distances[0] - distances[1:])
+    embedding = mean(jax.nn.relu(beta + distances[0] - distances[1:]))
     if params is None:
-        return jnp.zeros_like(embedding), embedding
+        return jnp.zeros(()), embedding
     scores = pair_scores(params, near, far)
-    return jax.nn.relu(alpha + scores[1:] - scores[0]), embedding
+    return mean(jax.nn.relu(alpha + scores[1:] - scores[0])), embedding
 
 
 @jax.jit
@@ -54,7 +64,7 @@ def double_header_hinge(
     Args:
         params: parameters of a PDDM unit.
         embeddings: [b, d], of unit length.
-        quadruplets: indices into the batch, from `mine_quadruplets`.
+        quadruplets: indices into the batch, as mined from it; they are not checked.
         alpha: margin between scores.
         beta: margin between squared distances (of unit vectors: 0 to 4).
         weight: lambda, the share of E_e.
@@ -65,17 +75,16 @@ def double_header_hinge(
     Source: Huang et al., NIPS 2016, section 3.2; the default constants are those that public
     re-implementations agree on.
     """
-    check_matrix("embeddings", embeddings)
-    x = jnp.asarray(embeddings)
-    metric, embedding = quadruplet_hinges(params, x, quadruplets, alpha, beta)
-    return masked_mean(jnp.sum(metric + weight * embedding, axis=0), quadruplets.valid)
+    x = as_matrix("embeddings", embeddings, check_unit(params, jnp.float32))
+    metric, embedding = hinge_means(params, x, quadruplets, alpha, beta)
+    return metric + weight * embedding
 
 
 def _classes(embeddings: AnyArray, labels: object) -> tuple[Array, Array]:
     """The checked embeddings, and [b, b]: is it one class?"""
-    check_matrix("embeddings", embeddings)
-    codes = jnp.asarray(as_labels("labels", labels, len(embeddings)))
-    return jnp.asarray(embeddings), codes[:, None] == codes
+    x = as_matrix("embeddings", embeddings)
+    codes = jnp.asarray(as_labels("labels", labels, len(x)))
+    return x, codes[:, None] == codes
 
 
 def _positive_and_negative(same: Bool[Array, "b b"]) -> tuple[Bool[Array, "b b"], Bool[Array, "b b"]]:

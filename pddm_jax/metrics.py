@@ -1,16 +1,14 @@
 """How good a ranking is: Recall@K, MAP@R, R-precision; and how good a clustering: NMI."""
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from sklearn.cluster import KMeans
-from sklearn.metrics import normalized_mutual_info_score
 
+from pddm_jax.checks import as_labels, as_matrix
 from pddm_jax.retrieval import ScoreFn, nearest
-from pddm_jax.types import AnyArray, as_labels, check_matrix
+from pddm_jax.types import AnyArray
 
 KS = (1, 2, 4, 8, 16, 32)
 
@@ -46,19 +44,17 @@ def rank(
     """
     if (gallery is None) != (gallery_labels is None):
         raise ValueError("gallery and gallery_labels must be given together")
-    check_matrix("embeddings", embeddings)
+    embeddings = as_matrix("embeddings", embeddings)
     as_labels("labels", labels, len(embeddings))
     itself = gallery is None
     if gallery is None or gallery_labels is None:
         gallery, gallery_labels = embeddings, labels
-    else:
-        check_matrix("gallery", gallery, embeddings.shape[1])
-        as_labels("gallery_labels", gallery_labels, len(gallery))
-    # As Python integers, labels of two arrays compare whatever their width and sign.
-    classes = np.array([int(label) for label in np.asarray(labels)], dtype=object)
-    gallery_classes = np.array([int(label) for label in np.asarray(gallery_labels)], dtype=object)
-    sizes = Counter(gallery_classes)
-    relevant = np.array([sizes[label] - itself for label in classes], dtype=int)
+    gallery = as_matrix("gallery", gallery, embeddings.shape[1])
+    as_labels("gallery_labels", gallery_labels, len(gallery))
+    # Numbered together, labels of two arrays compare whatever their width and sign.
+    both = np.concatenate([np.asarray(x).astype(object) for x in (labels, gallery_labels)])
+    classes, gallery_classes = np.split(np.asarray(as_labels("labels", both, len(both))), [len(embeddings)])
+    relevant = np.bincount(gallery_classes, minlength=len(both))[classes] - itself
 
     depth = min(max(k, relevant.max(initial=0)), len(gallery) - itself)
     if depth < 1 or not len(embeddings):
@@ -69,8 +65,7 @@ def rank(
         # A stable sort moves the query itself to the end, and the end, itself or not, is cut.
         order = np.argsort(index == np.arange(len(index))[:, None], axis=1, kind="stable")
         index = np.take_along_axis(index, order, axis=1)[:, :-1]
-    match = (gallery_classes[index] == classes[:, None]).astype(bool)
-    return Ranking(index, match, relevant)
+    return Ranking(index, gallery_classes[index] == classes[:, None], relevant)
 
 
 def recall_of(ranking: Ranking, ks: Sequence[int] = KS) -> dict[int, float]:
@@ -150,6 +145,9 @@ def map_at_r(
         labels: [n], any integers.
         score_fn: see `nearest`.
 
+    Returns:
+        A share in 0..1.
+
     Raises:
         ValueError: shapes or lengths do not fit.
 
@@ -161,9 +159,20 @@ def map_at_r(
 def r_precision(
     embeddings: Float[AnyArray, "n d"], labels: Int[AnyArray, " n"], score_fn: ScoreFn | None = None
 ) -> float:
-    """The share of the R nearest that are of the query's class, R the number of others of its class.
+    """The mean over queries of  1/R sum_{i=1..R} [the i-th nearest is of the query's class].
 
-    Arguments, queries left out, and errors as for `map_at_r`.
+    Args:
+        embeddings: [n, d].
+        labels: [n], any integers.
+        score_fn: see `nearest`.
+
+    Returns:
+        A share in 0..1; R and the queries left out are those of `map_at_r`.
+
+    Raises:
+        ValueError: shapes or lengths do not fit.
+
+    Source: Musgrave, Belongie, Lim, "A Metric Learning Reality Check", ECCV 2020, section 3.2.
     """
     return r_precision_of(rank(embeddings, labels, score_fn=score_fn))
 
@@ -178,14 +187,18 @@ def nmi(embeddings: Float[AnyArray, "n d"], labels: Int[AnyArray, " n"], seed: i
         labels: [n], any integers.
         seed: of the k-means start (k-means++, one start).
 
+    Returns:
+        NMI in 0..1.
+
     Raises:
         ValueError: shapes or lengths do not fit.
 
     Source: Oh Song et al., CVPR 2016, section 6; clustering and measure are scikit-learn's.
     """
-    check_matrix("embeddings", embeddings)
-    codes = np.asarray(as_labels("labels", np.asarray(labels), len(embeddings)))
-    clusters = KMeans(len(np.unique(codes)), n_init=1, random_state=seed).fit_predict(
-        np.asarray(embeddings)
-    )
+    from sklearn.cluster import KMeans  # slow to import, and needed here only
+    from sklearn.metrics import normalized_mutual_info_score
+
+    x = np.asarray(as_matrix("embeddings", embeddings))
+    codes = np.asarray(as_labels("labels", np.asarray(labels), len(x)))
+    clusters = KMeans(len(np.unique(codes)), n_init=1, random_state=seed).fit_predict(x)
     return float(normalized_mutual_info_score(codes, clusters))

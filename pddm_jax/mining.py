@@ -8,8 +8,9 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from pddm_jax.checks import as_labels, as_matrix, check_choice
 from pddm_jax.scoring import NOBODY, Best, Extremes, best_partners, check_unit, hardest_partners
-from pddm_jax.types import AnyArray, Params, Quadruplets, as_labels, check_choice, check_matrix
+from pddm_jax.types import AnyArray, Params, Quadruplets
 
 SCOPES = ("batch", "anchor", "positive")
 
@@ -35,7 +36,7 @@ def mine_quadruplets(
     A slot is not valid where the image has no positive or no negative.
 
     Args:
-        scores: [b, b] finite scores. For "batch" the entries above the diagonal tell the pair.
+        scores: [b, b] scores above -inf. For "batch" the entries above the diagonal tell the pair.
         labels: [b] class labels, any integers.
         per: the scope.
         size: number of slots for "positive", where it is known how many pairs there are (P classes
@@ -48,8 +49,11 @@ def mine_quadruplets(
     Source: Huang et al., NIPS 2016, section 3.2, for "batch"; the other two are this library's.
     """
     _check(per, size)
-    check_matrix("scores", scores, columns=len(scores))
-    return _mine(scores, as_labels("labels", labels, len(scores)), per, size)
+    scores = as_matrix("scores", scores)
+    if scores.shape[0] != scores.shape[1]:
+        raise ValueError(f"scores must be a square matrix, got shape {scores.shape}")
+    labels = as_labels("labels", labels, len(scores))
+    return _mine(scores, labels, per, size) if len(scores) else _nothing(per, size)
 
 
 def mine_quadruplets_fused(
@@ -63,7 +67,7 @@ def mine_quadruplets_fused(
 ) -> Quadruplets:
     """`mine_quadruplets(score_matrix(params, embeddings), labels, per)`, never holding the scores.
 
-    The same indices, by a running best per image, tile by tile: memory is O(b), beside the slots.
+    The same indices, by a running best per image, tile by tile: scoring keeps O(b d).
 
     Args:
         params: parameters of a PDDM unit.
@@ -75,14 +79,22 @@ def mine_quadruplets_fused(
         ValueError: embeddings do not fit params, and as `mine_quadruplets` raises.
     """
     _check(per, size)
-    check_matrix("embeddings", embeddings, check_unit(params, dtype))
+    embeddings = as_matrix("embeddings", embeddings, check_unit(params, dtype))
     labels = as_labels("labels", labels, len(embeddings))
+    if not len(embeddings):
+        return _nothing(per, size)
     return _mine_fused(params, embeddings, labels, per, size, jnp.dtype(dtype))
+
+
+def _nothing(per: str, size: int | None) -> Quadruplets:
+    """The slots of an empty batch."""
+    none = jnp.zeros({"batch": 1, "anchor": 0, "positive": size or 0}[per], jnp.int32)
+    return Quadruplets(none, none, none, none, none.astype(bool))
 
 
 @partial(jax.jit, static_argnums=(2, 3))
 def _mine(scores: Array, labels: Array, per: str, size: int | None) -> Quadruplets:
-    scores = jax.lax.stop_gradient(jnp.asarray(scores, jnp.float32))
+    scores = jax.lax.stop_gradient(scores)
     same = labels[:, None] == labels
     image = jnp.arange(len(labels))
     partner = jnp.broadcast_to(image, same.shape)
@@ -108,13 +120,12 @@ def _mine_fused(
 
 
 def _quadruplets(extremes: Extremes, labels: Array, per: str, size: int | None) -> Quadruplets:
-    b = len(labels)
     negative, positive, later = extremes
     if per == "batch":
-        i = jnp.argmax(later.value, keepdims=True) if b else jnp.zeros(1, jnp.int32)
-        j = later.partner[i] if b else jnp.full(1, NOBODY)
+        i = jnp.argmax(later.value, keepdims=True)
+        j = later.partner[i]
     elif per == "anchor":
-        i, j = jnp.arange(b), positive.partner
+        i, j = jnp.arange(len(labels)), positive.partner
     else:
         i, j = _positive_pairs(labels, size)
     return _with_negatives(i, j, negative)
@@ -131,9 +142,6 @@ def _positive_pairs(labels: Array, size: int | None) -> tuple[Array, Array]:
 
 
 def _with_negatives(i: Array, j: Array, negative: Best) -> Quadruplets:
-    if not len(negative.partner):
-        nothing = jnp.zeros(len(i), jnp.int32)
-        return Quadruplets(nothing, nothing, nothing, nothing, jnp.zeros(len(i), bool))
     k = negative.partner[i]
     valid = (j != NOBODY) & (k != NOBODY)
     j = jnp.where(valid, j, 0)

@@ -1,14 +1,16 @@
 """Objectives by name: each a miner and a loss, as one function of a batch's embeddings."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from jaxtyping import Array, Float, Int
 
 from pddm_jax import losses
+from pddm_jax.checks import check_choice
 from pddm_jax.mining import mine_quadruplets, mine_quadruplets_fused
-from pddm_jax.pairwise import masked_mean, squared_distances
-from pddm_jax.types import Params, Quadruplets, check_choice
+from pddm_jax.pairwise import squared_distances
+from pddm_jax.types import Params
 
 Logs = dict[str, Float[Array, ""]]
 Loss = Callable[[Params, Float[Array, "b d"], Int[Array, " b"]], tuple[Float[Array, ""], Logs]]
@@ -48,24 +50,22 @@ def make_objective(name: str, pairs: int | None = None, **fields: Any) -> tuple[
     return loss, resolved
 
 
-def _pddm(heads: int) -> Callable[..., tuple[Array, Logs]]:
-    """Quadruplets mined by PDDM score; the hinges of i's negative alone, or of i's and j's."""
-
-    def loss(
-        params: Params,
-        x: Float[Array, "b d"],
-        labels: Int[Array, " b"],
-        pairs: int | None,
-        *,
-        per: str,
-        alpha: float,
-        beta: float,
-        weight: float,
-    ) -> tuple[Array, Logs]:
-        mined = mine_quadruplets_fused(params, x, labels, per, pairs if per == "positive" else None)
-        return _hinges(params, x, mined, alpha, beta, weight, heads)
-
-    return loss
+def _pddm(
+    params: Params,
+    x: Float[Array, "b d"],
+    labels: Int[Array, " b"],
+    pairs: int | None,
+    *,
+    per: str,
+    alpha: float,
+    beta: float,
+    weight: float,
+    heads: int,
+) -> tuple[Array, Logs]:
+    """Quadruplets mined by PDDM score; the hinges of i's negative alone (one head), or of j's too."""
+    mined = mine_quadruplets_fused(params, x, labels, per, pairs if per == "positive" else None)
+    metric, embedding = losses.hinge_means(params, x, mined, alpha, beta, heads)
+    return metric + weight * embedding, {"loss_metric": metric, "loss_embedding": embedding}
 
 
 def _quadruplet(
@@ -81,21 +81,7 @@ def _quadruplet(
     del params
     scores = -squared_distances(x[:, None], x[None])
     mined = mine_quadruplets(scores, labels, per, pairs if per == "positive" else None)
-    return _hinges(None, x, mined, alpha=0.0, beta=beta, weight=1.0, heads=2)
-
-
-def _hinges(
-    params: Params | None,
-    x: Float[Array, "b d"],
-    mined: Quadruplets,
-    alpha: float,
-    beta: float,
-    weight: float,
-    heads: int,
-) -> tuple[Float[Array, ""], Logs]:
-    hinges = losses.quadruplet_hinges(params, x, mined, alpha, beta)
-    metric, embedding = (masked_mean(h[:heads].sum(axis=0), mined.valid) for h in hinges)
-    return metric + weight * embedding, {"loss_metric": metric, "loss_embedding": embedding}
+    return losses.hinge_means(None, x, mined, alpha=0.0, beta=beta)[1], {}
 
 
 def _plain(loss: Callable[..., Array], **fixed: str) -> Callable[..., tuple[Array, Logs]]:
@@ -103,11 +89,11 @@ def _plain(loss: Callable[..., Array], **fixed: str) -> Callable[..., tuple[Arra
     return lambda params, x, labels, pairs, **fields: (loss(x, labels, **fixed, **fields), {})
 
 
-_QUADRUPLET = {"per": "positive", "alpha": 0.5, "beta": 1.0, "weight": 2.0}
+_PDDM = {"per": "positive", "alpha": 0.5, "beta": 1.0, "weight": 2.0}
 
 OBJECTIVES = {
-    "pddm": Objective(_pddm(heads=2), _QUADRUPLET, learns_score=True),
-    "pddm_triplet": Objective(_pddm(heads=1), _QUADRUPLET, learns_score=True),
+    "pddm": Objective(partial(_pddm, heads=2), _PDDM, learns_score=True),
+    "pddm_triplet": Objective(partial(_pddm, heads=1), _PDDM, learns_score=True),
     "quadruplet": Objective(_quadruplet, {"per": "positive", "beta": 1.0}),
     "triplet": Objective(_plain(losses.triplet_loss, mining="all"), {"margin": 0.2}),
     "triplet_semihard": Objective(_plain(losses.triplet_loss, mining="semihard"), {"margin": 0.2}),

@@ -15,13 +15,13 @@ def safe_sqrt(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
 
 
 def inverse_sqrt(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """1 / sqrt(x); value and gradient 0 where x <= 0."""
-    positive = x > 0
+    """1 / sqrt(x); value and gradient 0 where x <= 1e-24, below which the slope soon overflows."""
+    positive = x > 1e-24
     return jnp.where(positive, jax.lax.rsqrt(jnp.where(positive, x, 1)), 0)
 
 
 def l2_normalize(x: Float[Array, "*s d"]) -> Float[Array, "*s d"]:
-    """Return x / |x| over the last axis; the zero vector stays zero, with gradient 0."""
+    """Return x / |x| over the last axis; a vector of length 1e-12 or less becomes 0, with gradient 0."""
     return x * inverse_sqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True))
 
 

@@ -1,5 +1,7 @@
 """The PDDM unit as the paper draws it: a learned score of a pair that knows where the pair lies."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -44,11 +46,18 @@ class PDDM(nn.Module):
             def bias_init(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
                 return jax.random.uniform(key, shape, dtype, -bias, bias)
 
-            return nn.Dense(width, dtype=self.dtype, precision="highest", bias_init=bias_init, name=name)
+            return nn.Dense(
+                width,
+                dtype=self.dtype,
+                precision="highest",
+                bias_init=bias_init,
+                dot_general=partial(jax.lax.dot_general, preferred_element_type=jnp.float32),
+                name=name,
+            )
 
         bias = x.shape[-1] ** -0.5
         difference = nn.relu(dense(self.hidden, "difference", bias)(jnp.abs(x - y)))
         mean = nn.relu(dense(self.hidden, "mean", bias)((x + y) / 2))
-        branches = [l2_normalize(branch.astype(jnp.float32)) for branch in (difference, mean)]
+        branches = [l2_normalize(branch) for branch in (difference, mean)]
         joint = nn.relu(dense(self.joint, "joint")(jnp.concatenate(branches, axis=-1)))
-        return dense(1, "score")(joint)[..., 0].astype(jnp.float32)
+        return dense(1, "score")(joint)[..., 0]

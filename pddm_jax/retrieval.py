@@ -7,13 +7,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pddm_jax.types import AnyArray, check_matrix
+from pddm_jax.checks import as_matrix
+from pddm_jax.pairwise import squared_distances
+from pddm_jax.types import AnyArray
 
 ScoreFn = Callable[[Float[Array, "a d"], Float[Array, "b d"]], Float[Array, "a b"]]
 """Scores of all pairs of queries and gallery images, higher = more similar."""
 
 BLOCK = 1024
 """Queries, and gallery images, that are scored together."""
+
+LOWEST = float(jnp.finfo(jnp.float32).min)
+"""Stands for a score of -inf while -inf itself marks what is no image at all."""
 
 
 def negative_squared_distances(
@@ -22,7 +27,7 @@ def negative_squared_distances(
     """-|q - g|^2 of all pairs, through one matrix product: 2 q.g - |q|^2 - |g|^2."""
     dots = jnp.matmul(queries, gallery.T, precision="highest")
     squared_norms = (jnp.sum(jnp.square(x), axis=-1) for x in (queries, gallery))
-    return 2 * dots - jnp.add.outer(*squared_norms)
+    return jnp.minimum(2 * dots - jnp.add.outer(*squared_norms), 0)
 
 
 def nearest(
@@ -39,7 +44,7 @@ def nearest(
         queries: [q, d] embeddings.
         gallery: [g, d] embeddings.
         k: how many, at most g.
-        score_fn: scores [a, b] of embeddings [a, d] and [b, d], higher = more similar. The default
+        score_fn: scores [a, b] of embeddings [a, d] and [b, d], higher = more similar, not nan. The default
             is the negative squared Euclidean distance. `jax.tree_util.Partial(score_matrix, params)`
             ranks by PDDM score, and is compiled once for all params.
 
@@ -49,12 +54,20 @@ def nearest(
     Raises:
         ValueError: queries or gallery are no matrices of one width, or k is not in 1..g.
     """
-    check_matrix("queries", queries)
-    check_matrix("gallery", gallery, queries.shape[1])
+    queries = as_matrix("queries", queries)
+    gallery = as_matrix("gallery", gallery, queries.shape[1])
     if not 1 <= k <= len(gallery):
         raise ValueError(f"k must be in 1..{len(gallery)}, the size of the gallery, got {k}")
-    scorer = jax.tree_util.Partial(score_fn or negative_squared_distances)
-    return _nearest(jnp.asarray(queries), jnp.asarray(gallery), k, scorer)
+    if score_fn is None:
+        # Distances stay as they are, and are not lost where all embeddings lie far from the origin.
+        # The new origin is an image: nearby floats, and integers, are subtracted from it exactly.
+        from_mean = squared_distances(gallery, jnp.mean(gallery, axis=0))
+        origin = gallery[jnp.argmin(from_mean)]
+        queries, gallery = queries - origin, gallery - origin
+        score_fn = negative_squared_distances
+    if not isinstance(score_fn, jax.tree_util.Partial):  # one within another would hide its arrays
+        score_fn = jax.tree_util.Partial(score_fn)
+    return _nearest(queries, gallery, k, score_fn)
 
 
 def _blocks(x: Float[Array, "n d"]) -> Float[Array, "blocks size d"]:
@@ -75,8 +88,10 @@ def _nearest(queries: Array, gallery: Array, k: int, score_fn: ScoreFn) -> tuple
             # The best so far come first, and top_k takes the first of equals: the lowest index.
             images, start = part
             index = start + jnp.arange(size)
-            scores = jnp.where(index < len(gallery), score_fn(block, images), -jnp.inf)
-            scores = jnp.concatenate([best[0], scores.astype(jnp.float32)], axis=1)
+            scores = jnp.maximum(score_fn(block, images).astype(jnp.float32), LOWEST)
+            scores = jnp.where(scores == 0, 0, scores)  # -0.0 would rank below 0.0
+            scores = jnp.where(index < len(gallery), scores, -jnp.inf)
+            scores = jnp.concatenate([best[0], scores], axis=1)
             index = jnp.concatenate([best[1], jnp.broadcast_to(index, (len(block), size))], axis=1)
             scores, position = jax.lax.top_k(scores, k)
             return (scores, jnp.take_along_axis(index, position, axis=1)), None
@@ -85,4 +100,5 @@ def _nearest(queries: Array, gallery: Array, k: int, score_fn: ScoreFn) -> tuple
         return jax.lax.scan(merge, nothing, (blocks, starts))[0]
 
     scores, index = jax.lax.map(search, _blocks(queries))
+    scores = jnp.where(scores > LOWEST, scores, -jnp.inf)
     return scores.reshape(-1, k)[: len(queries)], index.reshape(-1, k)[: len(queries)]

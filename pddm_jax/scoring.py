@@ -14,9 +14,10 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from pddm_jax.checks import as_matrix, as_reals, check_choice
 from pddm_jax.pairwise import inverse_sqrt
 from pddm_jax.pddm import PDDM
-from pddm_jax.types import Params, check_choice, check_matrix
+from pddm_jax.types import AnyArray, Params
 
 TILE = 8
 """Images along one side of a tile; small, so that little is computed below the diagonal."""
@@ -30,12 +31,14 @@ DTYPES = ("float32", "bfloat16")
 
 def check_unit(params: Params, dtype: DTypeLike) -> int:
     """The number of features that the unit scores; ValueError where `params` are not a unit's."""
-    check_choice("dtype", jnp.dtype(dtype).name, DTYPES)
+    check_choice("dtype", dtype if isinstance(dtype, str) else jnp.dtype(dtype).name, DTYPES)
     try:
         shapes = {layer: params[layer]["kernel"].shape for layer in LAYERS}
+        widths = {layer: params[layer]["bias"].shape for layer in LAYERS}
         (d, h), (joint_in, joint) = shapes["difference"], shapes["joint"]
         fits = shapes["mean"] == (d, h) and joint_in == 2 * h and shapes["score"] == (joint, 1)
-    except (KeyError, TypeError, ValueError):
+        fits &= all(widths[layer] == shapes[layer][1:] for layer in LAYERS)
+    except (AttributeError, KeyError, TypeError, ValueError):
         fits = False
     if not fits:
         raise ValueError(f"params must hold the layers {list(LAYERS)} of a PDDM unit")
@@ -45,8 +48,8 @@ def check_unit(params: Params, dtype: DTypeLike) -> int:
 @partial(jax.jit, static_argnames="dtype")
 def pair_scores(
     params: Params,
-    x: Float[Array, "*s d"],
-    y: Float[Array, "*s d"],
+    x: Float[AnyArray, "*s d"],
+    y: Float[AnyArray, "*s d"],
     *,
     dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "*s"]:
@@ -65,6 +68,7 @@ def pair_scores(
         ValueError: x does not fit params, y does not fit x, or dtype is not one of the two.
     """
     d = check_unit(params, dtype)
+    x, y = as_reals("x", x), as_reals("y", y)
     if x.shape[-1:] != (d,):
         raise ValueError(f"x must have {d} features, as params has, got shape {x.shape}")
     if y.shape != x.shape:
@@ -88,16 +92,20 @@ def _matmul(x: Array, w: Array) -> Array:
 
 def _cut(params: Params, x: Float[Array, "n d"], dtype: DTypeLike) -> _Tiles:
     count = -(-len(x) // TILE)
-    x = jnp.pad(x.astype(dtype), ((0, count * TILE - len(x)), (0, 0)))
-    mean = (_matmul(x, params["mean"]["kernel"]) + params["mean"]["bias"]) / 2
+    x = jnp.pad(x, ((0, count * TILE - len(x)), (0, 0)))
+    mean = (_matmul(x.astype(dtype), params["mean"]["kernel"]) + params["mean"]["bias"]) / 2
     return _Tiles(x.reshape(count, TILE, -1), mean.reshape(count, TILE, -1))
 
 
 def _score_tiles(
-    params: Params, rows: _Tiles, columns: _Tiles, r: Int[Array, " g"], c: Int[Array, " g"]
+    params: Params,
+    rows: _Tiles,
+    columns: _Tiles,
+    r: Int[Array, " g"],
+    c: Int[Array, " g"],
+    dtype: DTypeLike,
 ) -> Float[Array, "g t t"]:
     """Scores of row tile r against column tile c, for a group of tiles."""
-    dtype = rows.x.dtype
 
     def add(images: Array, others: Array) -> Float[Array, "p d"]:
         pairs = images[r][:, :, None] + others[c][:, None]
@@ -109,7 +117,7 @@ def _score_tiles(
         squared = _matmul(jnp.square(z), jnp.ones((z.shape[-1], 1)))
         return z * inverse_sqrt(squared)
 
-    difference = _matmul(jnp.abs(add(rows.x, -columns.x)), params["difference"]["kernel"])
+    difference = _matmul(jnp.abs(add(rows.x, -columns.x)).astype(dtype), params["difference"]["kernel"])
     branches = jnp.concatenate(
         [
             branch(difference + params["difference"]["bias"]),
@@ -123,18 +131,18 @@ def _score_tiles(
 
 
 def _score_upper_tiles(
-    params: Params, tiles: _Tiles, r: Int[Array, " g"], c: Int[Array, " g"]
+    params: Params, tiles: _Tiles, r: Int[Array, " g"], c: Int[Array, " g"], dtype: DTypeLike
 ) -> Float[Array, "g t t"]:
     """Scores of tiles with r <= c; one on the diagonal is symmetric to the bit."""
-    scores = _score_tiles(params, tiles, tiles, r, c)
+    scores = _score_tiles(params, tiles, tiles, r, c, dtype)
     mirrored = jnp.triu(scores) + jnp.triu(scores, 1).swapaxes(1, 2)
     return jnp.where((r == c)[:, None, None], mirrored, scores)
 
 
-def _steps(r: np.ndarray, c: np.ndarray) -> tuple[Array, Array]:
-    """Tile indices in groups of STEP; the last group is filled up with its last tile again."""
-    fill = -len(r) % STEP
-    return tuple(jnp.pad(index, (0, fill), "edge").reshape(-1, STEP) for index in (r, c))  # type: ignore[return-value]
+def _steps(r: np.ndarray, c: np.ndarray) -> Int[Array, "steps 2 g"]:
+    """Tile indices, STEP a step; the last step is filled up with its last tile again."""
+    tiles = np.pad(np.stack([r, c]), ((0, 0), (0, -len(r) % STEP)), "edge")
+    return jnp.asarray(tiles.reshape(2, -1, STEP).swapaxes(0, 1))
 
 
 _scan = partial(jax.lax.scan, unroll=2)  # two steps in flight hide what each cannot spread over cores
@@ -143,8 +151,8 @@ _scan = partial(jax.lax.scan, unroll=2)  # two steps in flight hide what each ca
 @partial(jax.jit, static_argnames="dtype")
 def score_matrix(
     params: Params,
-    x: Float[Array, "n d"],
-    y: Float[Array, "m d"] | None = None,
+    x: Float[AnyArray, "n d"],
+    y: Float[AnyArray, "m d"] | None = None,
     *,
     dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "n m"]:
@@ -166,26 +174,28 @@ def score_matrix(
         ValueError: x or y is no matrix or does not fit params, or dtype is not one of the two.
     """
     d = check_unit(params, dtype)
-    check_matrix("x", x, d)
-    check_matrix("y", x if y is None else y, d)
+    x = as_matrix("x", x, d)
+    if y is not None:
+        y = as_matrix("y", y, d)
     n, m = len(x), len(x if y is None else y)
     if not n * m:
         return jnp.zeros((n, m))
     rows = _cut(params, x, dtype)
     columns = rows if y is None else _cut(params, y, dtype)
     shape = len(rows.x), len(columns.x)
-    r, c = _steps(*(np.triu_indices(shape[0]) if y is None else np.indices(shape).reshape(2, -1)))
+    r, c = np.triu_indices(shape[0]) if y is None else np.indices(shape).reshape(2, -1)
 
-    @jax.checkpoint
-    def step(rc: tuple[Array, Array]) -> Float[Array, "g t t"]:
+    @partial(jax.checkpoint, prevent_cse=False)
+    def step(rc: Int[Array, "2 g"]) -> Float[Array, "g t t"]:
         if y is None:
-            return _score_upper_tiles(params, rows, *rc)
-        return _score_tiles(params, rows, columns, *rc)
+            return _score_upper_tiles(params, rows, rc[0], rc[1], dtype)
+        return _score_tiles(params, rows, columns, rc[0], rc[1], dtype)
 
-    tiles = _scan(lambda _, rc: (None, step(rc)), None, (r, c))[1].reshape(-1, TILE, TILE)
-    blocks = jnp.zeros((*shape, TILE, TILE)).at[r.ravel(), c.ravel()].set(tiles)
+    tiles = _scan(lambda _, rc: (None, step(rc)), None, _steps(r, c))[1]
+    tiles = tiles.reshape(-1, TILE, TILE)[: len(r)]
+    blocks = jnp.zeros((*shape, TILE, TILE)).at[r, c].set(tiles)
     if y is None:
-        blocks = blocks.at[c.ravel(), r.ravel()].set(tiles.swapaxes(1, 2))
+        blocks = blocks.at[c, r].set(tiles.swapaxes(1, 2))
     return blocks.swapaxes(1, 2).reshape(shape[0] * TILE, -1)[:n, :m]
 
 
@@ -238,9 +248,9 @@ def hardest_partners(
     images = jnp.arange(len(tiles.x) * TILE).reshape(-1, TILE)
     classes = jnp.pad(labels, (0, images.size - b))[images]
 
-    def step(best: Extremes, rc: tuple[Array, Array]) -> tuple[Extremes, None]:
+    def step(best: Extremes, rc: Int[Array, "2 g"]) -> tuple[Extremes, None]:
         r, c = rc
-        scores = _score_upper_tiles(params, tiles, r, c)
+        scores = _score_upper_tiles(params, tiles, r, c, dtype)
         here, there = images[r], images[c]
         row, column = jnp.broadcast_arrays(here[:, :, None], there[:, None])
         same = classes[r][:, :, None] == classes[c][:, None]

@@ -10,11 +10,11 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
 
-from pddm_jax.data import Batch
+from pddm_jax.checks import check_choice
 from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.objectives import Logs, Loss
 from pddm_jax.pddm import PDDM
-from pddm_jax.types import check_choice
+from pddm_jax.types import Batch
 
 SCHEDULES = ("cosine", "constant")
 OPTIMIZERS = ("adamw", "sgd")
@@ -103,7 +103,7 @@ def init_state(
         variables = network.init(network_key, jnp.zeros((1, *image_shape), jnp.uint8))
         x = jnp.zeros((1, network.embedding_dim))
         params = {"network": variables["params"], "unit": unit.init(unit_key, x, x)["params"]}
-        batch_stats = variables.get("batch_stats", {})
+        batch_stats = variables["batch_stats"]
         return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
 
     return jax.jit(init, out_shardings=replicated(mesh))(jax.random.key(seed))
@@ -127,7 +127,7 @@ def make_train_step(
         )
         embeddings, labels = jax.lax.with_sharding_constraint((embeddings, batch.labels), replicated(mesh))
         value, logs = loss(params["unit"], embeddings, labels)
-        return value, (updated.get("batch_stats", {}), logs)
+        return value, (updated["batch_stats"], logs)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Logs]:
         (value, (batch_stats, logs)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
@@ -151,7 +151,7 @@ def make_embed(
     Every process passes all images, works on its share of each batch, and gets all embeddings.
     """
     size = -(-batch_size // mesh.size) * mesh.size
-    put = jax.jit(
+    forward = jax.jit(
         lambda state, images: network.apply(
             {"params": state.params["network"], "batch_stats": state.batch_stats}, images
         ),
@@ -167,7 +167,7 @@ def make_embed(
             # From its own copy of all images, each device is given its rows.
             batch = np.concatenate([part, fill])
             rows = jax.make_array_from_callback(batch.shape, sharded(mesh), batch.__getitem__)
-            parts.append(np.asarray(put(state, rows))[: len(part)])
+            parts.append(np.asarray(forward(state, rows))[: len(part)])
         return np.concatenate(parts)
 
     return embed

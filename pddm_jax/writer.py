@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
@@ -23,34 +23,31 @@ def read_rows(path: Path) -> list[Row]:
 
 
 class Writer:
-    """Rows of numbers by step; only process 0 writes.
+    """Rows of numbers by step, and the seconds since the run began; only process 0 writes them down.
 
     Started at a step, it drops what an earlier run wrote beyond it, so that a run that was killed
     and goes on leaves the same rows as one that never stopped.
     """
 
     def __init__(self, workdir: Path, start: int, steps: int, writes: bool) -> None:
-        self.path = workdir / "metrics.jsonl"
-        kept = [row for row in read_rows(self.path) if row["step"] <= start] if writes else []
-        self._before = kept[-1]["seconds"] if kept else 0.0
+        path = workdir / "metrics.jsonl"
+        self.rows = [row for row in read_rows(path) if row["step"] <= start]
+        self._before = self.rows[-1]["seconds"] if self.rows else 0.0
         self._since = time.perf_counter()
         self._writes = writes
         if writes:
-            write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
-            self._file = self.path.open("a", encoding="utf-8")
+            write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
+            self._file = path.open("a", encoding="utf-8")
             self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
             self._bar = tqdm(total=steps, initial=start, unit="step", disable=None)
 
-    @property
-    def seconds(self) -> float:
-        """Seconds of this run, those before it was stopped and restarted included."""
-        return self._before + time.perf_counter() - self._since
-
     def row(self, step: int, values: dict[str, float]) -> None:
         """Append a row, and say it where there is no progress bar."""
+        seconds = self._before + time.perf_counter() - self._since
+        row = {"step": step, **values, "seconds": round(seconds, 3)}
+        self.rows.append(row)
         if not self._writes:
             return
-        row = {"step": step, **values, "seconds": round(self.seconds, 3)}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         for name, value in values.items():
@@ -66,7 +63,7 @@ class Writer:
         if self._writes:
             self._bar.update(step - self._bar.n)
 
-    def __enter__(self) -> "Writer":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: Any) -> None:

@@ -15,7 +15,6 @@ import pytest
 
 from pddm_jax import PDDM
 from pddm_jax.checkpoint import Checkpoints
-from pddm_jax.data import Batch
 from pddm_jax.files import replacing, write_json, write_text
 from pddm_jax.losses import contrastive_loss
 from pddm_jax.networks import NETWORKS, EmbeddingNetwork, make_network
@@ -31,6 +30,7 @@ from pddm_jax.training import (
     make_train_step,
     replicated,
 )
+from pddm_jax.types import Batch
 from pddm_jax.writer import Writer, read_rows
 
 P, K, WIDTH = 8, 3, 8

@@ -1,12 +1,12 @@
 """From what is on disk to batches: `load` a split of disjoint classes, `train_batches` of it."""
 
+from pddm_jax.checks import check_choice
 from pddm_jax.data import fashion_mnist, glyphs
 from pddm_jax.data.images import Images, Split
-from pddm_jax.data.pipeline import Batch, train_batches
+from pddm_jax.data.pipeline import train_batches
 from pddm_jax.data.sampler import PKSampler
-from pddm_jax.types import check_choice
 
-__all__ = ["DATASETS", "Batch", "Images", "PKSampler", "Split", "load", "train_batches"]
+__all__ = ["DATASETS", "Images", "PKSampler", "Split", "load", "train_batches"]
 
 DATASETS = {"glyphs": glyphs.load, "fashion_mnist": fashion_mnist.load}
 

@@ -35,9 +35,12 @@ def load(root: str | None, image_size: int | None, seed: int) -> Split:
     """
     del seed
     folder = Path(root).expanduser() if root else SYSTEM_ROOT
-    read = _read_idx_set if any(folder.glob("*-ubyte*")) else _read_tfds
+    has_files = any(folder.glob("*-ubyte*"))
     train, test = (
-        of_classes(_images(*read(folder, name), image_size), classes)
+        of_classes(
+            _images(*(_read_idx_set(folder, name) if has_files else _read_tfds(root, name)), image_size),
+            classes,
+        )
         for name, classes in (("train", TRAIN_CLASSES), ("t10k", TEST_CLASSES))
     )
     return Split(train, test, "classes 0, 2, 4, 6, 8 of the training files, the others of the test files")
@@ -92,16 +95,16 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
-def _read_tfds(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_tfds(root: str | None, name: str) -> tuple[np.ndarray, np.ndarray]:
     import tensorflow_datasets as tfds  # slow to import, and needed here only
 
     split = {"train": "train", "t10k": "test"}[name]
     try:
-        source = tfds.data_source("fashion_mnist", split=split, data_dir=folder, download=False)
+        source = tfds.data_source("fashion_mnist", split=split, data_dir=root, download=False)
     except (OSError, ValueError, AssertionError, NotImplementedError) as error:
         raise FileNotFoundError(
-            f"no Fashion-MNIST in {folder}: looked for the IDX files ({name}-images-idx3-ubyte[.gz], "
-            f"...) and for a TensorFlow Datasets store in array_record form ({error}); "
+            f"no Fashion-MNIST in {root or SYSTEM_ROOT}: found neither the IDX files "
+            f"({name}-images-idx3-ubyte[.gz], ...) nor a TensorFlow Datasets store in array_record form; "
             "give its folder as data.root, or install Debian's package dataset-fashion-mnist"
         ) from error
     images = np.stack([example["image"][..., 0] for example in source])

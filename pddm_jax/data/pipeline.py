@@ -1,22 +1,15 @@
 """Batches for training, read ahead by Grain; the random numbers of an image are keyed by its place."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import grain
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 
 from pddm_jax.data.images import Images
 from pddm_jax.data.sampler import PKSampler
 from pddm_jax.data.streams import IMAGE, stream
-
-
-class Batch(NamedTuple):
-    """One process's share of a batch."""
-
-    images: UInt8[np.ndarray, "b h w c"]
-    labels: Int[np.ndarray, " b"]
+from pddm_jax.types import Batch
 
 
 def shifted(image: UInt8[np.ndarray, "h w c"], dy: int, dx: int) -> UInt8[np.ndarray, "h w c"]:

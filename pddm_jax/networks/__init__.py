@@ -2,11 +2,11 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Num
+from jaxtyping import Array, Float, UInt8
 
+from pddm_jax.checks import check_choice
 from pddm_jax.networks.small_cnn import SmallCNN
 from pddm_jax.pairwise import l2_normalize
-from pddm_jax.types import check_choice
 
 NETWORKS = {"small_cnn": SmallCNN}
 
@@ -22,7 +22,7 @@ class EmbeddingNetwork(nn.Module):
     embedding_dim: int
 
     @nn.compact
-    def __call__(self, images: Num[Array, "b h w c"], train: bool = False) -> Num[Array, "b d"]:
+    def __call__(self, images: UInt8[Array, "b h w c"], train: bool = False) -> Float[Array, "b d"]:
         """Embeddings [b, d]; with `train`, by the statistics of this batch."""
         features = self.backbone(images.astype(jnp.float32) / 255, train=train)
         x = nn.Dense(self.embedding_dim, use_bias=False, name="embedding")(features)
