@@ -135,8 +135,8 @@ def make_train_step(
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        logs = {"loss": value, "gradient_norm": optax.global_norm(gradients), **logs}
-        logs["parameter_norm"] = optax.global_norm(params)
+        logs = {"loss": value, "gradient_norm": optax.tree.norm(gradients), **logs}
+        logs["parameter_norm"] = optax.tree.norm(params)
         return TrainState(state.step + 1, params, batch_stats, opt_state), logs
 
     shardings = replicated(mesh), sharded(mesh)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pddm_jax import PDDM
-from pddm_jax.checkpoint import Checkpoints
+from pddm_jax.checkpoint import Checkpoints, Preempted
 from pddm_jax.files import replacing, write_json, write_text
 from pddm_jax.losses import contrastive_loss
 from pddm_jax.networks import NETWORKS, EmbeddingNetwork, make_network
@@ -404,14 +404,7 @@ def test_fit_names_one_bad_step_between_good_ones():
 # ----------------------------------------------------------------------------------------- checkpoints
 
 
-@pytest.fixture
-def sigterm():
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, handler)
-
-
-def test_checkpoints_come_back_to_the_bit_and_the_last_ones_are_kept(tmp_path, sigterm):
+def test_checkpoints_come_back_to_the_bit_and_the_last_ones_are_kept(tmp_path):
     problem = make_problem("pddm", "adamw", 0.01)
     state, saved = problem.state, None
     with Checkpoints(tmp_path / "checkpoints", max_to_keep=2) as checkpoints:
@@ -426,20 +419,37 @@ def test_checkpoints_come_back_to_the_bit_and_the_last_ones_are_kept(tmp_path, s
         assert checkpoints.latest_step() == 4
         restored = checkpoints.restore(make_problem("pddm", "adamw", 0.01).state)
         assert not checkpoints.preempted(5)
-        signal.raise_signal(signal.SIGTERM)
-        assert checkpoints.preempted(5)
     jax.tree.map(np.testing.assert_array_equal, restored, saved)
     again, _ = problem.step(restored, problem.batch)
     straight, _ = problem.step(state, problem.batch)
     jax.tree.map(np.testing.assert_array_equal, copy(again), copy(straight))
 
 
-def test_after_the_checkpoints_sigterm_ends_the_process_with_0(tmp_path, sigterm):
-    with Checkpoints(tmp_path, max_to_keep=1):
-        pass
-    with pytest.raises(SystemExit) as caught:
-        signal.raise_signal(signal.SIGTERM)
+def test_sigterm_is_noted_and_ends_the_block_with_status_0_and_the_old_handler(tmp_path):
+    handler, state = signal.getsignal(signal.SIGTERM), make_problem().state
+
+    def stopped():
+        with Checkpoints(tmp_path, max_to_keep=1) as checkpoints:
+            assert not checkpoints.preempted(1)
+            signal.raise_signal(signal.SIGTERM)
+            assert checkpoints.preempted(2)
+            checkpoints.save(2, state)
+
+    with pytest.raises(Preempted) as caught:
+        stopped()
     assert caught.value.code == 0
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert [path.name for path in tmp_path.iterdir()] == ["2"]
+
+
+def test_an_error_in_the_block_is_not_hidden_by_sigterm(tmp_path):
+    def failed():
+        with Checkpoints(tmp_path, max_to_keep=1):
+            signal.raise_signal(signal.SIGTERM)
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        failed()
 
 
 # ----------------------------------------------------------------------------------------------- files

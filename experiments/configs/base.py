@@ -23,7 +23,7 @@ def get_config(variant: str) -> ConfigDict:
                 "name": config_dict.placeholder(str),
                 "root": config_dict.placeholder(str),  # None: the data set's own place
                 "image_size": config_dict.placeholder(int),  # pixels; None: the data set's own
-                "classes_per_batch": 24,
+                "classes_per_batch": 16,
                 "images_per_class": 4,
                 "shift": 3,  # pixels by which training images are moved, at most, in x and y
             },
@@ -50,9 +50,9 @@ def get_config(variant: str) -> ConfigDict:
                 "unit_factor": 3.0,  # learning rate of the PDDM unit, times that of the network
             },
             "train": {
-                "steps": 500,
-                "eval_every": 125,
-                "checkpoint_every": 125,
+                "steps": 750,
+                "eval_every": 150,
+                "checkpoint_every": 150,
                 "log_every": 25,
                 "max_to_keep": 2,
             },

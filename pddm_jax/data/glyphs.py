@@ -69,7 +69,10 @@ def render(size: int) -> tuple[UInt8[np.ndarray, "n h w 1"], np.ndarray, np.ndar
     """Images, class labels 0.. in the order of code points, and each class's lowest code point."""
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     paths = [fonts / f"{face}.ttf" for face in FACES]
-    maps = [TTFont(path, lazy=True).getBestCmap() for path in paths]
+    maps = []
+    for path in paths:
+        with TTFont(path, lazy=True) as font:
+            maps.append(font.getBestCmap())
     characters = [
         c
         for c in sorted(set().union(*maps))
@@ -78,9 +81,9 @@ def render(size: int) -> tuple[UInt8[np.ndarray, "n h w 1"], np.ndarray, np.ndar
     ]
     drawings: dict[tuple[int, int], np.ndarray] = {}
     for face, (path, mapped) in enumerate(zip(paths, maps, strict=True)):
-        font = ImageFont.truetype(str(path), round(EM * size))
+        face_at_size = ImageFont.truetype(str(path), round(EM * size))
         for c in characters:
-            if c in mapped and (drawing := _draw(chr(c), font, size)) is not None:
+            if c in mapped and (drawing := _draw(chr(c), face_at_size, size)) is not None:
                 drawings[c, face] = drawing
 
     first = _merge_alike(characters, drawings)
