@@ -51,8 +51,8 @@ def get_config(variant: str) -> ConfigDict:
             },
             "train": {
                 "steps": 750,
-                "eval_every": 150,
-                "checkpoint_every": 150,
+                "eval_every": 250,
+                "checkpoint_every": 250,
                 "log_every": 25,
                 "max_to_keep": 2,
             },
