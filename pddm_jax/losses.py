@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from pddm_jax.checks import as_labels, as_matrix, check_choice
 from pddm_jax.pairwise import masked_mean, safe_sqrt, squared_distances
 from pddm_jax.scoring import check_unit, pair_scores
-from pddm_jax.types import AnyArray, Params, Quadruplets
+from pddm_jax.types import AnyArray, Params, Quadruplets, Scalar
 
 TRIPLET_MINING = ("all", "semihard", "hard")
 
@@ -22,8 +22,8 @@ def hinge_means(
     params: Params | None,
     x: Float[Array, "b d"],
     mined: Quadruplets,
-    alpha: float,
-    beta: float,
+    alpha: Scalar,
+    beta: Scalar,
     heads: int = 2,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The means of E_m and E_e over the valid quadruplets; see `double_header_hinge`.
@@ -50,9 +50,9 @@ def double_header_hinge(
     params: Params,
     embeddings: Float[AnyArray, "b d"],
     quadruplets: Quadruplets,
-    alpha: float = 0.5,
-    beta: float = 1.0,
-    weight: float = 0.5,
+    alpha: Scalar = 0.5,
+    beta: Scalar = 1.0,
+    weight: Scalar = 0.5,
 ) -> Float[Array, ""]:
     """The loss of PDDM: the mean of E_m + weight * E_e over the valid quadruplets, 0 without any.
 
@@ -96,7 +96,7 @@ def _all_squared_distances(x: Float[Array, "b d"]) -> Float[Array, "b b"]:
 
 
 def contrastive_loss(
-    embeddings: Float[AnyArray, "b d"], labels: Int[AnyArray, " b"], margin: float = 1.0
+    embeddings: Float[AnyArray, "b d"], labels: Int[AnyArray, " b"], margin: Scalar = 1.0
 ) -> Float[Array, ""]:
     """Positives together, negatives at least `margin` apart.
 
@@ -122,7 +122,7 @@ def contrastive_loss(
 
 
 @jax.jit
-def _contrastive(x: Array, same: Array, margin: float) -> Array:
+def _contrastive(x: Array, same: Array, margin: Scalar) -> Array:
     positive, negative = _positive_and_negative(same)
     squared = _all_squared_distances(x)
     apart = jnp.square(jax.nn.relu(margin - safe_sqrt(squared)))
@@ -132,7 +132,7 @@ def _contrastive(x: Array, same: Array, margin: float) -> Array:
 def triplet_loss(
     embeddings: Float[AnyArray, "b d"],
     labels: Int[AnyArray, " b"],
-    margin: float = 0.2,
+    margin: Scalar = 0.2,
     mining: str = "semihard",
 ) -> Float[Array, ""]:
     """A positive nearer than a negative by `margin`: the mean of [margin + D_ap - D_an]+ over triplets.
@@ -165,7 +165,7 @@ def triplet_loss(
 
 
 @partial(jax.jit, static_argnums=3)
-def _triplet(x: Array, same: Array, margin: float, mining: str) -> Array:
+def _triplet(x: Array, same: Array, margin: Scalar, mining: str) -> Array:
     positive, negative = _positive_and_negative(same)
     squared = _all_squared_distances(x)
     nearest = jnp.min(jnp.where(negative, squared, jnp.inf), axis=1)
@@ -187,7 +187,7 @@ def _triplet(x: Array, same: Array, margin: float, mining: str) -> Array:
 
 
 def lifted_structure_loss(
-    embeddings: Float[AnyArray, "b d"], labels: Int[AnyArray, " b"], margin: float = 1.0
+    embeddings: Float[AnyArray, "b d"], labels: Int[AnyArray, " b"], margin: Scalar = 1.0
 ) -> Float[Array, ""]:
     """Each positive pair against all negatives of both its images.
 
@@ -214,7 +214,7 @@ def lifted_structure_loss(
 
 
 @jax.jit
-def _lifted_structure(x: Array, same: Array, margin: float) -> Array:
+def _lifted_structure(x: Array, same: Array, margin: Scalar) -> Array:
     positive, negative = _positive_and_negative(same)
     distances = safe_sqrt(_all_squared_distances(x))
     has_negative = negative.any(axis=1)
@@ -229,10 +229,10 @@ def _lifted_structure(x: Array, same: Array, margin: float) -> Array:
 def multi_similarity_loss(
     embeddings: Float[AnyArray, "b d"],
     labels: Int[AnyArray, " b"],
-    alpha: float = 2.0,
-    beta: float = 50.0,
-    base: float = 0.5,
-    margin: float = 0.1,
+    alpha: Scalar = 2.0,
+    beta: Scalar = 50.0,
+    base: Scalar = 0.5,
+    margin: Scalar = 0.1,
 ) -> Float[Array, ""]:
     """Pairs weighted by their similarity and by that of their neighbours, after mining.
 
@@ -264,7 +264,7 @@ def multi_similarity_loss(
 
 @jax.jit
 def _multi_similarity(
-    x: Array, same: Array, alpha: float, beta: float, base: float, margin: float
+    x: Array, same: Array, alpha: Scalar, beta: Scalar, base: Scalar, margin: Scalar
 ) -> Array:
     positive, negative = _positive_and_negative(same)
     similarity = jnp.matmul(x, x.T, precision="highest")

@@ -9,6 +9,9 @@ from jaxtyping import Array, Bool, Int, UInt8
 AnyArray = jax.Array | np.ndarray
 """What public functions take: arrays of the device or of the host."""
 
+Scalar = float | jax.Array
+"""A number, or one that jit has traced."""
+
 Params = dict[str, dict[str, Array]]
 """Parameters of a PDDM unit: `{layer: {"kernel": [in, out], "bias": [out]}}`."""
 

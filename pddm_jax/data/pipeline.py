@@ -26,7 +26,7 @@ def train_batches(data: Images, sampler: PKSampler, shift: int, seed: int) -> It
 
     def augment(reference: tuple[int, int]) -> Batch:
         index, place = reference
-        dy, dx = stream(seed, IMAGE, place).integers(-shift, shift, size=2, endpoint=True)
+        dy, dx = stream(seed, IMAGE, place).integers(-shift, shift, size=2, endpoint=True).tolist()
         return Batch(shifted(data.images[index], dy, dx), data.labels[index])
 
     return iter(

@@ -1,0 +1,65 @@
+"""The annotated shapes and types hold when every public function is really called."""
+
+import subprocess
+import sys
+
+from conftest import ROOT
+
+CALLS = """
+import jaxtyping
+with jaxtyping.install_import_hook("pddm_jax", "beartype.beartype"):
+    import jax, jax.numpy as jnp, numpy as np
+    import pddm_jax
+    import pddm_jax.objectives
+    from pddm_jax.data import PKSampler, train_batches
+    from pddm_jax.data.images import Images, split_half
+    from pddm_jax.networks import make_network
+    from pddm_jax.pairwise import masked_mean
+    from pddm_jax.training import data_mesh, init_state, make_embed, make_optimizer, make_train_step
+
+x = jax.random.normal(jax.random.key(0), (10, 6))
+labels = np.arange(10) // 2
+unit = pddm_jax.PDDM(hidden=5, joint=7)
+params = unit.init(jax.random.key(1), x, x)["params"]
+assert pddm_jax.pair_scores(params, x, x).shape == (10,)
+assert pddm_jax.score_matrix(params, x, x[:3]).shape == (10, 3)
+scores = pddm_jax.score_matrix(params, x, dtype="bfloat16")
+for per, slots in (("batch", 1), ("anchor", 10), ("positive", 45)):
+    assert pddm_jax.mine_quadruplets(scores, labels, per).valid.shape == (slots,)
+    mined = pddm_jax.mine_quadruplets_fused(params, x, labels, per)
+assert pddm_jax.double_header_hinge(params, x, mined).shape == ()
+for loss in ("contrastive_loss", "triplet_loss", "lifted_structure_loss", "multi_similarity_loss"):
+    assert getattr(pddm_jax, loss)(np.asarray(x), labels).shape == ()
+score_fn = jax.tree_util.Partial(pddm_jax.score_matrix, params)
+assert pddm_jax.nearest(x, x, 2, score_fn)[1].shape == (10, 2)
+assert list(pddm_jax.recall_at_k(x, labels, (1, 2), x[:4], labels[:4])) == [1, 2]
+assert 0 <= pddm_jax.map_at_r(x, labels) <= 1 and 0 <= pddm_jax.r_precision(x, labels) <= 1
+assert 0 <= pddm_jax.nmi(np.asarray(x), labels) <= 1
+
+images = np.zeros((12, 16, 16, 1), np.uint8)
+split = split_half(Images(images, np.arange(12) // 2, dict.fromkeys(range(6), "")), seed=0)
+sampler = PKSampler(split.train.labels, 3, 2, range(2), seed=0)
+batch = next(train_batches(split.train, sampler, shift=1, seed=0))
+network, mesh = make_network("small_cnn", 6), data_mesh()
+optimizer = make_optimizer("adamw", 0.1, 0.1, "cosine", 1.0, 2.0, steps=2)
+state = init_state(network, unit, optimizer, (16, 16, 1), 0, mesh)
+for name in pddm_jax.objectives.OBJECTIVES:
+    loss, _ = pddm_jax.objectives.make_objective(name, pairs=5)
+    assert loss(params, x, jnp.asarray(labels))[0].shape == ()
+loss, _ = pddm_jax.objectives.make_objective("pddm", pairs=3)
+state, _ = make_train_step(network, loss, optimizer, mesh)(state, batch)
+assert make_embed(network, mesh, 8)(state, images).shape == (12, 6)
+
+try:
+    masked_mean(jnp.ones(3), jnp.ones(4, bool))
+except jaxtyping.TypeCheckError:
+    print("checked")
+"""
+
+
+def test_annotations_hold_where_they_are_checked():
+    run = subprocess.run(
+        [sys.executable, "-c", CALLS], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "checked"
