@@ -200,6 +200,8 @@ def check_config(config: FrozenConfigDict) -> None:
                 raise ValueError(f"{group}.{name} must be above 0, got {config[group][name]}")
     if config.seed < 0:
         raise ValueError(f"seed must not be below 0, got {config.seed}")
+    if not 0 <= config.optimizer.warmup <= 1:
+        raise ValueError(f"optimizer.warmup must be a share in 0..1, got {config.optimizer.warmup}")
     if config.data.shift < 0 or config.optimizer.weight_decay < 0:
         raise ValueError("data.shift and optimizer.weight_decay must not be below 0")
 

@@ -51,13 +51,15 @@ def make_optimizer(
     weight_decay: float,
     schedule: str,
     clip_norm: float,
+    warmup: float,
     unit_factor: float,
     steps: int,
 ) -> optax.GradientTransformation:
     """The optimiser: clipping by global norm, weight decay on kernels only, a schedule over `steps`.
 
-    The PDDM unit learns at `unit_factor` times the rate of the network: the score must know more
-    than the embedding before the pairs that it picks are worth learning from.
+    The score must know something before the pairs that it picks are worth learning from. So the PDDM
+    unit learns at `unit_factor` times the rate of the network, from the first step on, while the
+    network's rate rises over the first share `warmup` of the steps.
 
     Raises:
         ValueError: the name or the schedule is unknown.
@@ -80,12 +82,16 @@ def make_optimizer(
             optax.add_decayed_weights(weight_decay, kernels), optax.sgd(rate, momentum=0.9)
         )
 
-    def faster(updates: PyTree, params: PyTree) -> PyTree:
-        del params
-        factors = {"unit": unit_factor}
-        return {part: optax.tree.scale(factors.get(part, 1.0), x) for part, x in updates.items()}
+    rise = round(warmup * steps)
+    factors = {
+        "network": optax.scale_by_schedule(optax.linear_schedule(1 / (rise + 1), 1.0, rise)),
+        "unit": optax.scale(unit_factor),
+    }
 
-    return optax.chain(optax.clip_by_global_norm(clip_norm), descent, optax.stateless(faster))
+    def parts(params: PyTree) -> dict[str, str]:
+        return {part: "unit" if part == "unit" else "network" for part in params}
+
+    return optax.chain(optax.clip_by_global_norm(clip_norm), descent, optax.multi_transform(factors, parts))
 
 
 def init_state(

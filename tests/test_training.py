@@ -41,6 +41,7 @@ SGD = {
     "weight_decay": 0.0,
     "schedule": "constant",
     "clip_norm": 1e9,
+    "warmup": 0.0,
     "unit_factor": 1.0,
 }
 
@@ -203,6 +204,20 @@ def test_gradients_are_clipped_by_their_global_norm():
     gradients = {"x": jnp.array([30.0]), "y": jnp.array([40.0])}
     updates, _ = optimizer.update(gradients, optimizer.init(params), params)
     np.testing.assert_allclose([updates["x"][0], updates["y"][0]], [-0.06, -0.08], rtol=1e-6)
+
+
+def test_the_network_warms_up_and_the_unit_learns_at_its_own_rate():
+    optimizer = make_optimizer(**SGD | {"warmup": 0.4, "unit_factor": 5.0}, steps=10)
+    params = {"network": jnp.zeros(1), "unit": jnp.zeros(1)}
+    state, moved = optimizer.init(params), []
+    for _ in range(6):
+        updates, state = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
+        moved.append([-float(updates[part][0]) for part in ("network", "unit")])
+    momentum = np.cumsum(0.9 ** np.arange(6))
+    np.testing.assert_allclose(
+        [m[0] for m in moved], 0.1 * momentum * [0.2, 0.4, 0.6, 0.8, 1, 1], rtol=1e-5
+    )
+    np.testing.assert_allclose([m[1] for m in moved], 0.5 * momentum, rtol=1e-5)
 
 
 # ----------------------------------------------------------------------------------------- train step
