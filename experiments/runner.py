@@ -200,10 +200,8 @@ def check_config(config: FrozenConfigDict) -> None:
                 raise ValueError(f"{group}.{name} must be above 0, got {config[group][name]}")
     if config.seed < 0:
         raise ValueError(f"seed must not be below 0, got {config.seed}")
-    if not 0 <= config.optimizer.warmup <= 1:
-        raise ValueError(f"optimizer.warmup must be a share in 0..1, got {config.optimizer.warmup}")
-    if config.data.shift < 0 or config.optimizer.weight_decay < 0:
-        raise ValueError("data.shift and optimizer.weight_decay must not be below 0")
+    if min(config.data.shift, config.optimizer.weight_decay, config.optimizer.warmup) < 0:
+        raise ValueError("data.shift, optimizer.weight_decay and optimizer.warmup must not be below 0")
 
 
 def check_same_run(workdir: Path, config: FrozenConfigDict) -> None:

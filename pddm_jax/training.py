@@ -51,26 +51,30 @@ def make_optimizer(
     weight_decay: float,
     schedule: str,
     clip_norm: float,
-    warmup: float,
+    warmup: int,
     unit_factor: float,
     steps: int,
 ) -> optax.GradientTransformation:
     """The optimiser: clipping by global norm, weight decay on kernels only, a schedule over `steps`.
 
-    The score must know something before the pairs that it picks are worth learning from. So the PDDM
-    unit learns at `unit_factor` times the rate of the network, from the first step on, while the
-    network's rate rises over the first share `warmup` of the steps.
+    The rate rises over the first `warmup` steps. The PDDM unit learns at `unit_factor`
+    times the rate of the network: the score must know something before the pairs that it picks are
+    worth learning from.
 
     Raises:
         ValueError: the name or the schedule is unknown.
     """
     check_choice("optimizer.name", name, OPTIMIZERS)
     check_choice("optimizer.schedule", schedule, SCHEDULES)
-    rate = (
+    warm = optax.linear_schedule(1 / (warmup + 1), 1.0, warmup)
+    main = (
         optax.cosine_decay_schedule(learning_rate, steps)
         if schedule == "cosine"
         else optax.constant_schedule(learning_rate)
     )
+
+    def rate(step: Int[Array, ""]) -> Float[Array, ""]:
+        return warm(step) * main(step)
 
     def kernels(params: PyTree) -> PyTree:
         return jax.tree.map(lambda x: x.ndim > 1, params)
@@ -82,16 +86,12 @@ def make_optimizer(
             optax.add_decayed_weights(weight_decay, kernels), optax.sgd(rate, momentum=0.9)
         )
 
-    rise = round(warmup * steps)
-    factors = {
-        "network": optax.scale_by_schedule(optax.linear_schedule(1 / (rise + 1), 1.0, rise)),
-        "unit": optax.scale(unit_factor),
-    }
+    def lead(updates: PyTree, params: PyTree) -> PyTree:
+        del params
+        factors = {"unit": unit_factor}
+        return {part: optax.tree.scale(factors.get(part, 1.0), x) for part, x in updates.items()}
 
-    def parts(params: PyTree) -> dict[str, str]:
-        return {part: "unit" if part == "unit" else "network" for part in params}
-
-    return optax.chain(optax.clip_by_global_norm(clip_norm), descent, optax.multi_transform(factors, parts))
+    return optax.chain(optax.clip_by_global_norm(clip_norm), descent, optax.stateless(lead))
 
 
 def init_state(

@@ -41,7 +41,7 @@ split = split_half(Images(images, np.arange(12) // 2, dict.fromkeys(range(6), ""
 sampler = PKSampler(split.train.labels, 3, 2, range(2), seed=0)
 batch = next(train_batches(split.train, sampler, shift=1, seed=0))
 network, mesh = make_network("small_cnn", 6), data_mesh()
-optimizer = make_optimizer("adamw", 0.1, 0.1, "cosine", 1.0, 0.5, 2.0, steps=2)
+optimizer = make_optimizer("adamw", 0.1, 0.1, "cosine", 1.0, 1, 2.0, steps=2)
 state = init_state(network, unit, optimizer, (16, 16, 1), 0, mesh)
 for name in pddm_jax.objectives.OBJECTIVES:
     loss, _ = pddm_jax.objectives.make_objective(name, pairs=5)

@@ -144,7 +144,7 @@ def test_the_results_carry_their_protocol(finished):
         "per": "positive",
         "alpha": 0.5,
         "beta": 1.0,
-        "weight": 0.5,
+        "weight": 1.0,
     }
     assert protocol["seed"] == 0
     for score in ("euclidean", "pddm"):
@@ -387,6 +387,11 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused(python, argume
     assert "8 devices" in err
 
 
+def said(out):
+    """What the project itself printed: Gloo greets its peers there too."""
+    return [line for line in out.splitlines() if not line.startswith("[Gloo]")]
+
+
 def start_two(start, arguments):
     """Two processes that find each other at a port that is free."""
     with socket.socket() as found:
@@ -411,7 +416,7 @@ def test_two_processes_train_as_one_does(start, end, arguments, finished, tmp_pa
     # Only the first of them writes and speaks.
     assert len([*(tmp_path / "tensorboard").iterdir()]) == 1
     assert "euclidean" in out
-    assert not other_out
+    assert not said(other_out)
     assert "step 5 " in err
     assert "step 5 " not in other_err
 
@@ -423,7 +428,7 @@ def test_two_processes_stop_at_one_step_when_one_is_asked_to(start, end, argumen
     processes[1].send_signal(signal.SIGTERM)
     for status, out, err in map(end, processes):
         assert status == 0, err
-        assert not out
+        assert not said(out)
     (saved,) = checkpoints(tmp_path)
     assert 5 <= saved < STEPS
     assert not (tmp_path / "results.json").exists()

@@ -47,8 +47,8 @@ def get_config(variant: str) -> ConfigDict:
                 "weight_decay": 1e-4,
                 "schedule": "cosine",
                 "clip_norm": 10.0,
-                "warmup": 0.15,  # share of the steps over which the network's rate rises
-                "unit_factor": 10.0,  # learning rate of the PDDM unit, times that of the network
+                "warmup": 100,  # steps over which the rate rises
+                "unit_factor": 3.0,  # learning rate of the PDDM unit, times that of the network
             },
             "train": {
                 "steps": 750,
