@@ -58,7 +58,7 @@ def compare(config: ConfigDict, workdir: Path, objectives: list[str], seeds: lis
 
 def one(config: ConfigDict, objective: str, seed: int) -> ConfigDict:
     """The config of one run: fields of another objective than the config's own are left out."""
-    config = ConfigDict(config)
+    config = config.copy_and_resolve_references()
     config.seed = seed
     if config.objective.name != objective:
         for field in config.objective:
