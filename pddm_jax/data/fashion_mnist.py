@@ -85,6 +85,8 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     magic = bytes([0, 0, 8, len(shape)])
     if data[:4] != magic:
         raise ValueError(f"{path} is no IDX file of bytes: starts with {data[:4]!r}, not {magic!r}")
+    if len(data) < header:
+        raise ValueError(f"{path} is truncated: it ends within its header")
     found = tuple(int(n) for n in np.frombuffer(data[4:header], ">u4"))
     if found != shape:
         raise ValueError(f"{path} holds shape {found} where {shape} was expected")

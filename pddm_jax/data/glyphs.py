@@ -3,6 +3,7 @@
 import os
 import unicodedata
 import zipfile
+import zlib
 from collections import defaultdict
 from pathlib import Path
 
@@ -25,14 +26,14 @@ FACES = (
 LEAST_FACES = 8
 CATEGORIES = "LNSP"  # Unicode's letters, numbers, symbols and punctuation
 EM = 0.6875  # of the image's side: 22 pixels of 32
-LAYOUT = 1  # raised when the rendering changes, so that no old cache is read
+LAYOUT = 2  # raised when the rendering changes, so that no old cache is read
 
 
 def load(root: str | None, image_size: int | None, seed: int) -> Split:
     """Glyphs of `image_size` (32) pixels, half of the characters for training, the others for test.
 
-    A character is taken where at least 8 of the 16 faces have it. Characters that any face draws
-    alike, to the pixel (Latin A, Greek Alpha), are one class, which each face draws once.
+    A character is taken where at least 8 of the 16 faces have it. Characters that are drawn alike
+    anywhere, to the pixel (Latin A, Greek Alpha), are one class, which each face draws once.
 
     Args:
         root: where the rendering is cached; None = the user's cache folder.
@@ -55,9 +56,9 @@ def _cached(folder: Path, size: int) -> Images:
     versions = f"{LAYOUT}-matplotlib{matplotlib.__version__}-pillow{PIL.__version__}"
     path = folder / f"glyphs-{size}-{versions}.npz"
     try:
-        with np.load(path) as stored:
+        with path.open("rb") as file, np.load(file) as stored:
             images, labels, code_points = (stored[k] for k in ("images", "labels", "code_points"))
-    except (FileNotFoundError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+    except (OSError, EOFError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error):
         images, labels, code_points = render(size)
         with replacing(path) as part:
             np.savez(part, images=images, labels=labels, code_points=code_points)
@@ -86,7 +87,7 @@ def render(size: int) -> tuple[UInt8[np.ndarray, "n h w 1"], np.ndarray, np.ndar
             if c in mapped and (drawing := _draw(chr(c), face_at_size, size)) is not None:
                 drawings[c, face] = drawing
 
-    first = _merge_alike(characters, drawings)
+    first = _merge_alike(drawings)
     classes = sorted(set(first.values()))
     label_of = {c: label for label, c in enumerate(classes)}
     by_class: dict[tuple[int, int], np.ndarray] = {}
@@ -99,13 +100,13 @@ def render(size: int) -> tuple[UInt8[np.ndarray, "n h w 1"], np.ndarray, np.ndar
 
 def _draw(character: str, font: ImageFont.FreeTypeFont, size: int) -> np.ndarray | None:
     """White on black, its ink centred, made smaller only where it would not fit; None if blank."""
-    left, top, right, bottom = font.getbbox(character)
-    width, height = int(right - left), int(bottom - top)
-    if width <= 0 or height <= 0:
+    left, top, right, bottom = (round(edge) for edge in font.getbbox(character))
+    if right <= left or bottom <= top:
         return None
-    ink = Image.new("L", (width, height))
-    ImageDraw.Draw(ink).text((-left, -top), character, fill=255, font=font)
-    if max(width, height) > size:
+    drawn = Image.new("L", (right - left, bottom - top))
+    ImageDraw.Draw(drawn).text((-left, -top), character, fill=255, font=font)
+    ink = drawn.crop(drawn.getbbox())  # the box of the font reaches from the pen's start to its end
+    if max(ink.size) > size:
         ink.thumbnail((size, size), Image.Resampling.LANCZOS)
     canvas = Image.new("L", (size, size))
     canvas.paste(ink, ((size - ink.width) // 2, (size - ink.height) // 2))
@@ -113,8 +114,8 @@ def _draw(character: str, font: ImageFont.FreeTypeFont, size: int) -> np.ndarray
     return drawing if drawing.any() else None
 
 
-def _merge_alike(characters: list[int], drawings: dict[tuple[int, int], np.ndarray]) -> dict[int, int]:
-    """For each character the lowest one that it is drawn like, by any face, in any number of steps."""
+def _merge_alike(drawings: dict[tuple[int, int], np.ndarray]) -> dict[int, int]:
+    """For each character the lowest one that it is drawn like, by any faces, in any number of steps."""
     first = {c: c for c, _ in drawings}
 
     def find(c: int) -> int:
@@ -123,10 +124,8 @@ def _merge_alike(characters: list[int], drawings: dict[tuple[int, int], np.ndarr
         return c
 
     alike = defaultdict(list)
-    for c in characters:
-        for face in range(len(FACES)):
-            if (c, face) in drawings:
-                alike[face, drawings[c, face].tobytes()].append(c)
+    for (c, _), drawing in drawings.items():
+        alike[drawing.tobytes()].append(c)
     for group in alike.values():
         roots = sorted({find(c) for c in group})
         first.update(dict.fromkeys(roots, roots[0]))

@@ -16,7 +16,7 @@ def shifted(image: UInt8[np.ndarray, "h w c"], dy: int, dx: int) -> UInt8[np.nda
     """The image moved down by dy and right by dx; what comes in is black."""
     moved = np.zeros_like(image)
     height, width = image.shape[:2]
-    inner = image[max(-dy, 0) : height - max(dy, 0), max(-dx, 0) : width - max(dx, 0)]
+    inner = image[max(-dy, 0) : max(height - dy, 0), max(-dx, 0) : max(width - dx, 0)]
     moved[max(dy, 0) :, max(dx, 0) :][: inner.shape[0], : inner.shape[1]] = inner
     return moved
 
