@@ -71,10 +71,9 @@ def main() -> None:
     )
     operations = pairs * 6 * d * d
     print(
-        f"b = {b}, d = h = c = {d}, float32; {jax.device_count()} x {jax.devices()[0].device_kind}, ",
-        end="",
+        f"b = {b}, d = h = c = {d}, float32; {jax.device_count()} x {jax.devices()[0].device_kind}, "
+        f"jax {jax.__version__}, Python {platform.python_version()}"
     )
-    print(f"jax {jax.__version__}, Python {platform.python_version()}")
     print(f"{'':26} {'ms':>8} {'times nested':>13} {'GFLOP/s needed':>15}")
     for name, took in seconds.items():
         rate = operations / took / 1e9

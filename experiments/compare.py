@@ -22,8 +22,8 @@ from pddm_jax.files import write_json, write_text
 from pddm_jax.objectives import OBJECTIVES
 from pddm_jax.writer import read_rows
 
-Numbers = list[Any]
-Summary = dict[str, dict[str, Numbers | None]]
+Numbers = list[float]
+Summary = dict[str, Any]
 
 
 def compare(config: ConfigDict, workdir: Path, objectives: list[str], seeds: list[int]) -> str:
@@ -67,7 +67,7 @@ def one(config: ConfigDict, objective: str, seed: int) -> ConfigDict:
 
 
 def summarise(runs: list[runner.Results]) -> Summary:
-    """By measure and ranking: the value of each seed, None where the score is not trained."""
+    """By measure (and ranking): the value of each seed, None where the score is not trained."""
 
     def each(measure: Callable[[runner.Results, str], float | None]) -> dict[str, Numbers | None]:
         values = {score: [measure(run, score) for run in runs] for score in ("euclidean", "pddm")}
@@ -76,7 +76,7 @@ def summarise(runs: list[runner.Results]) -> Summary:
     return {
         "recall_at_1": each(lambda run, score: (run["recall_at_k"][score] or {}).get("1")),
         "map_at_r": each(lambda run, score: run["map_at_r"][score]),
-        "images_per_second": {"": [run["images_per_second"] for run in runs]},
+        "images_per_second": [run["images_per_second"] for run in runs],
     }
 
 
@@ -94,12 +94,12 @@ def as_table(summary: dict[str, Summary], example: runner.Results, seeds: list[i
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name, of in sorted(
-        summary.items(), key=lambda item: -sum(item[1]["recall_at_1"]["euclidean"] or [])
+        summary.items(), key=lambda item: -sum(item[1]["recall_at_1"]["euclidean"])
     ):
         cells = [
             cell(of[measure][score]) for measure in ("recall_at_1", "map_at_r") for score in of[measure]
         ]
-        speed = statistics.mean(of["images_per_second"][""] or [])
+        speed = statistics.mean(of["images_per_second"])
         lines.append(f"| {name} | {' | '.join(cells)} | {speed:.0f} |")
     protocol = example["protocol"]
     return "\n".join(lines) + (

@@ -25,13 +25,14 @@ def curve(rows: list[Row]) -> Curve:
 
 
 def convergence(curves: dict[str, list[Curve]], path: Path) -> None:
-    """Recall@1 against step: a line a name, the mean of its runs, and a band of their deviation."""
+    """Recall@1 against step: a line a name, the mean of its runs, and a band of their standard deviation."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, runs in curves.items():
         steps = [row["step"] for row in runs[0]]
         recalls = 100 * np.array([[row["recall_at_1"] for row in run] for run in runs])
-        mean, deviation = recalls.mean(axis=0), recalls.std(axis=0)
+        mean = recalls.mean(axis=0)
+        deviation = recalls.std(axis=0, ddof=1) if len(runs) > 1 else 0
         (line,) = axes.plot(steps, mean, marker="o", markersize=3.5, label=name)
         axes.fill_between(steps, mean - deviation, mean + deviation, color=line.get_color(), alpha=0.15)
     axes.set(xlabel="step", ylabel="Recall@1 on unseen classes (%)", xlim=(0, None))

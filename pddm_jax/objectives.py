@@ -50,6 +50,11 @@ def make_objective(name: str, pairs: int | None = None, **fields: Any) -> tuple[
     return loss, resolved
 
 
+def _size(per: str, pairs: int | None) -> int | None:
+    """The slots of mining: the number of positive pairs is theirs in the scope "positive" only."""
+    return pairs if per == "positive" else None
+
+
 def _pddm(
     params: Params,
     x: Float[Array, "b d"],
@@ -63,7 +68,7 @@ def _pddm(
     heads: int,
 ) -> tuple[Array, Logs]:
     """Quadruplets mined by PDDM score; the hinges of i's negative alone (one head), or of j's too."""
-    mined = mine_quadruplets_fused(params, x, labels, per, pairs if per == "positive" else None)
+    mined = mine_quadruplets_fused(params, x, labels, per, _size(per, pairs))
     metric, embedding = losses.hinge_means(params, x, mined, alpha, beta, heads)
     return metric + weight * embedding, {"loss_metric": metric, "loss_embedding": embedding}
 
@@ -80,7 +85,7 @@ def _quadruplet(
     """Quadruplets mined by Euclidean distance; the hinges of distances."""
     del params
     scores = -squared_distances(x[:, None], x[None])
-    mined = mine_quadruplets(scores, labels, per, pairs if per == "positive" else None)
+    mined = mine_quadruplets(scores, labels, per, _size(per, pairs))
     return losses.hinge_means(None, x, mined, alpha=0.0, beta=beta)[1], {}
 
 
