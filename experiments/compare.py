@@ -16,14 +16,15 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import plots, runner
+from experiments import command, plots, runner
+from experiments.results import Results
 from pddm_jax.checks import check_choice
 from pddm_jax.files import write_json, write_text
 from pddm_jax.objectives import OBJECTIVES
 from pddm_jax.writer import read_rows
 
 Numbers = list[float]
-Summary = dict[str, Any]
+Summary = dict[str, dict[str, Numbers | None]]
 
 
 def compare(config: ConfigDict, workdir: Path, objectives: list[str], seeds: list[int]) -> str:
@@ -39,7 +40,7 @@ def compare(config: ConfigDict, workdir: Path, objectives: list[str], seeds: lis
         check_choice("--objectives", name, OBJECTIVES)
     if len({*objectives}) < len(objectives) or len({*seeds}) < len(seeds) or not objectives or not seeds:
         raise ValueError("--objectives and --seeds must each name at least one, and none twice")
-    results: dict[str, list[runner.Results]] = {name: [] for name in objectives}
+    results: dict[str, list[Results]] = {name: [] for name in objectives}
     curves: dict[str, list[plots.Curve]] = {name: [] for name in objectives}
     for seed in seeds:
         for name in objectives:
@@ -52,7 +53,7 @@ def compare(config: ConfigDict, workdir: Path, objectives: list[str], seeds: lis
     if jax.process_index() == 0:
         write_json(workdir / "compare.json", {"seeds": seeds, "objectives": summary})
         write_text(workdir / "compare.md", table)
-        plots.convergence(curves, workdir / "convergence.png")
+        plots.convergence(curves, runner.watched_classes(config), workdir / "convergence.png")
     return table
 
 
@@ -66,21 +67,20 @@ def one(config: ConfigDict, objective: str, seed: int) -> ConfigDict:
     return config
 
 
-def summarise(runs: list[runner.Results]) -> Summary:
-    """By measure (and ranking): the value of each seed, None where the score is not trained."""
+def summarise(runs: list[Results]) -> Summary:
+    """By measure and ranking: the value of each seed, None where the score is not trained."""
 
-    def each(measure: Callable[[runner.Results, str], float | None]) -> dict[str, Numbers | None]:
+    def each(measure: Callable[[Results, str], Any]) -> dict[str, Numbers | None]:
         values = {score: [measure(run, score) for run in runs] for score in ("euclidean", "pddm")}
         return {score: None if None in of_seeds else of_seeds for score, of_seeds in values.items()}
 
     return {
         "recall_at_1": each(lambda run, score: (run["recall_at_k"][score] or {}).get("1")),
         "map_at_r": each(lambda run, score: run["map_at_r"][score]),
-        "images_per_second": [run["images_per_second"] for run in runs],
     }
 
 
-def as_table(summary: dict[str, Summary], example: runner.Results, seeds: list[int]) -> str:
+def as_table(summary: dict[str, Summary], example: Results, seeds: list[int]) -> str:
     """A Markdown table, best Recall@1 by embedding first."""
 
     def cell(values: Numbers | None) -> str:
@@ -90,17 +90,16 @@ def as_table(summary: dict[str, Summary], example: runner.Results, seeds: list[i
         return f"{100 * statistics.mean(values):.2f}{spread}"
 
     lines = [
-        "| objective | Recall@1 | Recall@1, PDDM score | MAP@R | MAP@R, PDDM score | images/s |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| objective | Recall@1 | Recall@1, PDDM score | MAP@R | MAP@R, PDDM score |",
+        "| --- | --- | --- | --- | --- |",
     ]
     for name, of in sorted(
-        summary.items(), key=lambda item: -sum(item[1]["recall_at_1"]["euclidean"])
+        summary.items(), key=lambda item: -sum(item[1]["recall_at_1"]["euclidean"] or [])
     ):
         cells = [
             cell(of[measure][score]) for measure in ("recall_at_1", "map_at_r") for score in of[measure]
         ]
-        speed = statistics.mean(of["images_per_second"])
-        lines.append(f"| {name} | {' | '.join(cells)} | {speed:.0f} |")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     protocol = example["protocol"]
     return "\n".join(lines) + (
         f"\n\n{protocol['data']}, {protocol['split']}; {example['steps']} steps; "
@@ -122,9 +121,9 @@ def body() -> None:
 
 
 if __name__ == "__main__":
-    runner.define_flags("quickstart", workdir="runs/compare")
+    command.define_flags("quickstart", workdir="runs/compare")
     flags.DEFINE_list(
         "objectives", ["pddm", "quadruplet", "triplet_semihard", "multi_similarity"], "Names."
     )
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds: of the split, the weights and the batches.")
-    runner.launch(body)
+    command.launch(body)

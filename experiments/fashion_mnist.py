@@ -1,6 +1,6 @@
 """Train on five classes of Fashion-MNIST, search the five others."""
 
-from experiments import runner
+from experiments import command
 
 if __name__ == "__main__":
-    runner.main("fashion_mnist")
+    command.main("fashion_mnist")

@@ -24,8 +24,8 @@ def curve(rows: list[Row]) -> Curve:
     return [row for row in rows if "recall_at_1" in row]
 
 
-def convergence(curves: dict[str, list[Curve]], path: Path) -> None:
-    """Recall@1 against step: a line a name, the mean of its runs, and a band of their standard deviation."""
+def convergence(curves: dict[str, list[Curve]], classes: str, path: Path) -> None:
+    """Recall@1 against step: a line a name, the mean of its runs in a band of their deviation."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, runs in curves.items():
@@ -35,7 +35,7 @@ def convergence(curves: dict[str, list[Curve]], path: Path) -> None:
         deviation = recalls.std(axis=0, ddof=1) if len(runs) > 1 else 0
         (line,) = axes.plot(steps, mean, marker="o", markersize=3.5, label=name)
         axes.fill_between(steps, mean - deviation, mean + deviation, color=line.get_color(), alpha=0.15)
-    axes.set(xlabel="step", ylabel="Recall@1 on unseen classes (%)", xlim=(0, None))
+    axes.set(xlabel="step", ylabel=f"Recall@1 on {classes} classes (%)", xlim=(0, None))
     axes.grid(alpha=0.3)
     if len(curves) > 1:
         axes.legend()

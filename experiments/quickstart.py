@@ -1,6 +1,6 @@
 """Train on half of the characters, find the other half in another typeface: minutes on a CPU."""
 
-from experiments import runner
+from experiments import command
 
 if __name__ == "__main__":
-    runner.main("quickstart")
+    command.main("quickstart")

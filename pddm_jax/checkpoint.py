@@ -7,8 +7,13 @@ from typing import Self
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from pddm_jax.training import TrainState
+
+
+def _score(metrics: dict[str, float]) -> float:
+    return metrics["score"]
 
 
 class Preempted(SystemExit):
@@ -20,13 +25,23 @@ class Checkpoints:
 
     The input needs none: it is a pure function of (seed, step). Within the `with` block SIGTERM is
     only noted, for `preempted`; when the block ends, all is written, and `Preempted` is raised.
+
+    Kept are the last `max_to_keep` and, where they are `scored`, the best of those saved with a score.
     """
 
-    def __init__(self, folder: Path, max_to_keep: int) -> None:
+    def __init__(self, folder: Path, max_to_keep: int, scored: bool = False) -> None:
+        best = keep.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
-            options=ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, cleanup_tmp_directories=True),
+            options=ocp.CheckpointManagerOptions(
+                best_fn=_score if scored else None,
+                preservation_policy=keep.AnyPreservationPolicy(
+                    [keep.LatestN(max_to_keep), *([best] if scored else [])]
+                ),
+                cleanup_tmp_directories=True,
+            ),
         )
+        self._scored = scored
         self._preempted = False
 
     def __enter__(self) -> Self:
@@ -48,15 +63,21 @@ class Checkpoints:
         """The step of the newest checkpoint, None where there is none."""
         return self._manager.latest_step()
 
-    def restore(self, like: TrainState) -> TrainState:
-        """The newest checkpoint, in the structure and sharding of `like`."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        return self._manager.restore(self._manager.latest_step(), args=ocp.args.StandardRestore(abstract))
+    def best_step(self) -> int | None:
+        """The step of the checkpoint of highest score, None where none was saved with one."""
+        self._manager.wait_until_finished()
+        return self._manager.best_step() if self._scored else None
 
-    def save(self, step: int, state: TrainState) -> None:
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """The checkpoint of a step, in the structure and sharding of `like`."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+
+    def save(self, step: int, state: TrainState, score: float | None = None) -> None:
         """Start writing a checkpoint of this step, unless there is one."""
         if step != self._manager.latest_step():
-            self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
+            metrics = None if score is None else {"score": score}
+            self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
 
     def __exit__(
         self,

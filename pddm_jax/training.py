@@ -1,6 +1,7 @@
 """The train state, its step, and the loop that runs it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import flax.struct
 import jax
@@ -15,6 +16,8 @@ from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.objectives import Logs, Loss
 from pddm_jax.pddm import PDDM
 from pddm_jax.types import Batch
+
+Shares = TypeVar("Shares", bound=PyTree)
 
 SCHEDULES = ("cosine", "constant")
 OPTIMIZERS = ("adamw", "sgd")
@@ -53,13 +56,14 @@ def make_optimizer(
     clip_norm: float,
     warmup: int,
     unit_factor: float,
+    backbone_factor: float,
     steps: int,
 ) -> optax.GradientTransformation:
     """The optimiser: clipping by global norm, weight decay on kernels only, a schedule over `steps`.
 
-    The rate rises over the first `warmup` steps. The PDDM unit learns at `unit_factor`
-    times the rate of the network: the score must know something before the pairs that it picks are
-    worth learning from.
+    The rate rises over the first `warmup` steps. The PDDM unit learns at `unit_factor` times the rate:
+    the score must know something before the pairs that it picks are worth learning from. The
+    network's backbone learns at `backbone_factor` times the rate, below 1 where it is pretrained.
 
     Raises:
         ValueError: the name or the schedule is unknown.
@@ -88,8 +92,13 @@ def make_optimizer(
 
     def lead(updates: PyTree, params: PyTree) -> PyTree:
         del params
-        factors = {"unit": unit_factor}
-        return {part: optax.tree.scale(factors.get(part, 1.0), x) for part, x in updates.items()}
+        return jax.tree_util.tree_map_with_path(lambda path, x: factor(path) * x, updates)
+
+    def factor(path: tuple[jax.tree_util.DictKey, ...]) -> float:
+        names = tuple(key.key for key in path)
+        if names[:1] == ("unit",):
+            return unit_factor
+        return backbone_factor if names[:2] == ("network", "backbone") else 1.0
 
     return optax.chain(optax.clip_by_global_norm(clip_norm), descent, optax.stateless(lead))
 
@@ -106,10 +115,11 @@ def init_state(
 
     def init(key: Array) -> TrainState:
         network_key, unit_key = jax.random.split(key)
-        variables = network.init(network_key, jnp.zeros((1, *image_shape), jnp.uint8))
-        x = jnp.zeros((1, network.embedding_dim))
-        params = {"network": variables["params"], "unit": unit.init(unit_key, x, x)["params"]}
-        batch_stats = variables["batch_stats"]
+        images = jnp.zeros((1, *image_shape), jnp.uint8)
+        embeddings, variables = network.init_with_output(network_key, images)
+        unit_params = unit.init(unit_key, embeddings, embeddings)["params"]
+        params = {"network": variables["params"], "unit": unit_params}
+        batch_stats = variables.get("batch_stats", {})
         return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
 
     return jax.jit(init, out_shardings=replicated(mesh))(jax.random.key(seed))
@@ -133,7 +143,7 @@ def make_train_step(
         )
         embeddings, labels = jax.lax.with_sharding_constraint((embeddings, batch.labels), replicated(mesh))
         value, logs = loss(params["unit"], embeddings, labels)
-        return value, (updated["batch_stats"], logs)
+        return value, (updated.get("batch_stats", {}), logs)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Logs]:
         (value, (batch_stats, logs)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
@@ -150,13 +160,12 @@ def make_train_step(
 
 
 def make_embed(
-    network: EmbeddingNetwork, mesh: Mesh, batch_size: int = 512
-) -> Callable[[TrainState, np.ndarray], Float[np.ndarray, "n d"]]:
-    """The function (state, images [n, h, w, c]) -> embeddings [n, d], compiled once for any n.
+    network: EmbeddingNetwork, mesh: Mesh
+) -> Callable[[TrainState, Iterable[np.ndarray]], Float[np.ndarray, "n d"]]:
+    """The function (state, batches of images) -> embeddings of all of them, compiled once for a size.
 
-    Every process passes all images, works on its share of each batch, and gets all embeddings.
+    Every process passes its share of each batch, as `ordered_batches` gives it, and gets all embeddings.
     """
-    size = -(-batch_size // mesh.size) * mesh.size
     forward = jax.jit(
         lambda state, images: network.apply(
             {"params": state.params["network"], "batch_stats": state.batch_stats}, images
@@ -165,24 +174,16 @@ def make_embed(
         out_shardings=replicated(mesh),
     )
 
-    def embed(state: TrainState, images: np.ndarray) -> np.ndarray:
-        parts = []
-        for start in range(0, len(images), size):
-            part = images[start : start + size]
-            fill = np.zeros((size - len(part), *part.shape[1:]), part.dtype)
-            # From its own copy of all images, each device is given its rows.
-            batch = np.concatenate([part, fill])
-            rows = jax.make_array_from_callback(batch.shape, sharded(mesh), batch.__getitem__)
-            parts.append(np.asarray(forward(state, rows))[: len(part)])
-        return np.concatenate(parts)
+    def embed(state: TrainState, batches: Iterable[np.ndarray]) -> np.ndarray:
+        return np.concatenate([np.asarray(forward(state, x)) for x in global_batches(batches, mesh)])
 
     return embed
 
 
-def global_batches(batches: Iterator[Batch], mesh: Mesh) -> Iterator[Batch]:
+def global_batches(batches: Iterable[Shares], mesh: Mesh) -> Iterator[Shares]:
     """Each process's share of a batch as one global batch, sharded over the mesh."""
     for batch in batches:
-        yield Batch(*(jax.make_array_from_process_local_data(sharded(mesh), x) for x in batch))
+        yield jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharded(mesh), x), batch)
 
 
 def fit(

@@ -11,7 +11,7 @@ with jaxtyping.install_import_hook("pddm_jax", "beartype.beartype"):
     import jax, jax.numpy as jnp, numpy as np
     import pddm_jax
     import pddm_jax.objectives
-    from pddm_jax.data import PKSampler, train_batches
+    from pddm_jax.data import PKSampler, make_transform, ordered_batches, train_batches
     from pddm_jax.data.images import Images, split_half
     from pddm_jax.networks import make_network
     from pddm_jax.pairwise import masked_mean
@@ -39,16 +39,18 @@ assert 0 <= pddm_jax.nmi(np.asarray(x), labels) <= 1
 images = np.zeros((12, 16, 16, 1), np.uint8)
 split = split_half(Images(images, np.arange(12) // 2, dict.fromkeys(range(6), "")), seed=0)
 sampler = PKSampler(split.train.labels, 3, 2, range(2), seed=0)
-batch = next(train_batches(split.train, sampler, shift=1, seed=0))
+transform = make_transform("shift", None, 1, 0.5, True, 1.0)
+batch = next(train_batches(split.train, sampler, transform, seed=0))
 network, mesh = make_network("small_cnn", 6), data_mesh()
-optimizer = make_optimizer("adamw", 0.1, 0.1, "cosine", 1.0, 1, 2.0, steps=2)
+optimizer = make_optimizer("adamw", 0.1, 0.1, "cosine", 1.0, 1, 2.0, 1.0, steps=2)
 state = init_state(network, unit, optimizer, (16, 16, 1), 0, mesh)
 for name in pddm_jax.objectives.OBJECTIVES:
     loss, _ = pddm_jax.objectives.make_objective(name, pairs=5)
     assert loss(params, x, jnp.asarray(labels))[0].shape == ()
 loss, _ = pddm_jax.objectives.make_objective("pddm", pairs=3)
 state, _ = make_train_step(network, loss, optimizer, mesh)(state, batch)
-assert make_embed(network, mesh, 8)(state, images).shape == (12, 6)
+batches = ordered_batches(images, transform, 8)
+assert make_embed(network, mesh)(state, batches).shape == (16, 6)
 
 try:
     masked_mean(jnp.ones(3), jnp.ones(4, bool))

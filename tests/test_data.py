@@ -11,8 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pddm_jax.data import Images, PKSampler, fashion_mnist, glyphs, load, train_batches
-from pddm_jax.data.pipeline import shifted
+from pddm_jax.data import (
+    Images,
+    PKSampler,
+    fashion_mnist,
+    glyphs,
+    hold_out,
+    load,
+    make_transform,
+    ordered_batches,
+    train_batches,
+)
+from pddm_jax.data.transforms import centre, random_box, resized, shifted
 
 # ---------------------------------------------------------------------------------------------- glyphs
 
@@ -456,9 +466,10 @@ NUMBERED = Images(
 )
 
 
-def batches_of(start, stop, shift=1, seed=7, index=0, count=1):
+def batches_of(start, stop, shift=1, seed=7, index=0, count=1, workers=0):
     source = sampler(range(start, stop), seed=seed, index=index, count=count)
-    return [*train_batches(NUMBERED, source, shift, seed)]
+    transform = make_transform("shift", None, shift, 1.0, False, 1.0)
+    return [*train_batches(NUMBERED, source, transform, seed, workers)]
 
 
 def assert_same_batches(found, expected):
@@ -504,3 +515,108 @@ def test_images_are_moved_by_up_to_shift_in_all_directions():
     for batch in batches_of(0, 2, shift=0):
         images = batch.images.max(axis=(1, 2, 3)).astype(int) - 1
         np.testing.assert_array_equal(batch.images, NUMBERED.images[images])
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_batches_do_not_depend_on_the_number_of_workers(workers):
+    assert_same_batches(batches_of(2, 9, workers=workers), batches_of(2, 9))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 20])
+def test_ordered_batches_hold_all_images_in_order(n, count):
+    images = np.arange(1, n + 1, dtype=np.uint8)[:, None, None, None]
+    transform = make_transform("shift", None, 0, 1.0, False, 1.0)
+    shares = [[*ordered_batches(images, transform, 8, 0, i, count)] for i in range(count)]
+    assert all(len(share) == -(-n // 8) for share in shares)
+    whole = np.concatenate([np.concatenate(parts) for parts in zip(*shares, strict=True)]).ravel()
+    assert whole[:n].tolist() == [*range(1, n + 1)]
+    assert (whole[n:] == n).all()
+
+
+# ---------------------------------------------------------------------------------------- transforms
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(0.05, 1), st.integers(0, 2**32))
+@settings(deadline=None, derandomize=True, max_examples=300)
+def test_a_random_box_lies_within_the_image(height, width, least_area, seed):
+    left, top, right, bottom = random_box(height, width, least_area, np.random.default_rng(seed))
+    assert 0 <= left < right <= width
+    assert 0 <= top < bottom <= height
+
+
+def test_random_boxes_have_the_areas_and_aspects_that_are_asked_for():
+    rng = np.random.default_rng(0)
+    boxes = np.array([random_box(300, 400, 0.2, rng) for _ in range(2000)])
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    area, aspect = width * height / (300 * 400), width / height
+    assert 0.19 < area.min() < 0.25
+    assert 0.9 < area.max() <= 1
+    assert 0.73 < aspect.min() < 0.78
+    assert 1.28 < aspect.max() < 1.36
+    corners = boxes[:, :2] / np.maximum([400, 300] - np.stack([width, height], 1), 1)
+    np.testing.assert_allclose(corners.mean(axis=0), 0.5, atol=0.03)
+
+
+def test_an_image_too_narrow_for_any_box_gives_its_middle():
+    assert random_box(10, 1000, 1.0, np.random.default_rng(0)) == (495, 0, 505, 10)
+    assert centre(20, 10, 0.5) == (2.5, 7.5, 7.5, 12.5)
+
+
+def test_a_box_of_the_size_that_is_wanted_is_cut_out_and_a_larger_one_averaged():
+    image = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    for channels in (1, 3):
+        found = resized(image[..., :channels], (4, 2, 12, 10), 8)
+        np.testing.assert_array_equal(found, image[2:10, 4:12, :channels])
+    mean = np.average(image[:8, :8], (0, 1), TENT[:, None] * TENT)
+    np.testing.assert_allclose(resized(image[:8, :8], (0, 0, 8, 8), 1)[0, 0], mean, atol=1)
+
+
+TENT = 1 - np.abs(np.arange(8) + 0.5 - 4) / 8  # the weights of a bilinear reduction of 8 pixels to 1
+
+
+def test_training_crops_flip_every_second_image_and_test_crops_none():
+    ramp = np.tile(np.arange(0, 200, 2, dtype=np.uint8)[None, :, None], (100, 1, 3))
+    transform = make_transform("crop", 20, 0, 0.9, True, 1.25)
+    rng = np.random.default_rng(0)
+    falling = [
+        bool((np.diff(transform.train(ramp, rng)[0, :, 0].astype(int)) < 0).all()) for _ in range(400)
+    ]
+    assert 160 < sum(falling) < 240
+    still = make_transform("crop", 20, 0, 0.9, False, 1.25)
+    assert all((np.diff(still.train(ramp, rng)[0, :, 0].astype(int)) > 0).all() for _ in range(50))
+    seen = transform.test(ramp)
+    assert seen.shape == (20, 20, 3)
+    np.testing.assert_allclose(seen[0, [0, -1], 0], [2 * 11.5, 2 * 87.5], atol=2)  # the middle 80 pixels
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("turn", 32, 0, 1.0, True, 1.0), r"data\.augment.*'crop', 'shift'.*'turn'"),
+        (("shift", 32, -1, 1.0, True, 1.0), r"data\.shift.*-1"),
+        (("crop", None, 0, 1.0, True, 1.0), r"data\.image_size"),
+        (("crop", 32, 0, 0.0, True, 1.0), r"data\.least_area"),
+        (("crop", 32, 0, 0.5, True, 0.5), r"data\.zoom"),
+    ],
+)
+def test_transforms_that_cannot_be_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_transform(*arguments)
+
+
+def test_classes_that_are_held_out_are_a_share_of_all_and_disjoint():
+    rest, held = hold_out(NUMBERED_NAMED, 0.3, seed=1)
+    assert len({*held.labels}) == 3
+    assert not {*held.labels} & {*rest.labels}
+    assert sorted([*rest.labels, *held.labels]) == sorted(LABELS)
+    assert {*held.class_names} == {*held.labels}
+    for part in (rest, held):
+        np.testing.assert_array_equal(part.labels, LABELS[part.images.max(axis=(1, 2, 3)).astype(int) - 1])
+    assert {*hold_out(NUMBERED_NAMED, 0.3, seed=2)[1].labels} != {*held.labels}
+    for share in (0.01, 0.99):
+        with pytest.raises(ValueError, match=r"data\.validation"):
+            hold_out(NUMBERED_NAMED, share, seed=1)
+
+
+NUMBERED_NAMED = NUMBERED._replace(class_names={10 * n: str(n) for n in range(len(SIZES))})

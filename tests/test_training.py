@@ -43,6 +43,7 @@ SGD = {
     "clip_norm": 1e9,
     "warmup": 0,
     "unit_factor": 1.0,
+    "backbone_factor": 1.0,
 }
 
 
@@ -155,8 +156,8 @@ def test_a_network_makes_embeddings_of_unit_length(name):
 def test_networks_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match=r"network\.name.*'small_cnn'.*got 'nope'"):
         make_network("nope", 8)
-    with pytest.raises(ValueError, match=r"embedding_dim must be at least 1, got 0"):
-        make_network("small_cnn", 0)
+    with pytest.raises(ValueError, match=r"embedding_dim must not be below 0, got -1"):
+        make_network("small_cnn", -1)
 
 
 # ----------------------------------------------------------------------------------------- optimisers
@@ -206,17 +207,20 @@ def test_gradients_are_clipped_by_their_global_norm():
     np.testing.assert_allclose([updates["x"][0], updates["y"][0]], [-0.06, -0.08], rtol=1e-6)
 
 
-def test_the_rate_warms_up_and_the_unit_learns_faster():
-    optimizer = make_optimizer(**SGD | {"warmup": 4, "unit_factor": 5.0}, steps=10)
-    params = {"network": jnp.zeros(1), "unit": jnp.zeros(1)}
+def test_the_rate_warms_up_and_parts_have_rates_of_their_own():
+    factors = {"unit_factor": 5.0, "backbone_factor": 0.1}
+    optimizer = make_optimizer(**SGD | factors | {"warmup": 4}, steps=10)
+    params = {"network": {"backbone": jnp.zeros(1), "embedding": jnp.zeros(1)}, "unit": jnp.zeros(1)}
     state, moved = optimizer.init(params), []
     for _ in range(6):
         updates, state = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
-        moved.append([-float(updates[part][0]) for part in ("network", "unit")])
+        of_parts = updates["network"]["embedding"], updates["unit"], updates["network"]["backbone"]
+        moved.append([-float(update[0]) for update in of_parts])
     momentum = np.cumsum(0.9 ** np.arange(6))
     expected = 0.1 * momentum * [0.2, 0.4, 0.6, 0.8, 1, 1]
     np.testing.assert_allclose([m[0] for m in moved], expected, rtol=1e-5)
     np.testing.assert_allclose([m[1] for m in moved], 5 * expected, rtol=1e-5)
+    np.testing.assert_allclose([m[2] for m in moved], 0.1 * expected, rtol=1e-5)
 
 
 # ----------------------------------------------------------------------------------------- train step
@@ -334,12 +338,11 @@ def test_the_seed_makes_the_state(unit):
     assert all(x.is_fully_replicated for x in jax.tree.leaves(again))
 
 
-@pytest.mark.parametrize("n", [1, 7, 8, 9, 17])
-def test_embed_is_the_network_for_any_number_of_images(n):
+def test_embed_is_the_network_batch_by_batch():
     problem = make_problem()
     state, _ = problem.step(problem.state, problem.batch)  # so that there are statistics
-    images = np.random.default_rng(n).integers(0, 256, (n, *SHAPE), dtype=np.uint8)
-    found = make_embed(NETWORK, data_mesh(), batch_size=8)(state, images)
+    images = np.random.default_rng(0).integers(0, 256, (24, *SHAPE), dtype=np.uint8)
+    found = make_embed(NETWORK, data_mesh())(state, images.reshape(3, 8, *SHAPE))
     variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
     np.testing.assert_allclose(found, NETWORK.apply(variables, images), atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
@@ -347,14 +350,14 @@ def test_embed_is_the_network_for_any_number_of_images(n):
 
 def test_embed_is_compiled_once(caplog):
     state = make_problem().state
-    embed = make_embed(NETWORK, data_mesh(), batch_size=8)
-    images = np.zeros((20, *SHAPE), np.uint8)
+    embed = make_embed(NETWORK, data_mesh())
+    batches = np.zeros((4, 8, *SHAPE), np.uint8)
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
-        embed(state, images[:3])
+        embed(state, batches[:1])
         assert "ompil" in caplog.text
         caplog.clear()
-        for n in (1, 8, 20):
-            embed(state, images[:n])
+        for n in (1, 3, 4):
+            embed(state, batches[:n])
     assert "ompil" not in caplog.text
 
 
@@ -431,12 +434,29 @@ def test_checkpoints_come_back_to_the_bit_and_the_last_ones_are_kept(tmp_path):
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["3", "4"]
     with Checkpoints(tmp_path / "checkpoints", max_to_keep=2) as checkpoints:
         assert checkpoints.latest_step() == 4
-        restored = checkpoints.restore(make_problem("pddm", "adamw", 0.01).state)
+        restored = checkpoints.restore(4, make_problem("pddm", "adamw", 0.01).state)
+        assert checkpoints.best_step() is None
         assert not checkpoints.preempted(5)
     jax.tree.map(np.testing.assert_array_equal, restored, saved)
     again, _ = problem.step(restored, problem.batch)
     straight, _ = problem.step(state, problem.batch)
     jax.tree.map(np.testing.assert_array_equal, copy(again), copy(straight))
+
+
+def test_the_checkpoint_of_best_score_is_kept_beside_the_last_ones(tmp_path):
+    problem = make_problem()
+    state, saved = problem.state, {}
+    with Checkpoints(tmp_path, max_to_keep=1, scored=True) as checkpoints:
+        for step, score in enumerate([0.3, 0.9, 0.5, None], 1):
+            state, _ = problem.step(state, problem.batch)
+            saved[step] = copy(state)
+            checkpoints.save(step, state, score)
+        assert checkpoints.best_step() == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "4"]
+    with Checkpoints(tmp_path, max_to_keep=1, scored=True) as checkpoints:
+        assert (checkpoints.latest_step(), checkpoints.best_step()) == (4, 2)
+        restored = checkpoints.restore(2, make_problem().state)
+    jax.tree.map(np.testing.assert_array_equal, restored, saved[2])
 
 
 def test_sigterm_is_noted_and_ends_the_block_with_status_0_and_the_old_handler(tmp_path):

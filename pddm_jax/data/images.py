@@ -1,17 +1,35 @@
-"""A set of labelled images in memory, and how one is split into classes for training and for test."""
+"""Labelled images, and how they are split into classes for training and for test."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from pddm_jax.data.streams import SPLIT, stream
+from pddm_jax.data.streams import HOLD_OUT, SPLIT, stream
+
+
+@runtime_checkable
+class ImageFiles(Protocol):
+    """Images by number, read when they are asked for; they may differ in size."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def __getitem__(self, index: int, /) -> UInt8[np.ndarray, "h w c"]:
+        """The image of a number."""
+
+    def take(self, indices: Int[np.ndarray, " m"], /) -> "ImageFiles":
+        """Some of the images, in the order of these numbers."""
+
+
+ImageSequence = UInt8[np.ndarray, "n h w c"] | ImageFiles
+"""Images in memory, all of one size, or on disk."""
 
 
 class Images(NamedTuple):
-    """Labelled images of one size."""
+    """Labelled images."""
 
-    images: UInt8[np.ndarray, "n h w c"]
+    images: ImageSequence
     labels: Int[np.ndarray, " n"]
     class_names: dict[int, str]
 
@@ -26,9 +44,23 @@ class Split(NamedTuple):
 
 def of_classes(data: Images, classes: Int[np.ndarray, " c"]) -> Images:
     """The images of some classes, in their order."""
-    chosen = np.isin(data.labels, classes)
+    chosen = np.flatnonzero(np.isin(data.labels, classes))
+    images = data.images[chosen] if isinstance(data.images, np.ndarray) else data.images.take(chosen)
     names = {int(label): data.class_names[int(label)] for label in classes}
-    return Images(data.images[chosen], data.labels[chosen], names)
+    return Images(images, data.labels[chosen], names)
+
+
+def hold_out(data: Images, share: float, seed: int) -> tuple[Images, Images]:
+    """The images without a share of the classes, drawn by seed, and those of these classes.
+
+    Raises:
+        ValueError: one of the two would have no class.
+    """
+    classes = stream(seed, HOLD_OUT).permutation(np.unique(data.labels))
+    count = round(share * len(classes))
+    if not 0 < count < len(classes):
+        raise ValueError(f"data.validation of {share} holds out {count} of {len(classes)} classes")
+    return of_classes(data, classes[count:]), of_classes(data, classes[:count])
 
 
 def split_half(data: Images, seed: int) -> Split:

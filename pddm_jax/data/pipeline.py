@@ -1,37 +1,74 @@
-"""Batches for training, read ahead by Grain; the random numbers of an image are keyed by its place."""
+"""Batches for training and for test, read ahead by Grain; an image's chances are keyed by its place."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Generator
+from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 from jaxtyping import UInt8
 
-from pddm_jax.data.images import Images
+from pddm_jax.data.images import Images, ImageSequence
 from pddm_jax.data.sampler import PKSampler
 from pddm_jax.data.streams import IMAGE, stream
+from pddm_jax.data.transforms import Transform
 from pddm_jax.types import Batch
 
 
-def shifted(image: UInt8[np.ndarray, "h w c"], dy: int, dx: int) -> UInt8[np.ndarray, "h w c"]:
-    """The image moved down by dy and right by dx; what comes in is black."""
-    moved = np.zeros_like(image)
-    height, width = image.shape[:2]
-    inner = image[max(-dy, 0) : max(height - dy, 0), max(-dx, 0) : max(width - dx, 0)]
-    moved[max(dy, 0) :, max(dx, 0) :][: inner.shape[0], : inner.shape[1]] = inner
-    return moved
+def train_batches(
+    data: Images, sampler: PKSampler, transform: Transform, seed: int, workers: int = 0
+) -> Generator[Batch]:
+    """The batches of the sampler, each image transformed by random numbers keyed by its place.
 
+    Args:
+        data: what the sampler's indices stand for.
+        sampler: the references, batch after batch.
+        transform: see `make_transform`.
+        seed: of the random numbers.
+        workers: processes that read; 0 = threads of this process. The batches are the same.
+    """
 
-def train_batches(data: Images, sampler: PKSampler, shift: int, seed: int) -> Iterator[Batch]:
-    """The batches of the sampler, each image moved by up to `shift` pixels in x and y."""
-
-    def augment(reference: tuple[int, int]) -> Batch:
+    def read(reference: tuple[int, int]) -> Batch:
         index, place = reference
-        dy, dx = stream(seed, IMAGE, place).integers(-shift, shift, size=2, endpoint=True).tolist()
-        return Batch(shifted(data.images[index], dy, dx), data.labels[index])
+        image = transform.train(data.images[index], stream(seed, IMAGE, place))
+        return Batch(image, data.labels[index])
 
-    return iter(
-        grain.MapDataset.source(sampler)
-        .map(augment)
-        .batch(sampler.local_size)
-        .to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
-    )
+    return _read_ahead(grain.MapDataset.source(sampler).map(read).batch(sampler.local_size), workers)
+
+
+def ordered_batches(
+    images: ImageSequence,
+    transform: Transform,
+    size: int,
+    workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Generator[UInt8[np.ndarray, "b h w c"]]:
+    """All images in order, in batches of `size`; the last batch is filled up with the last image.
+
+    Each process is given its own contiguous share of each batch, and reads no more than that.
+    """
+    share = size // process_count
+    batches = -(-len(images) // size)
+
+    def read(slot: int) -> UInt8[np.ndarray, "h w c"]:
+        batch, offset = divmod(slot, share)
+        index = batch * size + process_index * share + offset
+        return transform.test(images[min(index, len(images) - 1)])
+
+    return _read_ahead(grain.MapDataset.range(batches * share).map(read).batch(share), workers)
+
+
+def _read_ahead(batches: grain.MapDataset, workers: int) -> Generator[Any]:
+    threads = 1 if workers else os.cpu_count() or 1
+    ahead = batches.to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=max(8, 2 * threads)))
+    if workers:
+        if not flags.FLAGS.is_parsed():  # outside of an absl app; Grain's processes ask flags of their own
+            flags.FLAGS.mark_as_parsed()
+        ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=2))
+    reader = iter(ahead)
+    try:
+        yield from reader
+    finally:
+        reader.close()

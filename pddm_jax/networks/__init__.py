@@ -1,14 +1,39 @@
 """Networks by name: images to features, and the head that makes features an embedding."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from pddm_jax.checks import check_choice
+from pddm_jax.networks import alexnet, efficientnet_lite, googlenet, resnet
+from pddm_jax.networks.alexnet import AlexNet
+from pddm_jax.networks.efficientnet_lite import EfficientNetLite0
+from pddm_jax.networks.googlenet import GoogLeNet
+from pddm_jax.networks.resnet import ResNet50
 from pddm_jax.networks.small_cnn import SmallCNN
 from pddm_jax.pairwise import l2_normalize
 
-NETWORKS = {"small_cnn": SmallCNN}
+
+class Backbone(NamedTuple):
+    """A network without a classifier, and the bytes that it takes as mean 0 and deviation 1."""
+
+    make: Callable[[], nn.Module]
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (255.0,)
+
+
+NETWORKS = {
+    "alexnet": Backbone(AlexNet, alexnet.MEAN, alexnet.STD),
+    "efficientnet_lite0": Backbone(EfficientNetLite0, efficientnet_lite.MEAN, efficientnet_lite.STD),
+    "googlenet": Backbone(GoogLeNet, googlenet.MEAN, googlenet.STD),
+    "googlenet_plain": Backbone(partial(GoogLeNet, batch_norm=False), googlenet.MEAN, googlenet.STD),
+    "resnet50": Backbone(ResNet50, resnet.MEAN, resnet.STD),
+    "small_cnn": Backbone(SmallCNN),
+}
 
 
 class EmbeddingNetwork(nn.Module):
@@ -16,15 +41,28 @@ class EmbeddingNetwork(nn.Module):
 
     The batch normalisation, without scale or bias, keeps a batch's embeddings spread around the
     origin: without it hard mining draws all of them into one point (see docs/results.md).
+
+    Attributes:
+        backbone: any module (images [b, h, w, c], train) -> features [b, f].
+        embedding_dim: width of the embedding; 0 = the features themselves, without the two layers.
+        mean: of the bytes of an image, per channel; a grey image is given as many channels.
+        std: their deviation.
+        freeze_statistics: whether the backbone's own batch normalisations keep their statistics.
     """
 
     backbone: nn.Module
     embedding_dim: int
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (255.0,)
+    freeze_statistics: bool = False
 
     @nn.compact
     def __call__(self, images: UInt8[Array, "b h w c"], train: bool = False) -> Float[Array, "b d"]:
         """Embeddings [b, d]; with `train`, by the statistics of this batch."""
-        features = self.backbone(images.astype(jnp.float32) / 255, train=train)
+        images = (images.astype(jnp.float32) - jnp.array(self.mean)) / jnp.array(self.std)
+        features = self.backbone(images, train=train and not self.freeze_statistics)
+        if not self.embedding_dim:
+            return l2_normalize(features)
         x = nn.Dense(self.embedding_dim, use_bias=False, name="embedding")(features)
         x = nn.BatchNorm(
             use_running_average=not train, momentum=0.9, use_bias=False, use_scale=False, name="centre"
@@ -32,13 +70,14 @@ class EmbeddingNetwork(nn.Module):
         return l2_normalize(x)
 
 
-def make_network(name: str, embedding_dim: int) -> EmbeddingNetwork:
-    """The network of a name in `NETWORKS`, with an embedding of the given width.
+def make_network(name: str, embedding_dim: int, freeze_statistics: bool = False) -> EmbeddingNetwork:
+    """The network of a name in `NETWORKS`, with an embedding of the given width; see `EmbeddingNetwork`.
 
     Raises:
-        ValueError: no network has this name, or embedding_dim is below 1.
+        ValueError: no network has this name, or embedding_dim is below 0.
     """
     check_choice("network.name", name, NETWORKS)
-    if embedding_dim < 1:
-        raise ValueError(f"network.embedding_dim must be at least 1, got {embedding_dim}")
-    return EmbeddingNetwork(NETWORKS[name](), embedding_dim)
+    if embedding_dim < 0:
+        raise ValueError(f"network.embedding_dim must not be below 0, got {embedding_dim}")
+    backbone = NETWORKS[name]
+    return EmbeddingNetwork(backbone.make(), embedding_dim, backbone.mean, backbone.std, freeze_statistics)

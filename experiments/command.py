@@ -1,0 +1,70 @@
+"""From flags to a run: what a user types, and one line for what a user can mend."""
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from experiments.results import table
+from experiments.runner import run
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def define_flags(config: str, workdir: str) -> None:
+    """--config, --workdir and, for many processes, --distributed."""
+    config_flags.DEFINE_config_file(
+        "config",
+        str(CONFIGS / f"{config}.py"),
+        "Config file, as FILE.py or FILE.py:variant; --config.GROUP.FIELD=VALUE sets a field.",
+    )
+    flags.DEFINE_string("workdir", workdir, "Where the run leaves its files.")
+    flags.DEFINE_bool("distributed", False, "Join the other processes (found by JAX on a pod).")
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where JAX cannot find it.")
+    flags.DEFINE_integer("num_processes", None, "How many processes, likewise.")
+    flags.DEFINE_integer("process_id", None, "Which of them this one is, likewise.")
+
+
+def launch(body: Callable[[], None]) -> None:
+    """Parse the flags and run `body`; what a user can mend ends it with one line, not a traceback.
+
+    With --verbosity=1 the traceback is logged too.
+    """
+
+    def main(_: list[str]) -> None:
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
+        if flags.FLAGS.distributed:
+            jax.distributed.initialize(
+                flags.FLAGS.coordinator,
+                flags.FLAGS.num_processes,
+                flags.FLAGS.process_id,
+                shutdown_timeout_seconds=30,
+            )
+        else:  # while there is nothing to save, and once all is saved
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+        try:
+            body()
+        except (ValueError, OSError, FloatingPointError) as error:
+            logging.debug("where it came from:", exc_info=True)
+            sys.exit(f"error: {error}")
+
+    app.run(main)
+
+
+def experiment(name: str) -> None:
+    """Run what the flags say and print its table."""
+    workdir = Path(flags.FLAGS.workdir)
+    results = run(flags.FLAGS.config, workdir, name)
+    if jax.process_index() == 0:
+        print(f"{table(results)}\nfiles: {workdir}")
+
+
+def main(name: str) -> None:
+    """The command of an experiment that does nothing else."""
+    define_flags(name, workdir=f"runs/{name}")
+    launch(lambda: experiment(name))

@@ -1,0 +1,23 @@
+"""CARS196: cars of unseen models. The paper reports Recall@1 57.4.
+
+    python -m experiments.cars196 --config.data.root=DIR
+    python -m experiments.cars196 --config=experiments/configs/cars196.py:lite0 --config.data.root=DIR
+
+Data: --config.data.root=DIR with one of
+    car_ims/ and cars_annos.mat
+    cars_train/, cars_test/ and devkit/
+    train/, test/, anno_train.csv, anno_test.csv and names.csv
+Classes 1 to 98 train (8,054 images), 99 to 196 are searched (8,131). Whole images, or
+--config.data.crop=bbox; which of the two the paper's figure is for, is not known.
+
+Run so far on small made-up images in this layout only, never on the data itself.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configs import photos
+
+
+def get_config(variant: str = "tuned") -> ConfigDict:
+    """The fields of photographs; variants as there."""
+    return photos.get_config(variant, "cars196")

@@ -1,0 +1,23 @@
+"""Images of your own, a folder for each class: half of the classes train, the others are searched.
+
+    python -m experiments.folder --config.data.root=DIR
+    python -m experiments.folder --config=experiments/configs/folder.py:lite0 --config.data.root=DIR
+
+Data: DIR/<class>/ with images of any size and kind; or DIR/train/<class>/ and DIR/test/<class>/.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configs import base, photos
+
+
+def get_config(variant: str = "tuned") -> ConfigDict:
+    """Variants: "tuned", a small network from random weights; "lite0" and the others as in photos.py."""
+    if variant != "tuned":
+        config = photos.get_config(variant, "folder")
+        config.data.image_size = 128 if variant == "lite0" else 224
+        return config
+    config = base.get_config(variant)
+    config.data.update(name="folder", image_size=64, augment="crop", least_area=0.6, flip=False, zoom=1.0)
+    config.train.steps = 1000
+    return config

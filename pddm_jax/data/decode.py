@@ -1,0 +1,174 @@
+"""Encoded images, decoded when they are asked for: any file that Pillow reads becomes RGB, or is named."""
+
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import ExifTags, Image, UnidentifiedImageError
+from tqdm import tqdm
+
+WHITE = (255, 255, 255, 255)
+TURNS = {  # what undoes each orientation of EXIF
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode(data: bytes, box: Int[np.ndarray, "4"] | None = None) -> UInt8[np.ndarray, "h w 3"]:
+    """The RGB pixels of an encoded image, or of a box in it.
+
+    Grey, palette, CMYK and 16-bit images become RGB of 8 bits; what is transparent lies on white. A box
+    (left, top, right, bottom, half open) counts in the pixels as they are stored, which is what
+    annotation tools show: it is cut out, as far as it lies within the image, before the image is turned
+    as its EXIF orientation says.
+
+    Raises:
+        ValueError: the data are no image, or truncated; the box holds no pixel of it.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            turn = _turn(image)
+            rgb = _rgb(image)
+    except MemoryError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ValueError("is no image that can be read: its format is not known") from error
+    except Exception as error:  # Pillow's decoders raise errors of every kind on corrupt data
+        raise ValueError(f"is no image that can be read whole: {error}") from error
+    if box is not None:
+        left, top, right, bottom = box.tolist()
+        inner = (max(left, 0), max(top, 0), min(right, rgb.width), min(bottom, rgb.height))
+        if inner[0] >= inner[2] or inner[1] >= inner[3]:
+            raise ValueError(
+                f"is {rgb.width} x {rgb.height} pixels, of which box {box.tolist()} holds none"
+            )
+        rgb = rgb.crop(inner)
+    return np.array(rgb if turn is None else rgb.transpose(turn))
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # the pixels are whole, even where what is told about them is not
+        return None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # grey of 16 bits, which Pillow would cut off at 255
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65_535:
+            raise ValueError(f"its values {values.min()} to {values.max()} are not of 16 bits")
+        image = Image.fromarray(np.round(values / 257).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("its values are floats, whose black and white are not known")
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Encoded images by number."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int, /) -> bytes:
+        """The encoded image; ValueError or OSError, which names it, where it cannot be read."""
+
+    def name(self, index: int, /) -> str:
+        """What an error calls the image."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Image files as a store."""
+
+    paths: Sequence[Path]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int) -> bytes:
+        """The bytes of a file."""
+        return self.paths[index].read_bytes()
+
+    def name(self, index: int) -> str:
+        """The path of a file."""
+        return str(self.paths[index])
+
+
+class Encoded:
+    """A sequence of images that are read from a store and decoded one by one, each time they are asked for.
+
+    It can be pickled, and be used by several threads.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        indices: Int[np.ndarray, " n"] | None = None,
+        boxes: Int[np.ndarray, "n 4"] | None = None,
+    ) -> None:
+        self._store = store
+        self._indices = np.arange(len(store)) if indices is None else indices
+        self._boxes = boxes
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int | np.integer) -> UInt8[np.ndarray, "h w 3"]:
+        """The pixels of an image.
+
+        Raises:
+            ValueError: it cannot be decoded.
+            OSError: its file cannot be read.
+        """
+        data = self.read(index)
+        try:
+            return decode(data, None if self._boxes is None else self._boxes[index])
+        except ValueError as error:
+            raise ValueError(f"{self.name(index)} {error}") from error
+
+    def take(self, indices: Int[np.ndarray, " m"]) -> "Encoded":
+        """Some of the images, in the order of these numbers; nothing is read."""
+        boxes = None if self._boxes is None else self._boxes[indices]
+        return Encoded(self._store, self._indices[indices], boxes)
+
+    def read(self, index: int | np.integer) -> bytes:
+        """The encoded bytes of one image, as they are on disk."""
+        return self._store.read(int(self._indices[index]))
+
+    def name(self, index: int | np.integer) -> str:
+        """What errors call an image: its path."""
+        return self._store.name(int(self._indices[index]))
+
+    def cropped(self, boxes: Int[np.ndarray, "n 4"]) -> "Encoded":
+        """The same images, of each only a box: left, top, right, bottom in pixels, half open."""
+        return Encoded(self._store, self._indices, boxes)
+
+
+def check(images: Encoded) -> list[tuple[int, str]]:
+    """Decode every image, in threads, under a bar: the number of each that fails, and its error."""
+
+    def attempt(index: int) -> str | None:
+        try:
+            images[index]
+        except (ValueError, OSError) as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        errors = pool.map(attempt, range(len(images)))
+        bar = tqdm(errors, total=len(images), desc="decoding", unit="image", disable=None)
+        return [(index, error) for index, error in enumerate(bar) if error is not None]

@@ -1,0 +1,142 @@
+"""Who is for training and who for test: splits of disjoint classes, with the counts of the literature."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from pddm_jax.data.images import Images, Split, of_classes, split_half
+from pddm_jax.data.sources import Source
+
+
+class Count(NamedTuple):
+    """How many classes and images a part of a data set has."""
+
+    classes: int
+    images: int
+
+
+class Expected(NamedTuple):
+    """What a whole data set holds."""
+
+    train: Count
+    test: Count
+
+
+EXPECTED = {
+    "cars196": Expected(Count(98, 8_054), Count(98, 8_131)),
+    "cub200": Expected(Count(100, 5_864), Count(100, 5_924)),
+    "sop": Expected(Count(11_318, 59_551), Count(11_316, 60_502)),
+}
+# The sets' own parts for classification, which hold all classes each; that is not what is wanted here.
+CLASSIFICATION = {"cars196": (8_144, 8_041), "cub200": (5_994, 5_794)}
+
+
+def cars196(source: Source) -> Split:
+    """CARS196: classes 1 to 98 for training (8,054 images), 99 to 196 for test (8,131).
+
+    Raises:
+        ValueError: the counts differ.
+    """
+    return _by_class_id("cars196", source)
+
+
+def cub200(source: Source) -> Split:
+    """CUB-200-2011: classes 1 to 100 for training (5,864 images), 101 to 200 for test (5,924).
+
+    Raises:
+        ValueError: the counts differ.
+    """
+    return _by_class_id("cub200", source)
+
+
+def sop(source: Source) -> Split:
+    """Stanford Online Products, as its files part it: 59,551 images of 11,318 classes, 60,502 of 11,316.
+
+    Raises:
+        ValueError: the counts differ, or a class is in both parts.
+    """
+    train, test = _own_parts(source)
+    shared = np.intersect1d(train, test)
+    if len(shared):
+        raise ValueError(f"sop: class {shared[0]} is in both Ebay_train.txt and Ebay_test.txt")
+    _check("sop", source, train, test)
+    return _split(source, train, test, "classes of Ebay_train.txt for training, of Ebay_test.txt for test")
+
+
+def folder(source: Source, seed: int) -> Split:
+    """The folder's own train/ and test/, or where it has not both, half of its classes each, by seed.
+
+    Raises:
+        ValueError: a class is in both train/ and test/, or there is only one class.
+    """
+    if source.in_train is not None and len({*source.in_train.tolist()}) == 2:
+        train, test = _own_parts(source)
+        shared = [source.class_names[label] for label in np.intersect1d(train, test).tolist()]
+        if shared:
+            raise ValueError(
+                f"{len(shared)} classes are in both train/ and test/, such as {shared[0]!r}, but those of "
+                "test must be unseen: move each class into one of them; or put all class folders into one "
+                "folder without train/ and test/, and they are halved by seed"
+            )
+        return _split(source, train, test, "classes of train/ for training, of test/ for test")
+    if len(np.unique(source.labels)) < 2:
+        names = ", ".join(source.class_names.values())
+        raise ValueError(f"one class cannot be split into training and test: {names}")
+    return split_half(Images(source.images, source.labels, source.class_names), seed)
+
+
+def _by_class_id(name: str, source: Source) -> Split:
+    last = EXPECTED[name].train.classes
+    end = last + EXPECTED[name].test.classes
+    train, test = np.arange(1, last + 1), np.arange(last + 1, end + 1)
+    _check(name, source, train, test)
+    return _split(source, train, test, f"classes 1 to {last} for training, {last + 1} to {end} for test")
+
+
+def _own_parts(source: Source) -> tuple[Int[np.ndarray, " a"], Int[np.ndarray, " b"]]:
+    if source.in_train is None:
+        raise ValueError(f"{source.layout} does not tell which images are for training")
+    return np.unique(source.labels[source.in_train]), np.unique(source.labels[~source.in_train])
+
+
+def _split(source: Source, train: np.ndarray, test: np.ndarray, rule: str) -> Split:
+    data = Images(source.images, source.labels, source.class_names)
+    return Split(of_classes(data, train), of_classes(data, test), rule)
+
+
+def _check(name: str, source: Source, train: np.ndarray, test: np.ndarray) -> None:
+    """One ValueError with what was expected, what was found, and the likely cause."""
+    found = Expected(*(_count(source.labels, classes) for classes in (train, test)))
+    if found != EXPECTED[name] or np.isin(source.labels, [*train, *test], invert=True).any():
+        raise ValueError(
+            f"this is not the whole of {name}: training and test classes have {_words(found)} where "
+            f"{_words(EXPECTED[name])} belong; {_cause(name, source, np.union1d(train, test))} "
+            f"(read from {source.layout})"
+        )
+
+
+def _count(labels: np.ndarray, classes: np.ndarray) -> Count:
+    chosen = labels[np.isin(labels, classes)]
+    return Count(len(np.unique(chosen)), len(chosen))
+
+
+def _words(counts: Expected) -> str:
+    return " and ".join(f"{count.images:,} images ({count.classes:,} classes)" for count in counts)
+
+
+def _cause(name: str, source: Source, classes: np.ndarray) -> str:
+    total = len(source.labels)
+    if total in CLASSIFICATION.get(name, ()):
+        return f"{total:,} images are one part of the split for classification: add the other"
+    foreign = np.setdiff1d(source.labels, classes)
+    if len(foreign):
+        return f"the class {foreign[0]} is not one of {classes[0]} to {classes[-1]}"
+    missing = np.setdiff1d(classes, source.labels)
+    if len(missing):
+        few = ", ".join(map(str, missing[:5].tolist()))
+        return f"{len(missing)} classes have no image, such as {few}: is a folder missing?"
+    present, counts = np.unique(source.labels, return_counts=True)
+    least = sorted(zip(counts.tolist(), present.tolist(), strict=True))[:3]
+    few = ", ".join(f"{label} ({count})" for count, label in least)
+    return f"{total:,} images in all; the classes with the fewest are {few}"

@@ -1,0 +1,147 @@
+"""Encoded images in ArrayRecord shards, and the index beside them: a folder to be read at random, fast."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from jaxtyping import Bool, Int
+
+from pddm_jax.files import replacing, write_text
+
+INDEX = "index.json"
+VERSION = 1
+
+
+class Shard(NamedTuple):
+    """One file of records: its name, its records and its bytes."""
+
+    file: str
+    images: int
+    size: int
+
+
+class Index(NamedTuple):
+    """What `index.json` says of the records of a folder, which stand in the order of its lists."""
+
+    source: str
+    layout: str
+    shards: list[Shard]
+    names: list[str]
+    labels: Int[np.ndarray, " n"]
+    class_names: dict[int, str]
+    boxes: Int[np.ndarray, "n 4"] | None
+    in_train: Bool[np.ndarray, " n"] | None
+
+
+class Records:
+    """The shards of a folder as a store of encoded images.
+
+    A shard is opened when it is first read, once in each process; threads share it. It can be pickled.
+    """
+
+    def __init__(self, root: Path, shards: list[Shard], names: list[str]) -> None:
+        self._root, self._shards, self._names = root, shards, names
+        self._ends = np.cumsum([shard.images for shard in shards])
+        self._readers: dict[tuple[int, int], ArrayRecordReader] = {}
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_readers": {}}
+
+    def name(self, index: int) -> str:
+        """The name that the image's file had."""
+        return self._names[index]
+
+    def read(self, index: int) -> bytes:
+        """The bytes of a record.
+
+        Raises:
+            ValueError: its shard is corrupt or truncated.
+        """
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        key = os.getpid(), shard  # a reader's threads and its place in the file do not outlive a fork
+        path = self._root / self._shards[shard].file
+        reader = self._readers.get(key) or self._readers.setdefault(key, open_shard(path))
+        try:
+            return reader.read([index - int(self._ends[shard]) + self._shards[shard].images])[0]
+        except RuntimeError as error:
+            raise ValueError(f"{path} is corrupt or truncated: {error}") from error
+
+
+def open_shard(path: Path) -> ArrayRecordReader:
+    """A reader of single records at random places; a truncated file seems to hold none.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    if not path.is_file():  # where the reader itself would not say which kind of error it is
+        raise FileNotFoundError(f"{path}, a shard that {INDEX} beside it names, is missing")
+    return ArrayRecordReader(str(path), options="readahead_buffer_size:0")
+
+
+def write_shard(path: Path, records: Iterable[bytes]) -> None:
+    """Write a shard, whole or not at all; the same records make the same bytes."""
+    with replacing(path) as part:
+        writer = ArrayRecordWriter(str(part), "group_size:1,uncompressed")
+        try:
+            for record in records:
+                writer.write(record)
+        finally:
+            writer.close()
+
+
+def write_index(root: Path, index: Index) -> None:
+    """Write the index of a folder whose shards are all there."""
+    arrays = {k: v.tolist() for k, v in index._asdict().items() if isinstance(v, np.ndarray)}
+    text = json.dumps({"version": VERSION} | index._asdict() | arrays, ensure_ascii=False)
+    write_text(root / INDEX, text + "\n")
+
+
+def read_index(root: Path) -> Index:
+    """The index of a folder.
+
+    Raises:
+        ValueError: it is corrupt or of another version.
+    """
+    path = root / INDEX
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        version = fields.pop("version")
+        if version != VERSION:
+            raise ValueError(f"its version is {version}, not {VERSION}")
+        index = Index(**fields)
+        index = index._replace(
+            shards=[Shard(*shard) for shard in index.shards],
+            labels=np.array(index.labels, np.int32),
+            class_names={int(label): name for label, name in index.class_names.items()},
+            boxes=None if index.boxes is None else np.array(index.boxes, np.int32).reshape(-1, 4),
+            in_train=None if index.in_train is None else np.array(index.in_train, bool),
+        )
+        lists = (index.names, index.labels, index.boxes, index.in_train)
+        lengths = {len(values) for values in lists if values is not None}
+        if lengths != {sum(shard.images for shard in index.shards)}:
+            raise ValueError("its lists and shards are not of one length")
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"{path} is not an index of prepared images: {error}") from error
+    return index
+
+
+def check_shards(root: Path, index: Index) -> None:
+    """See that the shards are there as the index says.
+
+    Raises:
+        FileNotFoundError: a shard is missing.
+        ValueError: a shard is not of its size.
+    """
+    for shard in index.shards:
+        file = root / shard.file
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}, a shard that {INDEX} beside it names, is missing")
+        if file.stat().st_size != shard.size:
+            raise ValueError(f"{file} is truncated: {file.stat().st_size} bytes where {shard.size} belong")

@@ -1,0 +1,105 @@
+"""Stores of TensorFlow Datasets in array_record form, as they lie on disk; read without TensorFlow."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from PIL import Image
+
+PARTS = ("train", "test")  # those for classification, which are joined
+ENCODED = ("image", "segmentation_mask")
+
+
+class Examples:
+    """The images of a store, as they are encoded there, by number through all of its parts."""
+
+    def __init__(self, folder: Path, parts: dict[str, Any]) -> None:
+        self._folder, self._parts = folder, parts
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self._parts.values())
+
+    def _place(self, index: int) -> tuple[str, int]:
+        for name, part in self._parts.items():
+            if index < len(part):
+                return name, index
+            index -= len(part)
+        raise IndexError(f"there are only {len(self)} images")
+
+    def example(self, index: int) -> dict[str, Any]:
+        """What the store holds of an image.
+
+        Raises:
+            ValueError: a file of the store is corrupt.
+        """
+        name, place = self._place(index)
+        try:
+            return self._parts[name][place]
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"{self.name(index)} cannot be read: {error}") from error
+
+    def read(self, index: int) -> bytes:
+        """The bytes of an image."""
+        return self.example(index)["image"]
+
+    def name(self, index: int) -> str:
+        """The folder of the store, the part, and the number in it."""
+        name, place = self._place(index)
+        return f"{self._folder}/{name}[{place}]"
+
+
+def find_store(root: Path, dataset: str) -> Path | None:
+    """The folder of a data set's newest version, in a folder of such stores or in one of versions."""
+    found = [
+        path
+        for pattern in ("dataset_info.json", "*/dataset_info.json", f"{dataset}/*/dataset_info.json")
+        for path in root.glob(pattern)
+        if json.loads(path.read_text(encoding="utf-8")).get("name") == dataset
+    ]
+    return max(found, key=_version).parent if found else None
+
+
+def _version(info: Path) -> list[int]:
+    return [int(x) for x in info.parent.name.split(".") if x.isdigit()]
+
+
+def read_store(
+    folder: Path, first: int
+) -> tuple[Examples, Int[np.ndarray, " n"], dict[int, str], Int[np.ndarray, "n 4"]]:
+    """Images, labels and boxes in order, with both counted from 0 in the store, and the classes' names.
+
+    Args:
+        folder: of one version of the data set.
+        first: the pixel that the annotations, from which the store was made, count as the first.
+
+    Raises:
+        ValueError: the store is not in array_record form, lacks a part, or is corrupt.
+    """
+    import tensorflow_datasets as tfds  # slow to import, and needed here only
+
+    try:
+        builder = tfds.builder_from_directory(str(folder))
+        encoded = [field for field in ENCODED if field in builder.info.features]
+        decoders = dict.fromkeys(encoded, tfds.decode.SkipDecoding())
+        parts = {part: builder.as_data_source(part, decoders=decoders) for part in PARTS}
+        names = builder.info.features["label"].names
+    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+        raise ValueError(f"{folder} is no whole store in array_record form: {error}") from error
+    store = Examples(folder, parts)
+    rows = [_row(store.example(index), first) for index in range(len(store))]
+    labels = np.array([label for label, _, _ in rows], np.int32)
+    boxes = np.array([box for _, _, box in rows], np.int32).reshape(-1, 4)
+    return store, labels, dict(enumerate(names)) | {label: name for label, name, _ in rows if name}, boxes
+
+
+def _row(example: dict[str, Any], first: int) -> tuple[int, str, list[int]]:
+    with Image.open(io.BytesIO(example["image"])) as image:
+        width, height = image.size
+    top, left, bottom, right = (
+        round(float(edge) * side) for edge, side in zip(example["bbox"], (height, width) * 2, strict=True)
+    )
+    name = example.get("label_name", b"")
+    return int(example["label"]), name.decode(), [left - first, top - first, right, bottom]

