@@ -54,6 +54,7 @@ class Trained(NamedTuple):
     state: TrainState  # at the last step, or at the one that the validation classes chose
     embed: Callable[[TrainState, Images], np.ndarray]
     rows: list[Row]
+    image_shape: tuple[int, ...]
     pretrained: dict[str, str] | None  # where the weights came from
 
 
@@ -88,7 +89,7 @@ def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
     p, k = config.data.classes_per_batch, config.data.images_per_class
     given = {name: x for name, x in config.objective.items() if name != "name" and x is not None}
     loss, fields = make_objective(config.objective.name, pairs=p * k * (k - 1) // 2, **given)
-    state, embed, rows, pretrained = train(config, workdir, train_images, watched, loss)
+    state, embed, rows, image_shape, pretrained = train(config, workdir, train_images, watched, loss)
 
     embeddings, labels, depth = embed(state, split.test), split.test.labels, max(metrics.KS)
     rankings = {"euclidean": metrics.rank(embeddings, labels, depth)}
@@ -105,10 +106,11 @@ def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
             "split": split.rule,
             "classes": {name: len(part.class_names) for name, part in parts.items()},
             "images": {name: len(part.labels) for name, part in parts.items()},
+            "image_shape": list(image_shape),
             "crop": config.data.crop,
             "gallery": "all test images, the query itself left out",
             "checkpoint": "best by validation" if config.data.validation else "last",
-            "input": {name: config.data[name] for name in ("image_size", *TRANSFORM)},
+            "transform": {name: config.data[name] for name in TRANSFORM},
             "batch": {"classes": p, "images_per_class": k},
             "network": config.network.to_dict() | {"pretrained": pretrained},
             "objective": {"name": config.objective.name, **fields},
@@ -141,6 +143,7 @@ def train(config: FrozenConfigDict, workdir: Path, images: Images, watched: Imag
         raise ValueError(f"a batch of {p} x {k} images does not divide over {mesh.size} devices")
     size = -(-EMBED // mesh.size) * mesh.size
     place, writes = (jax.process_index(), jax.process_count()), jax.process_index() == 0
+    sampler = data.PKSampler(images.labels, p, k, range(steps), config.seed, *place)
     transform = data.make_transform(
         image_size=config.data.image_size, **{name: config.data[name] for name in TRANSFORM}
     )
@@ -170,8 +173,7 @@ def train(config: FrozenConfigDict, workdir: Path, images: Images, watched: Imag
         start = int(state.step)
         if start and writes:
             print(f"{workdir}: goes on after step {start}", file=sys.stderr)
-        sampler = data.PKSampler(images.labels, p, k, range(start, steps), config.seed, *place)
-        batches = data.train_batches(images, sampler, transform, config.seed, workers)
+        batches = data.train_batches(images, sampler.since(start), transform, config.seed, workers)
 
         with Writer(workdir, start, steps, writes) as writer, closing(batches):
             clock = time.perf_counter(), start
@@ -208,7 +210,7 @@ def train(config: FrozenConfigDict, workdir: Path, images: Images, watched: Imag
         best = checkpoints.best_step()
         if best is not None:
             state = checkpoints.restore(best, state)
-    return Trained(state, embed, writer.rows, pretrained)
+    return Trained(state, embed, writer.rows, shape, pretrained)
 
 
 def with_pretrained(

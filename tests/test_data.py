@@ -392,6 +392,7 @@ def test_the_stream_does_not_depend_on_its_start_or_on_the_order_of_access():
     whole = sampler(range(9))
     expected = references(whole)
     assert references(sampler(range(4, 9))) == expected[4 * P * K :]
+    assert references(sampler(range(9)).since(4)) == expected[4 * P * K :]
     order = np.random.default_rng(0).permutation(len(whole))
     assert [whole[slot] for slot in order] == [expected[slot] for slot in order]
 

@@ -1,11 +1,13 @@
 """The commands that users type, run whole, killed, stopped, spread over devices and processes."""
 
 import json
+import shutil
 import signal
 import socket
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import LIMIT
 from PIL import Image
@@ -142,7 +144,7 @@ def test_the_results_carry_their_protocol(finished):
     assert protocol["objective"] == {
         "name": "pddm",
         "per": "positive",
-        "alpha": 0.5,
+        "alpha": 0.2,
         "beta": 1.0,
         "weight": 1.0,
     }
@@ -248,6 +250,127 @@ def test_compare_sets_objectives_side_by_side(python, arguments, tmp_path):
     assert (tmp_path / "compare.md").read_text(encoding="utf-8") in out
     with Image.open(tmp_path / "convergence.png") as picture:
         picture.load()
+
+
+# ------------------------------------------------------------------------------------ images on disk
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of 14 classes of 4 images, each a noisy pattern in a format and size of its own."""
+    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for label in range(14):
+        (root / f"class {label}").mkdir()
+        pattern = Image.fromarray(rng.integers(0, 156, (8, 8, 3), dtype=np.uint8)).resize((48, 40))
+        for number, kind in enumerate(("jpg", "png", "JPEG", "bmp")):
+            pixels = np.asarray(pattern) + rng.integers(0, 100, (40, 48, 3), dtype=np.uint8)
+            Image.fromarray(pixels[: 30 + number]).save(root / f"class {label}" / f"{number}.{kind}")
+    return root
+
+
+@pytest.fixture(scope="module")
+def folder_arguments():
+    """`folder_arguments(root, workdir, more...)`: of a short run on a folder of images."""
+
+    def folder_arguments(root, workdir, *more):
+        fields = {
+            "data.root": root,
+            "data.image_size": 24,
+            "data.classes_per_batch": 4,
+            "data.validation": 0.3,
+            "train.steps": 9,
+            "train.eval_every": 2,
+            "train.checkpoint_every": 4,
+            "train.log_every": 3,
+            "train.max_to_keep": 1,
+            "train.nmi": True,
+        }
+        given = [f"--config.{name}={value}" for name, value in fields.items()]
+        return "-m", "experiments.folder", f"--workdir={workdir}", *given, *more
+
+    return folder_arguments
+
+
+@pytest.fixture(scope="module")
+def folder_run(python, photos, folder_arguments, tmp_path_factory):
+    """The workdir of a run on a folder of images."""
+    workdir = tmp_path_factory.mktemp("folder") / "run"
+    status, _, err = python(*folder_arguments(photos, workdir))
+    assert status == 0, err
+    return workdir
+
+
+def test_validation_classes_choose_the_checkpoint(folder_run):
+    found = results(folder_run)
+    protocol = found["protocol"]
+    assert protocol["classes"] == {"train": 5, "test": 7, "validation": 2}
+    assert protocol["images"] == {"train": 20, "test": 28, "validation": 8}
+    assert protocol["checkpoint"] == "best by validation"
+    assert protocol["image_shape"] == [24, 24, 3]
+    assert 0 <= found["nmi"] <= 1
+    recalls = {row["step"]: row["recall_at_1"] for row in rows(folder_run) if "recall_at_1" in row}
+    assert [*recalls] == [2, 4, 6, 8, 9]
+    best = max(recalls, key=lambda step: (recalls[step], step))
+    assert found["steps"] == best
+    assert checkpoints(folder_run) == sorted({best, 9})
+
+
+def test_prepared_images_and_worker_processes_train_to_the_same_bits(
+    folder_run, python, photos, folder_arguments, tmp_path
+):
+    given = f"--root={photos}", f"--out={tmp_path / 'records'}", "--shard_images=20"
+    status, _, err = python("-m", "pddm_jax.data.prepare", "--source=folder", *given)
+    assert status == 0, err
+    records = folder_arguments(tmp_path / "records", tmp_path / "run", "--config.data.workers=2")
+    status, _, err = python(*records)
+    assert status == 0, err
+    assert_same_end(tmp_path / "run", folder_run)
+
+
+def test_an_image_that_cannot_be_read_stops_the_run_or_is_skipped(
+    python, photos, folder_arguments, tmp_path
+):
+    root = tmp_path / "photos"
+    shutil.copytree(photos, root)
+    broken = root / "class 3" / "0.jpg"
+    broken.write_bytes(broken.read_bytes()[:300])
+    arguments = folder_arguments(root, tmp_path / "run")
+    status, _, err = python(*arguments)
+    assert status not in (0, None)
+    assert_one_line(err)
+    assert str(broken) in err
+    assert "1 of 28" in err
+    assert not (tmp_path / "run" / "config.json").exists()
+    status, _, err = python(*arguments, "--config.data.on_error=skip")
+    assert status == 0, err
+    assert sum(results(tmp_path / "run")["protocol"]["images"].values()) == 4 * 14 - 1
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["experiments.cars196"], ["data.root", "cars196"]),
+        (["experiments.cub200", "--config.data.root=/nowhere"], ["/nowhere", "images.txt"]),
+        (["experiments.sop", "--config.data.root=/nowhere"], ["/nowhere", "Ebay_train.txt"]),
+        (["experiments.quickstart", "--config.data.crop=bbox"], ["data.crop", "glyphs"]),
+        (["experiments.quickstart", "--config.data.validation=1.5"], ["data.validation", "1.5"]),
+        (["experiments.icons", "--prepare", "--themes=/nowhere"], ["/nowhere", "oxygen"]),
+    ],
+)
+def test_what_is_not_there_is_told_in_one_line(given, words, python, tmp_path):
+    status, _, err = python("-m", *given, f"--workdir={tmp_path}")
+    assert status not in (0, None)
+    assert_one_line(err)
+    for word in words:
+        assert word in err
+
+
+def test_pretrained_weights_that_are_not_there_are_named(python, photos, folder_arguments, tmp_path):
+    given = "--config.network.name=alexnet", f"--config.network.pretrained={tmp_path}/alexnet.pth"
+    status, _, err = python(*folder_arguments(photos, tmp_path / "run", *given))
+    assert status not in (0, None)
+    assert_one_line(err)
+    assert f"{tmp_path}/alexnet.pth" in err
 
 
 # ---------------------------------------------------------------------------------------------- errors
@@ -444,5 +567,7 @@ def test_two_processes_stop_at_one_step_when_one_is_asked_to(start, end, argumen
 
 def test_the_config_files_of_the_experiments_are_found():
     configs = Path(__file__).parents[1] / "experiments" / "configs"
-    names = {path.stem for path in configs.glob("*.py")} - {"__init__", "base"}
-    assert names == {"quickstart", "fashion_mnist"}
+    names = {path.stem for path in configs.glob("*.py")} - {"__init__", "base", "photos"}
+    commands = {path.stem for path in configs.parent.glob("*.py")}
+    assert names >= {"quickstart", "fashion_mnist", "cars196", "cub200", "sop", "folder", "icons"}
+    assert names <= commands

@@ -1,5 +1,7 @@
 """Batches of P classes x K images, each a pure function of (seed, batch)."""
 
+import copy
+
 import numpy as np
 from jaxtyping import Int
 
@@ -50,6 +52,12 @@ class PKSampler:
         self.local_size = size // process_count
         self._first = process_index * self.local_size
         self._latest: tuple[int, np.ndarray] = (-1, np.empty(0, int))
+
+    def since(self, number: int) -> "PKSampler":
+        """The same stream without its first batches."""
+        later = copy.copy(self)
+        later._batches = self._batches[number:]
+        return later
 
     def __len__(self) -> int:
         return len(self._batches) * self.local_size

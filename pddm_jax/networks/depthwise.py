@@ -20,7 +20,7 @@ Map = Float[Array, "b h w c"]
 Kernel = Float[Array, "k k 1 c"]
 
 
-def _padded(x: Map, padding: Padding) -> Map:
+def _padded(x: Map, padding: Padding) -> Float[Array, "b n m c"]:
     """With its zeros, held in memory: else each product would look for the edge again."""
     return lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
 

@@ -154,7 +154,7 @@ def load_pretrained(name: str, spec: str, variables: dict[str, Any]) -> dict[str
         if not re.fullmatch(EXTRA[name], extra):
             wrong.append(f"left over: {extra} {list(tensors[extra].shape)}")
     if wrong:
-        raise ValueError("\n  ".join([f"{path} does not fit {name}:", *wrong]))
+        raise ValueError("\n  ".join([f"{path} does not fit {name}:", *sorted(wrong)]))
     loaded = {
         key: jnp.asarray(_from_torch(tensors[names[key]]), leaf.dtype) for key, leaf in leaves.items()
     }
