@@ -366,11 +366,11 @@ def test_what_is_not_there_is_told_in_one_line(given, words, python, tmp_path):
 
 
 def test_pretrained_weights_that_are_not_there_are_named(python, photos, folder_arguments, tmp_path):
-    given = "--config.network.name=alexnet", f"--config.network.pretrained={tmp_path}/alexnet.pth"
+    given = "--config.network.name=resnet50", f"--config.network.pretrained={tmp_path}/resnet50.pth"
     status, _, err = python(*folder_arguments(photos, tmp_path / "run", *given))
     assert status not in (0, None)
     assert_one_line(err)
-    assert f"{tmp_path}/alexnet.pth" in err
+    assert f"{tmp_path}/resnet50.pth" in err
 
 
 # ---------------------------------------------------------------------------------------------- errors
