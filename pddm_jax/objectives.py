@@ -94,7 +94,7 @@ def _plain(loss: Callable[..., Array], **fixed: str) -> Callable[..., tuple[Arra
     return lambda params, x, labels, pairs, **fields: (loss(x, labels, **fixed, **fields), {})
 
 
-_PDDM = {"per": "positive", "alpha": 0.2, "beta": 1.0, "weight": 1.0}
+_PDDM = {"per": "positive", "alpha": 0.5, "beta": 1.0, "weight": 1.0}
 
 OBJECTIVES = {
     "pddm": Objective(partial(_pddm, heads=2), _PDDM, learns_score=True),

@@ -10,6 +10,35 @@ from jaxtyping import Array, Float
 
 from pddm_jax.pairwise import l2_normalize
 
+CHANCE = nn.initializers.lecun_normal()
+
+
+def _first_half(units: int) -> Float[Array, " units"]:
+    return (jnp.arange(units) < units / 2).astype(jnp.float32)
+
+
+def _difference_kernel(key: Array, shape: tuple[int, int], dtype: DTypeLike) -> Float[Array, "d h"]:
+    return CHANCE(key, shape, dtype) / 2 + 2 * shape[0] ** -0.5 * _first_half(shape[1])
+
+
+def _difference_bias(key: Array, shape: tuple[int], dtype: DTypeLike) -> Float[Array, " h"]:
+    del key, dtype
+    return 2 * (1 - _first_half(shape[0]))
+
+
+def _mean_bias(key: Array, shape: tuple[int], dtype: DTypeLike) -> Float[Array, " h"]:
+    return jax.random.uniform(key, shape, dtype, -1, 1) * shape[0] ** -0.5
+
+
+def _joint_kernel(key: Array, shape: tuple[int, int], dtype: DTypeLike) -> Float[Array, "hh c"]:
+    of_difference, of_mean = jnp.split(CHANCE(key, shape, dtype), 2)
+    falls = (1 - 2 * _first_half(len(of_difference))) * shape[0] ** -0.5
+    return jnp.concatenate([of_difference + falls[:, None], 0.3 * of_mean])
+
+
+def _score_kernel(key: Array, shape: tuple[int, int], dtype: DTypeLike) -> Float[Array, "c 1"]:
+    return jnp.abs(CHANCE(key, shape, dtype))
+
 
 class PDDM(nn.Module):
     """Position-dependent deep metric: S(x, y), one real number, higher = more similar.
@@ -22,8 +51,10 @@ class PDDM(nn.Module):
     The parameters are `difference` (W_u, b_u), `mean` (W_v, b_v), `joint` (W_c, b_c) and `score`
     (w_s, b_s). A branch that is zero after its ReLU stays zero, with a finite gradient.
 
-    The biases of the two branches start uniform in +-1 / sqrt(d): a branch without bias knows, once
-    normalised, only the direction of its input, and the score would start blind to distance.
+    A fresh score falls with distance, up to chance: half of the units of u' grow with |x - y|, the others
+    are constant, so that the normalised branch tells the length of x - y and not its direction alone,
+    and S takes the former with negative, the latter with positive weight. So what is mined
+    first are the pairs that are hard by distance, and what the score knows beyond distance it learns.
 
     Source: Huang, Loy, Tang, "Local Similarity-Aware Deep Feature Embedding", NIPS 2016, section
     3.1. Widths and initial values are not known; those here are this library's.
@@ -42,22 +73,25 @@ class PDDM(nn.Module):
     def __call__(self, x: Float[Array, "*s d"], y: Float[Array, "*s d"]) -> Float[Array, "*s"]:
         """Scores [...] of the pairs (x, y)."""
 
-        def dense(width: int, name: str, bias: float = 0.0) -> nn.Dense:
-            def bias_init(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-                return jax.random.uniform(key, shape, dtype, -bias, bias)
-
+        def dense(
+            width: int,
+            name: str,
+            kernel: nn.initializers.Initializer = CHANCE,
+            bias: nn.initializers.Initializer = nn.initializers.zeros,
+        ) -> nn.Dense:
             return nn.Dense(
                 width,
                 dtype=self.dtype,
                 precision="highest",
-                bias_init=bias_init,
+                kernel_init=kernel,
+                bias_init=bias,
                 dot_general=partial(jax.lax.dot_general, preferred_element_type=jnp.float32),
                 name=name,
             )
 
-        bias = x.shape[-1] ** -0.5
-        difference = nn.relu(dense(self.hidden, "difference", bias)(jnp.abs(x - y)))
-        mean = nn.relu(dense(self.hidden, "mean", bias)((x + y) / 2))
+        far = dense(self.hidden, "difference", _difference_kernel, _difference_bias)
+        where = dense(self.hidden, "mean", bias=_mean_bias)
+        difference, mean = nn.relu(far(jnp.abs(x - y))), nn.relu(where((x + y) / 2))
         branches = [l2_normalize(branch) for branch in (difference, mean)]
-        joint = nn.relu(dense(self.joint, "joint")(jnp.concatenate(branches, axis=-1)))
-        return dense(1, "score")(joint)[..., 0]
+        joint = nn.relu(dense(self.joint, "joint", _joint_kernel)(jnp.concatenate(branches, axis=-1)))
+        return dense(1, "score", _score_kernel)(joint)[..., 0]

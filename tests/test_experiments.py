@@ -144,7 +144,7 @@ def test_the_results_carry_their_protocol(finished):
     assert protocol["objective"] == {
         "name": "pddm",
         "per": "positive",
-        "alpha": 0.2,
+        "alpha": 0.5,
         "beta": 1.0,
         "weight": 1.0,
     }

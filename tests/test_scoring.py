@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+import scipy.stats
 
 import pddm_jax
 
@@ -103,16 +104,18 @@ def test_unit_has_the_documented_parameters():
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
 
 
-def test_unit_branches_start_with_a_bias():
-    """Uniform in +-1 / sqrt(d)."""
-    unit, x = pddm_jax.PDDM(hidden=1000, joint=2), jnp.zeros(4)
-    params = jax.jit(unit.init)(jax.random.key(1), x, x)["params"]
-    for layer in ("difference", "mean"):
-        bias = np.asarray(params[layer]["bias"])
-        assert np.abs(bias).max() <= 0.5
-        assert bias.min() < -0.48
-        assert bias.max() > 0.48
-        assert abs(bias.mean()) < 0.05
+@pytest.mark.parametrize(("width", "hidden"), [(8, 16), (64, 32), (128, 128)])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_fresh_score_falls_with_distance(width, hidden, seed):
+    rng = np.random.default_rng(seed)
+    x = np.repeat(rng.normal(size=(12, width)), 3, axis=0) + rng.normal(size=(36, width))
+    x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+    params = pddm_jax.PDDM(hidden, hidden).init(jax.random.key(seed), x, x)["params"]
+    scores = np.asarray(pddm_jax.score_matrix(params, x))
+    distances = np.linalg.norm(x[:, None] - x, axis=2)
+    pairs = np.triu_indices(36, 1)
+    assert scipy.stats.spearmanr(scores[pairs], distances[pairs]).statistic < -0.7
+    assert scores[pairs].std() > 0.02
 
 
 def test_unit_widths_default_to_128():

@@ -60,7 +60,7 @@ def get_config(variant: str, variants: Sequence[str] = VARIANTS) -> ConfigDict:
                 "schedule": "cosine",
                 "clip_norm": 10.0,
                 "warmup": 100,  # steps over which the rate rises
-                "unit_factor": 3.0,  # learning rate of the PDDM unit, times that of the network
+                "unit_factor": 0.3,  # learning rate of the PDDM unit, times that of the network
                 "backbone_factor": 1.0,  # learning rate of the backbone, likewise
             },
             "train": {
