@@ -1,0 +1,75 @@
+"""Training input from JPEG files against their decoder alone, with the same workers.
+
+    python -m benchmarks.reading [--images 256] [--batches 24]
+
+Both read and decode the same images in the same order; "decoder" throws the pixels away, "input" also
+crops, resizes, flips and batches them. Rounds take turns; medians.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pddm_jax.data import Images, PKSampler, make_transform, train_batches
+from pddm_jax.data.decode import Encoded, Files
+from pddm_jax.data.transforms import Transform
+
+CLASSES, EACH, SIZE = 16, 4, 224
+
+
+def write_images(folder: Path, count: int) -> list[Path]:
+    """JPEGs of 500 x 375 pixels with smooth and rough parts."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for number in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (15, 20, 3), dtype=np.uint8))
+        pixels = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC), np.int16)
+        pixels = np.clip(pixels + rng.integers(-12, 13, pixels.shape), 0, 255).astype(np.uint8)
+        paths.append(folder / f"{number}.jpg")
+        Image.fromarray(pixels).save(paths[-1], quality=90)
+    return paths
+
+
+def rate(data: Images, transform: Transform, batches: int, workers: int) -> float:
+    """Images a second, after the first batch."""
+    sampler = PKSampler(data.labels, CLASSES, EACH, range(batches + 1), seed=0)
+    reader = train_batches(data, sampler, transform, 0, workers)
+    next(reader)
+    since = time.perf_counter()
+    count = sum(len(batch.labels) for batch in reader)
+    return count / (time.perf_counter() - since)
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--batches", type=int, default=24, help="of 64 images, a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+
+    nothing = np.zeros((1, 1, 3), np.uint8)
+    whole = make_transform("crop", SIZE, 0, 0.16, True, 1.143)
+    transforms = {"decoder": whole._replace(train=lambda image, rng: nothing), "input": whole}
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write_images(Path(folder), given.images)
+        data = Images(Encoded(Files(paths)), np.arange(given.images) // EACH, {})
+        print(f"{'workers':>8} {'decoder':>9} {'input':>9}  images/s    share")
+        for workers in (0, 1, 2):
+            rates: dict[str, list[float]] = {name: [] for name in transforms}
+            for _ in range(given.rounds):
+                for name, transform in transforms.items():
+                    rates[name].append(rate(data, transform, given.batches, workers))
+            decoder, whole_input = (statistics.median(rates[name]) for name in transforms)
+            print(f"{workers:>8} {decoder:9.0f} {whole_input:9.0f} {whole_input / decoder:17.0%}")
+
+
+if __name__ == "__main__":
+    main()
