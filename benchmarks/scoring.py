@@ -9,30 +9,13 @@ hundreds of megabytes). Ratios are within one run.
 
 import argparse
 import platform
-import statistics
-import time
-from collections.abc import Callable
 
 import jax
 import numpy as np
 
+from benchmarks.timing import interleaved
 from pddm_jax import PDDM, mine_quadruplets_fused, score_matrix
 from pddm_jax.pairwise import l2_normalize
-
-
-def interleaved(functions: dict[str, Callable[[], jax.Array]], rounds: int, calls: int) -> dict[str, float]:
-    """The median seconds of each function."""
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for function in functions.values():
-        jax.block_until_ready(function())
-    for _ in range(rounds):
-        for name, function in functions.items():
-            for call in range(calls + 1):
-                since = time.perf_counter()
-                jax.block_until_ready(function())
-                if call:
-                    seconds[name].append(time.perf_counter() - since)
-    return {name: statistics.median(all_) for name, all_ in seconds.items()}
 
 
 def main() -> None:

@@ -13,8 +13,6 @@ from experiments.configs import base
 def get_config(variant: str = "tuned") -> ConfigDict:
     """The base fields, on Fashion-MNIST: batches of its five training classes."""
     config = base.get_config(variant)
-    config.data.name = "fashion_mnist"
-    config.data.classes_per_batch = 5
-    config.data.images_per_class = 16
-    config.data.shift = 2
+    config.data.update(name="fashion_mnist", classes_per_batch=5, images_per_class=16, shift=2)
+    config.train.update(steps=600, eval_every=100, checkpoint_every=200)
     return config
