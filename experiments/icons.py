@@ -1,7 +1,8 @@
 """Icons: find an unseen icon as another theme draws it. Real colour images, many classes, few of each.
 
-    apt-get install oxygen-icon-theme tango-icon-theme gnome-icon-theme mate-icon-theme \
-        elementary-xfce-icon-theme faenza-icon-theme
+    apt-get install adwaita-icon-theme elementary-xfce-icon-theme faenza-icon-theme gnome-icon-theme \
+        lxde-icon-theme mate-icon-theme mint-y-icons moka-icon-theme obsidian-icon-theme \
+        oxygen-icon-theme tango-icon-theme
     python -m experiments.icons --prepare
     python -m experiments.icons
 
@@ -31,7 +32,7 @@ def drawings(theme: Path) -> dict[str, Path]:
     """For each icon's name the file nearest above SIZE pixels, or else the largest; no symbolic links."""
     best: dict[str, tuple[tuple[bool, int, str], Path]] = {}
     for path in theme.rglob("*.png"):
-        if path.is_symlink() or any(folder.is_symlink() for folder in path.relative_to(theme).parents):
+        if path.is_symlink():
             continue
         with Image.open(path) as image:
             side = max(image.size)
@@ -52,8 +53,8 @@ def on_white(path: Path) -> Image.Image:
 def prepare(themes: Path, root: Path) -> int:
     """Write root/NAME/THEME.png, all of it or nothing; returns the number of classes.
 
-    Drawings that are the same to the pixel are kept once, and classes with fewer than LEAST_IMAGES
-    left out.
+    Of drawings that are the same to the pixel, under whatever names, one is kept; classes that then have
+    fewer than LEAST_IMAGES are left out.
 
     Raises:
         FileNotFoundError: a theme is not installed.
@@ -64,18 +65,21 @@ def prepare(themes: Path, root: Path) -> int:
         raise FileNotFoundError(f"{themes} has no {', '.join(missing)}: see the packages in {__file__}")
     if root.exists():
         raise FileExistsError(f"{root} is there already")
-    by_name: dict[str, dict[bytes, tuple[str, Image.Image]]] = defaultdict(dict)
+    classes: dict[str, dict[str, Image.Image]] = defaultdict(dict)
+    seen: set[bytes] = set()
     for theme in tqdm(THEMES, unit="theme", disable=None):
         for name, path in sorted(drawings(themes / theme).items()):
             image = on_white(path)
-            by_name[name].setdefault(image.tobytes(), (theme, image))
-    kept = {name: found for name, found in by_name.items() if len(found) >= LEAST_IMAGES}
+            if image.tobytes() not in seen:
+                seen.add(image.tobytes())
+                classes[name][theme] = image
+    kept = {name: images for name, images in classes.items() if len(images) >= LEAST_IMAGES}
     root.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}-"))
     try:
-        for name, found in kept.items():
+        for name, images in kept.items():
             (part / name).mkdir()
-            for theme, image in found.values():
+            for theme, image in images.items():
                 image.save(part / name / f"{theme}.png")
         part.chmod(0o755)
         part.rename(root)

@@ -13,7 +13,7 @@ import pddm_jax
 from pddm_jax import metrics
 from pddm_jax.training import TrainState
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 
 Results = dict[str, Any]
 

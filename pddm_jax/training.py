@@ -34,8 +34,13 @@ class TrainState:
 
 
 def data_mesh() -> Mesh:
-    """All devices of all processes along one axis, `data`."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    """All devices of all processes along one axis, `data`, those of a process side by side.
+
+    So that the share of a batch that a process holds is one run of its rows; `jax.make_mesh` would
+    order the devices of a pod by how they are wired.
+    """
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -61,9 +66,9 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """The optimiser: clipping by global norm, weight decay on kernels only, a schedule over `steps`.
 
-    The rate rises over the first `warmup` steps. The PDDM unit learns at `unit_factor` times the rate:
-    the score must know something before the pairs that it picks are worth learning from. The
-    network's backbone learns at `backbone_factor` times the rate, below 1 where it is pretrained.
+    The rate rises over the first `warmup` steps. The PDDM unit learns at `unit_factor` times the rate,
+    below 1, so that the score does not forget distance before the embedding is worth more; the
+    network's backbone at `backbone_factor` times the rate, below 1 where it is pretrained.
 
     Raises:
         ValueError: the name or the schedule is unknown.
@@ -90,7 +95,7 @@ def make_optimizer(
             optax.add_decayed_weights(weight_decay, kernels), optax.sgd(rate, momentum=0.9)
         )
 
-    def lead(updates: PyTree, params: PyTree) -> PyTree:
+    def by_part(updates: PyTree, params: PyTree) -> PyTree:
         del params
         return jax.tree_util.tree_map_with_path(lambda path, x: factor(path) * x, updates)
 
@@ -100,7 +105,7 @@ def make_optimizer(
             return unit_factor
         return backbone_factor if names[:2] == ("network", "backbone") else 1.0
 
-    return optax.chain(optax.clip_by_global_norm(clip_norm), descent, optax.stateless(lead))
+    return optax.chain(optax.clip_by_global_norm(clip_norm), descent, optax.stateless(by_part))
 
 
 def init_state(

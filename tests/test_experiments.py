@@ -212,7 +212,7 @@ def test_the_quickstart_runs_with_another_objective_and_fields(python, tmp_path)
     assert found["protocol"]["data"] == "glyphs"
     assert found["protocol"]["image_shape"] == [8, 8, 1]
     assert found["protocol"]["objective"] == {"name": "contrastive", "margin": 0.75}
-    assert found["protocol"]["batch"] == {"classes": 6, "images_per_class": 4}
+    assert found["protocol"]["batch"] == {"classes_per_batch": 6, "images_per_class": 4}
     assert found["protocol"]["network"]["embedding_dim"] == 16
     assert found["protocol"]["seed"] == 5
     assert found["recall_at_k"]["pddm"] is None
@@ -305,13 +305,13 @@ def test_validation_classes_choose_the_checkpoint(folder_run):
     protocol = found["protocol"]
     assert protocol["classes"] == {"train": 5, "test": 7, "validation": 2}
     assert protocol["images"] == {"train": 20, "test": 28, "validation": 8}
-    assert protocol["checkpoint"] == "best by validation"
     assert protocol["image_shape"] == [24, 24, 3]
     assert 0 <= found["nmi"] <= 1
     recalls = {row["step"]: row["recall_at_1"] for row in rows(folder_run) if "recall_at_1" in row}
     assert [*recalls] == [2, 4, 6, 8, 9]
     best = max(recalls, key=lambda step: (recalls[step], step))
-    assert found["steps"] == best
+    assert protocol["checkpoint"] == f"step {best}, best by validation"
+    assert found["steps"] == 9
     assert checkpoints(folder_run) == sorted({best, 9})
 
 
@@ -343,7 +343,10 @@ def test_an_image_that_cannot_be_read_stops_the_run_or_is_skipped(
     assert not (tmp_path / "run" / "config.json").exists()
     status, _, err = python(*arguments, "--config.data.on_error=skip")
     assert status == 0, err
-    assert sum(results(tmp_path / "run")["protocol"]["images"].values()) == 4 * 14 - 1
+    protocol = results(tmp_path / "run")["protocol"]
+    assert sum(protocol["images"].values()) == 4 * 14 - 1
+    assert "1 unreadable images left out" in protocol["split"]
+    assert str(broken) in err
 
 
 @pytest.mark.parametrize(

@@ -429,7 +429,7 @@ def test_a_store_of_tensorflow_datasets_is_read(name, stores, small, tmp_path):
     assert len(PROTOCOLS[name](source).train.labels) == SMALL[name].train.images
     prepared(name, root, tmp_path / "out")
     assert_same_source(SOURCES[name](tmp_path / "out"), source)
-    assert str(root) not in (tmp_path / "out" / "index.json").read_text()
+    assert str(root) not in (tmp_path / "out" / "pddm_records.json").read_text()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -770,7 +770,7 @@ def test_shards_equal_the_files_bit_for_bit(tree, small, tmp_path):
     found, expected = SOURCES[name](tmp_path / "out"), SOURCES[name](root)
     assert_same_source(found, expected)
     assert len([*(tmp_path / "out").glob("*.array_record")]) == -(-len(rows) // 4)
-    assert str(root) not in (tmp_path / "out" / "index.json").read_text()
+    assert str(root) not in (tmp_path / "out" / "pddm_records.json").read_text()
     if expected.boxes is not None:
         assert_same_source(cropped(found), cropped(expected))
     ours, theirs = (PROTOCOLS[name](source) for source in (found, expected))
@@ -841,7 +841,7 @@ def test_an_unreadable_image_stops_by_name(many, tmp_path):
     broken = spoil_images(many)
     with pytest.raises(ValueError, match=str(broken[0])):
         prepared("folder", many, tmp_path / "out")
-    assert not (tmp_path / "out" / "index.json").exists()
+    assert not (tmp_path / "out" / "pddm_records.json").exists()
     assert not [*(tmp_path / "out").glob(".*")]
 
 
@@ -908,7 +908,7 @@ def test_corrupt_shards_are_named(many, tmp_path):
 )
 def test_a_spoilt_index_is_named(many, tmp_path, change):
     prepared("folder", many, tmp_path / "out")
-    path = tmp_path / "out" / "index.json"
+    path = tmp_path / "out" / "pddm_records.json"
     path.write_text(change(path.read_text()))
     with pytest.raises(ValueError, match=str(path)):
         find_records(tmp_path / "out", "folder")

@@ -3,7 +3,9 @@
     python -m experiments.folder --config.data.root=DIR
     python -m experiments.folder --config=experiments/configs/folder.py:lite0 --config.data.root=DIR
 
-Data: DIR/<class>/ with images of any size and kind; or DIR/train/<class>/ and DIR/test/<class>/.
+Data: DIR/<class>/ with images of any size and kind; or DIR/train/<class>/ and DIR/test/<class>/. A batch
+has 16 classes, so there must be 16 of two images or more to train on, or a smaller
+--config.data.classes_per_batch. What it was run on is in docs/results.md, under icons.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +17,8 @@ def get_config(variant: str = "tuned") -> ConfigDict:
     """Variants: "tuned", a small network from random weights; "lite0" and the others as in photos.py."""
     if variant != "tuned":
         config = photos.get_config(variant, "folder")
-        config.data.image_size = 128 if variant == "lite0" else 224
+        if variant == "lite0":
+            config.data.image_size = 128
         return config
     config = base.get_config(variant)
     config.data.update(name="folder", image_size=64, augment="crop", least_area=0.6, flip=False, zoom=1.0)

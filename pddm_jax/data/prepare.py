@@ -71,6 +71,7 @@ def prepare(name: str, source: Source, root: Path, out: Path, shard_images: int,
             if _holds(path, images, numbers, pool):
                 bar.update(len(numbers))
             else:
+                (out / INDEX).unlink(missing_ok=True)  # which would tell of what is now replaced
                 write_shard(path, told(pool.map(record, numbers)))
 
     shards = [Shard(p.name, len(part), p.stat().st_size) for p, part in zip(paths, parts, strict=True)]

