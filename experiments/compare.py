@@ -102,7 +102,7 @@ def as_table(summary: dict[str, Summary], example: Results, seeds: list[int]) ->
         lines.append(f"| {name} | {' | '.join(cells)} |")
     protocol = example["protocol"]
     return "\n".join(lines) + (
-        f"\n\n{protocol['data']}, {protocol['split']}; {example['steps']} steps; "
+        f"\n\n{protocol['data']}, {example['steps']} steps; "
         f"mean ± standard deviation over seeds {', '.join(map(str, seeds))}, in per cent; "
         f"{example['versions']['device']}, jax {example['versions']['jax']}.\n"
     )
