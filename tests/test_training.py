@@ -17,7 +17,7 @@ from pddm_jax import PDDM
 from pddm_jax.checkpoint import Checkpoints, Preempted
 from pddm_jax.files import replacing, write_json, write_text
 from pddm_jax.losses import contrastive_loss
-from pddm_jax.networks import NETWORKS, EmbeddingNetwork, make_network
+from pddm_jax.networks import EmbeddingNetwork, make_network
 from pddm_jax.objectives import OBJECTIVES, make_objective
 from pddm_jax.training import (
     TrainState,
@@ -130,9 +130,8 @@ def test_an_unknown_field_lists_what_exists(name, field, known):
 # -------------------------------------------------------------------------------------------- networks
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_makes_embeddings_of_unit_length(name):
-    network = make_network(name, 12)
+def test_a_network_makes_embeddings_of_unit_length():
+    network = make_network("small_cnn", 12)
     images = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 1), dtype=np.uint8)
 
     @jax.jit
