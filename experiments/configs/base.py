@@ -65,8 +65,8 @@ def get_config(variant: str, variants: Sequence[str] = VARIANTS) -> ConfigDict:
             },
             "train": {
                 "steps": 1500,
-                "eval_every": 300,
-                "checkpoint_every": 300,
+                "eval_every": 500,
+                "checkpoint_every": 500,
                 "log_every": 25,
                 "max_to_keep": 2,
                 "nmi": False,  # whether to cluster at the end: slow for many classes
