@@ -52,6 +52,9 @@ def launch(body: Callable[[], None]) -> None:
         except (ValueError, OSError, FloatingPointError) as error:
             logging.debug("where it came from:", exc_info=True)
             sys.exit(f"error: {error}")
+        except KeyboardInterrupt:
+            print("interrupted: the same command goes on after the last checkpoint", file=sys.stderr)
+            sys.exit(130)  # as a shell tells it
 
     app.run(main)
 

@@ -484,6 +484,16 @@ def test_a_run_that_was_asked_to_end_goes_on_to_the_same_bits(
     assert checkpoints(tmp_path) == [saved, STEPS]
 
 
+def test_ctrl_c_is_told_in_one_line(start, end, arguments, tmp_path):
+    process = start(*arguments(tmp_path))
+    wait_until(lambda: rows(tmp_path), process)
+    process.send_signal(signal.SIGINT)
+    status, _, err = end(process)
+    assert status == 130
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("interrupted: ")
+
+
 def test_sigterm_before_the_first_step_ends_with_0(start, end, python, arguments, tmp_path):
     process = start(*arguments(tmp_path))
     wait_until((tmp_path / "config.json").exists, process)
