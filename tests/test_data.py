@@ -561,19 +561,41 @@ def test_random_boxes_have_the_areas_and_aspects_that_are_asked_for():
 
 def test_an_image_too_narrow_for_any_box_gives_its_middle():
     assert random_box(10, 1000, 1.0, np.random.default_rng(0)) == (495, 0, 505, 10)
-    assert centre(20, 10, 0.5) == (2.5, 7.5, 7.5, 12.5)
+    assert centre(20, 10, 0.5) == (2, 7, 7, 12)
+    assert centre(3, 1000, 0.1) == (499, 1, 500, 2)
 
 
-def test_a_box_of_the_size_that_is_wanted_is_cut_out_and_a_larger_one_averaged():
-    image = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
-    for channels in (1, 3):
-        found = resized(image[..., :channels], (4, 2, 12, 10), 8)
-        np.testing.assert_array_equal(found, image[2:10, 4:12, :channels])
-    mean = np.average(image[:8, :8], (0, 1), TENT[:, None] * TENT)
-    np.testing.assert_allclose(resized(image[:8, :8], (0, 0, 8, 8), 1)[0, 0], mean, atol=1)
+def bilinear(image: np.ndarray, size: int) -> np.ndarray:
+    """The image at the middles of size x size pixels, between its own, in float64."""
+    found = np.zeros((size, size, image.shape[-1]))
+    for row in range(size):
+        for column in range(size):
+            weights = 0.0
+            for y in range(image.shape[0]):
+                for x in range(image.shape[1]):
+                    at_y = np.clip((row + 0.5) * image.shape[0] / size - 0.5, 0, image.shape[0] - 1)
+                    at_x = np.clip((column + 0.5) * image.shape[1] / size - 0.5, 0, image.shape[1] - 1)
+                    weight = max(0, 1 - abs(at_y - y)) * max(0, 1 - abs(at_x - x))
+                    found[row, column] += weight * image[y, x]
+                    weights += weight
+            assert weights == pytest.approx(1)
+    return found
 
 
-TENT = 1 - np.abs(np.arange(8) + 0.5 - 4) / 8  # the weights of a bilinear reduction of 8 pixels to 1
+@pytest.mark.parametrize("size", [5, 8, 20])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_box_is_cut_out_and_read_between_its_pixels(size, channels):
+    image = np.random.default_rng(0).integers(0, 256, (12, 16, channels), dtype=np.uint8)
+    found = resized(image, (4, 2, 12, 11), size)
+    np.testing.assert_allclose(found, bilinear(image[2:11, 4:12], size), atol=1)
+    if size == 8:
+        np.testing.assert_array_equal(resized(image, (4, 2, 12, 10), size), image[2:10, 4:12])
+
+
+def test_a_box_that_shrinks_much_is_averaged_over_the_area_of_each_pixel():
+    image = np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8)
+    blocks = image.reshape(6, 5, 6, 5, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(resized(image, (0, 0, 30, 30), 6), blocks, atol=1)
 
 
 def test_training_crops_flip_every_second_image_and_test_crops_none():

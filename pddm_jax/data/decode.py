@@ -54,7 +54,7 @@ def decode(data: bytes, box: Int[np.ndarray, "4"] | None = None) -> UInt8[np.nda
                 f"is {rgb.width} x {rgb.height} pixels, of which box {box.tolist()} holds none"
             )
         rgb = rgb.crop(inner)
-    return np.array(rgb if turn is None else rgb.transpose(turn))
+    return np.asarray(rgb if turn is None else rgb.transpose(turn))
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -74,7 +74,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         raise ValueError("its values are floats, whose black and white are not known")
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image.convert("RGBA"))
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @runtime_checkable

@@ -5,13 +5,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from pddm_jax.checks import check_choice
 
+cv2.setNumThreads(1)  # images are worked on side by side already, each in a thread or process of its own
+
 Pixels = UInt8[np.ndarray, "h w c"]
+Box = tuple[int, int, int, int]
 
 
 class Transform(NamedTuple):
@@ -30,23 +33,26 @@ def shifted(image: Pixels, dy: int, dx: int) -> Pixels:
     return moved
 
 
-def resized(image: Pixels, box: tuple[float, float, float, float], size: int) -> Pixels:
-    """The part (left, top, right, bottom) of a grey or RGB image, as size x size pixels."""
-    picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
-    part = picture.resize((size, size), Image.Resampling.BILINEAR, box)
-    return np.asarray(part).reshape(size, size, -1)
+def resized(image: Pixels, box: Box, size: int) -> Pixels:
+    """The part (left, top, right, bottom) of a grey or RGB image, as size x size pixels.
+
+    Bilinear, which is several times as fast as anything that smooths first; where the part shrinks to less
+    than half, so that pixels would be passed over, the mean over the area that a new pixel covers.
+    """
+    left, top, right, bottom = box
+    how = cv2.INTER_AREA if max(right - left, bottom - top) > 2 * size else cv2.INTER_LINEAR
+    part = cv2.resize(image[top:bottom, left:right], (size, size), interpolation=how)
+    return part.reshape(size, size, -1)
 
 
-def centre(height: int, width: int, share: float) -> tuple[float, float, float, float]:
+def centre(height: int, width: int, share: float) -> Box:
     """The box of a square in the middle, with this share of the shorter side."""
-    side = min(height, width) * share
-    left, top = (width - side) / 2, (height - side) / 2
+    side = max(1, round(min(height, width) * share))
+    left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side
 
 
-def random_box(
-    height: int, width: int, least_area: float, rng: np.random.Generator
-) -> tuple[float, float, float, float]:
+def random_box(height: int, width: int, least_area: float, rng: np.random.Generator) -> Box:
     """A box of a random share of the area, `least_area` to 1, and a random aspect, 3:4 to 4:3.
 
     Where ten draws do not fit into the image, the middle square is taken.
@@ -74,7 +80,7 @@ def _as_it_is(image: Pixels) -> Pixels:
 
 def _crop(size: int, least_area: float, flip: bool, image: Pixels, rng: np.random.Generator) -> Pixels:
     image = resized(image, random_box(image.shape[0], image.shape[1], least_area, rng), size)
-    return image[:, ::-1] if flip and rng.random() < 0.5 else image
+    return cv2.flip(image, 1).reshape(image.shape) if flip and rng.random() < 0.5 else image
 
 
 def _centre_crop(size: int, zoom: float, image: Pixels) -> Pixels:
