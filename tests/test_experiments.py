@@ -26,9 +26,6 @@ def arguments(fashion_root):
         fields = {
             "data.root": fashion_root,
             "data.images_per_class": 8,
-            # Low: at the usual rate a near tie among mined pairs falls the other way within 20 steps
-            # where rounding differs, as it does between one device and eight.
-            "optimizer.learning_rate": 3e-4,
             "train.steps": STEPS,
             "train.eval_every": 20,
             "train.checkpoint_every": 10,
