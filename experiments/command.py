@@ -1,5 +1,6 @@
 """From flags to a run: what a user types, and one line for what a user can mend."""
 
+import logging as python_logging
 import signal
 import sys
 from collections.abc import Callable
@@ -14,19 +15,39 @@ from experiments.runner import run
 
 CONFIGS = Path(__file__).parent / "configs"
 
+flags.disclaim_key_flags()  # so that --help of an experiment shows the flags that are defined here
+
 
 def define_flags(config: str, workdir: str) -> None:
     """--config, --workdir and, for many processes, --distributed."""
-    config_flags.DEFINE_config_file(
-        "config",
-        str(CONFIGS / f"{config}.py"),
-        "Config file, as FILE.py or FILE.py:variant; --config.GROUP.FIELD=VALUE sets a field.",
-    )
+    try:
+        config_flags.DEFINE_config_file(
+            "config",
+            str(CONFIGS / f"{config}.py"),
+            "Config file, as FILE.py or FILE.py:VARIANT; the variants are told in the file. "
+            f"--config.GROUP.FIELD=VALUE sets a field; all of them are in {CONFIGS / 'base.py'}.",
+        )
+    except AttributeError as error:  # in layers: what it tells is the innermost
+        told: object = error
+        while isinstance(told, Exception) and told.args:
+            told = told.args[0]
+        sys.exit(f"error: the config has no field {' '.join(str(told).split())}")
     flags.DEFINE_string("workdir", workdir, "Where the run leaves its files.")
     flags.DEFINE_bool("distributed", False, "Join the other processes (found by JAX on a pod).")
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where JAX cannot find it.")
     flags.DEFINE_integer("num_processes", None, "How many processes, likewise.")
     flags.DEFINE_integer("process_id", None, "Which of them this one is, likewise.")
+
+
+def parse(arguments: list[str]) -> list[str]:
+    """What flags leave of the command line; a slip ends it with one line."""
+    try:
+        rest: list[str] = flags.FLAGS(arguments)
+    except flags.Error as error:  # of a config that raises, the last line of its traceback
+        sys.exit(f"error: {str(error).splitlines()[-1].strip().removeprefix('ValueError: ')}")
+    if len(rest) > 1:
+        sys.exit(f"error: unknown argument {rest[1]!r}")
+    return rest
 
 
 def launch(body: Callable[[], None]) -> None:
@@ -38,6 +59,7 @@ def launch(body: Callable[[], None]) -> None:
     def main(_: list[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
+        logging.get_absl_handler().setFormatter(python_logging.Formatter("%(message)s"))
         if flags.FLAGS.distributed:
             jax.distributed.initialize(
                 flags.FLAGS.coordinator,
@@ -53,10 +75,11 @@ def launch(body: Callable[[], None]) -> None:
             logging.debug("where it came from:", exc_info=True)
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:
-            print("interrupted: the same command goes on after the last checkpoint", file=sys.stderr)
+            told = "the same command goes on after the last checkpoint, or anew where there is none"
+            print(f"interrupted: {told}", file=sys.stderr)
             sys.exit(130)  # as a shell tells it
 
-    app.run(main)
+    app.run(main, flags_parser=parse)
 
 
 def experiment(name: str) -> None:

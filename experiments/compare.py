@@ -53,7 +53,8 @@ def compare(config: ConfigDict, workdir: Path, objectives: list[str], seeds: lis
     if jax.process_index() == 0:
         write_json(workdir / "compare.json", {"seeds": seeds, "objectives": summary})
         write_text(workdir / "compare.md", table)
-        plots.convergence(curves, runner.watched_classes(config), workdir / "convergence.png")
+        title = f"{config.data.name}: mean and deviation over seeds {', '.join(map(str, seeds))}"
+        plots.convergence(curves, title, workdir / "convergence.png")
     return table
 
 

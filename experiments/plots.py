@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pddm_jax.data import Images
 from pddm_jax.data.streams import GALLERY, stream
@@ -12,30 +13,38 @@ from pddm_jax.files import replacing
 from pddm_jax.metrics import Ranking
 from pddm_jax.writer import Row
 
-Curve = list[Row]  # those rows of a run that hold Recall@1
+Curve = list[tuple[str, int, float]]  # whose Recall@1, at which step, in per cent
 
-RIGHT, WRONG, QUERY = "#2e8b57", "#c0392b", "#555555"
+RIGHT, WRONG, QUERY = ("#2e8b57", "-"), ("#c0392b", (0, (2, 0.6))), "#555555"
 NEIGHBOURS = 8
 TYPICAL, FAILURES = 6, 4
 
 
 def curve(rows: list[Row]) -> Curve:
-    """The rows of a run that hold Recall@1."""
-    return [row for row in rows if "recall_at_1" in row]
+    """Recall@1 by step, of test classes or of the validation classes that are watched instead."""
+    names = {"recall_at_1": "unseen", "validation_recall_at_1": "validation"}
+    return [
+        (classes, row["step"], 100 * row[name])
+        for row in rows
+        for name, classes in names.items()
+        if name in row
+    ]
 
 
-def convergence(curves: dict[str, list[Curve]], classes: str, path: Path) -> None:
+def convergence(curves: dict[str, list[Curve]], title: str, path: Path) -> None:
     """Recall@1 against step: a line a name, the mean of its runs in a band of their deviation."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, runs in curves.items():
-        steps = [row["step"] for row in runs[0]]
-        recalls = 100 * np.array([[row["recall_at_1"] for row in run] for run in runs])
+        classes, steps, _ = zip(*runs[0], strict=True)
+        recalls = np.array([[recall for *_, recall in run] for run in runs])
         mean = recalls.mean(axis=0)
         deviation = recalls.std(axis=0, ddof=1) if len(runs) > 1 else 0
         (line,) = axes.plot(steps, mean, marker="o", markersize=3.5, label=name)
         axes.fill_between(steps, mean - deviation, mean + deviation, color=line.get_color(), alpha=0.15)
-    axes.set(xlabel="step", ylabel=f"Recall@1 on {classes} classes (%)", xlim=(0, None))
+        axes.set_ylabel(f"Recall@1 on {classes[0]} classes (%)")
+    axes.set(xlabel="step", xlim=(0, None), title=title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     if len(curves) > 1:
         axes.legend()
@@ -56,16 +65,19 @@ def gallery(test: Images, ranking: Ranking, seed: int, path: Path) -> None:
     width = 1 + min(NEIGHBOURS, ranking.neighbours.shape[1])
     figure = Figure(figsize=(width, len(shown) + len(failures) + 0.9), layout="constrained")
     parts = figure.subfigures(2, squeeze=False, height_ratios=[len(shown), max(len(failures), 0.01)])
-    titles = "Queries and their nearest neighbours: same class green, other red", "Worst failures"
+    titles = (
+        "Queries (left) and their nearest neighbours: same class green, other class red and dashed",
+        "Worst failures: the first of the class comes latest",
+    )
     for part, title, queries in zip(parts[:, 0], titles, (shown, failures), strict=True):
         if queries:
             part.suptitle(title, fontsize=10)
             grid = part.subplots(len(queries), width, squeeze=False)
             for row, query in zip(grid, queries, strict=True):
-                _draw(row[0], test.images[query], QUERY)
+                _draw(row[0], test.images[query], QUERY, "-")
                 found = zip(row[1:], ranking.neighbours[query], ranking.match[query], strict=False)
                 for axes, index, match in found:
-                    _draw(axes, test.images[index], RIGHT if match else WRONG)
+                    _draw(axes, test.images[index], *(RIGHT if match else WRONG))
     _save(figure, path)
 
 
@@ -77,11 +89,11 @@ def _spread(queries: list[int], labels: np.ndarray, count: int) -> list[int]:
     return list(first_of_class.values())[:count]
 
 
-def _draw(axes: Axes, image: np.ndarray, colour: str) -> None:
+def _draw(axes: Axes, image: np.ndarray, colour: str, line: object) -> None:
     axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
-        spine.set(color=colour, linewidth=3)
+        spine.set(color=colour, linestyle=line, linewidth=3)
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -68,5 +68,5 @@ def table(results: Results) -> str:
     return (
         f"{results['experiment']}: {objective} on {protocol['data']}, seed {protocol['seed']}; "
         f"{protocol['images']['test']} images of {protocol['classes']['test']} unseen classes; "
-        f"{results['steps']} steps, {results['seconds']} s\n" + "\n".join(lines)
+        f"{results['steps']} steps in {results['seconds']} s\n" + "\n".join(lines)
     )

@@ -43,7 +43,7 @@ from pddm_jax.writer import Row, Writer
 EMBED = 128
 """Images embedded at a time, by all devices together, or the next multiple of their number."""
 
-TRANSFORM = ("augment", "shift", "least_area", "flip", "zoom")
+TRANSFORM = ("augment", "shift", "least_area", "flip", "zoom", "colour")
 """Fields of `data` that say what is done to an image."""
 
 MAY_DIFFER = ("data.workers",)
@@ -125,8 +125,14 @@ def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
         train_images, watched = data.hold_out(split.train, config.data.validation, config.seed)
     else:
         train_images, watched = split.train, split.test
+    say(
+        f"{experiment}: {config.objective.name} on {config.data.name}, seed {config.seed}; "
+        f"{config.train.steps} steps on {len(train_images.labels)} images of "
+        f"{len(train_images.class_names)} classes"
+    )
     state, embed, rows, image_shape = train(config, workdir, recipe, train_images, watched)
 
+    say(f"ranking {len(split.test.labels)} images of {len(split.test.class_names)} unseen classes")
     embeddings, labels, depth = embed(state, split.test), split.test.labels, max(metrics.KS)
     rankings = {"euclidean": metrics.rank(embeddings, labels, depth)}
     if OBJECTIVES[config.objective.name].learns_score:
@@ -165,8 +171,8 @@ def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
         "versions": stood_on,
     }
     if jax.process_index() == 0:
-        curves = {experiment: [plots.curve(rows)]}
-        plots.convergence(curves, watched_classes(config), workdir / "convergence.png")
+        title = f"{config.objective.name} on {config.data.name}, seed {config.seed}"
+        plots.convergence({title: [plots.curve(rows)]}, title, workdir / "convergence.png")
         plots.gallery(split.test, rankings["euclidean"], config.seed, workdir / "gallery.png")
         write_json(finished, results)
     return results
@@ -178,6 +184,7 @@ def train(
     """Train to the last step, from the last checkpoint where there is one, and watch Recall@1."""
     p, k, steps = config.data.classes_per_batch, config.data.images_per_class, config.train.steps
     workers, mesh = config.data.workers, data_mesh()
+    whose = "validation_" if config.data.validation else ""
     if p * k % mesh.size:
         raise ValueError(f"a batch of {p} x {k} images does not divide over {mesh.size} devices")
     size = -(-EMBED // mesh.size) * mesh.size
@@ -201,8 +208,8 @@ def train(
         elif config.network.pretrained:
             state = with_pretrained(state, config.network.name, config.network.pretrained, mesh)
         start = int(state.step)
-        if start and writes:
-            print(f"{workdir}: goes on after step {start}", file=sys.stderr)
+        if start:
+            say(f"{workdir}: goes on after step {start}")
         batches = data.train_batches(images, sampler.since(start), recipe.transform, config.seed, workers)
 
         with Writer(workdir, start, steps, writes) as writer, closing(batches):
@@ -217,6 +224,8 @@ def train(
                 if step == 1 and writes:  # what could not make one step does not claim the workdir
                     write_json(workdir / "config.json", json.loads(config.to_json()))
                 stop = checkpoints.preempted(step)
+                if stop:
+                    say(f"SIGTERM: step {step} is saved, and the same command goes on after it")
                 log, evaluate = due(config.train.log_every), due(config.train.eval_every)
                 judged = evaluate and bool(config.data.validation)
                 save = stop or judged or due(config.train.checkpoint_every)
@@ -230,7 +239,7 @@ def train(
                     if evaluate:
                         ranking = metrics.rank(embed(state, watched), watched.labels)
                         recall, map_at_r = metrics.recall_of(ranking, [1])[1], metrics.map_at_r_of(ranking)
-                        writer.row(step, {"recall_at_1": recall, "map_at_r": map_at_r})
+                        writer.row(step, {f"{whose}recall_at_1": recall, f"{whose}map_at_r": map_at_r})
                     if save:
                         checkpoints.save(step, state, recall if judged else None)
                     clock = time.perf_counter(), step
@@ -254,9 +263,10 @@ def with_pretrained(state: TrainState, name: str, spec: str, mesh: Mesh) -> Trai
     return TrainState(state.step, state.params | {"network": params}, batch_stats, state.opt_state)
 
 
-def watched_classes(config: ConfigDict | FrozenConfigDict) -> str:
-    """In a word, the classes whose Recall@1 is watched while a run trains."""
-    return "validation" if config.data.validation else "unseen"
+def say(text: str) -> None:
+    """Tell how a run gets on, once for all processes."""
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)
 
 
 def check_config(config: FrozenConfigDict) -> None:

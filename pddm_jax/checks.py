@@ -26,11 +26,20 @@ def as_reals(name: str, value: AnyArray) -> Float[Array, "*s"]:
 
 def as_matrix(name: str, value: AnyArray, columns: int | None = None) -> Float[Array, "n d"]:
     """A matrix of real numbers, of a given width or any, as float32; a ValueError where it is none."""
-    shape = np.shape(value)
-    if len(shape) != 2 or columns not in (None, shape[1]):
+    matrix = as_reals(name, value)
+    if matrix.ndim != 2 or columns not in (None, matrix.shape[1]):
         width = "d" if columns is None else columns
-        raise ValueError(f"{name} must be a matrix [n, {width}], got shape {shape}")
-    return as_reals(name, value)
+        raise ValueError(f"{name} must be a matrix [n, {width}], got shape {matrix.shape}")
+    return matrix
+
+
+def as_finite_matrix(name: str, value: AnyArray, columns: int | None = None) -> Float[Array, "n d"]:
+    """As `as_matrix`, from the host; a ValueError, too, where a number is infinite or nan."""
+    matrix = as_matrix(name, value, columns)
+    rows = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
+    if len(rows):
+        raise ValueError(f"{name} must be finite, but {len(rows)} rows are not: the first is {rows[0]}")
+    return matrix
 
 
 def as_labels(name: str, labels: object, length: int) -> Int[AnyArray, " n"]:

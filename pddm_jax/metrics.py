@@ -1,12 +1,12 @@
 """How good a ranking is: Recall@K, MAP@R, R-precision; and how good a clustering: NMI."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from pddm_jax.checks import as_labels, as_matrix
+from pddm_jax.checks import as_finite_matrix, as_labels
 from pddm_jax.retrieval import ScoreFn, nearest
 from pddm_jax.types import AnyArray
 
@@ -40,16 +40,17 @@ def rank(
         score_fn: see `nearest`.
 
     Raises:
-        ValueError: shapes or lengths do not fit, or one of gallery and gallery_labels is missing.
+        ValueError: shapes or lengths do not fit, an embedding is not finite, or one of gallery and
+            gallery_labels is missing.
     """
     if (gallery is None) != (gallery_labels is None):
         raise ValueError("gallery and gallery_labels must be given together")
-    embeddings = as_matrix("embeddings", embeddings)
+    embeddings = as_finite_matrix("embeddings", embeddings)
     as_labels("labels", labels, len(embeddings))
     itself = gallery is None
     if gallery is None or gallery_labels is None:
         gallery, gallery_labels = embeddings, labels
-    gallery = as_matrix("gallery", gallery, embeddings.shape[1])
+    gallery = as_finite_matrix("gallery", gallery, embeddings.shape[1])
     as_labels("gallery_labels", gallery_labels, len(gallery))
     # Numbered together, labels of two arrays compare whatever their width and sign.
     both = np.concatenate([np.asarray(x).astype(object) for x in (labels, gallery_labels)])
@@ -117,13 +118,15 @@ def recall_at_k(
         {K: share in 0..1}.
 
     Raises:
-        ValueError: shapes or lengths do not fit, there is no query, or a K is below 1.
+        ValueError: shapes or lengths do not fit, an embedding is not finite, there is no query, or a K is
+            no integer of at least 1.
 
     Source: Jegou, Douze, Schmid, "Product Quantization for Nearest Neighbor Search", PAMI 2011, in
     the form of Oh Song et al., CVPR 2016, section 6.
     """
-    if not ks or min(ks) < 1:
-        raise ValueError(f"ks must hold depths of at least 1, got {ks}")
+    whole = isinstance(ks, Collection) and all(isinstance(k, int | np.integer) for k in ks)
+    if not whole or not ks or min(ks) < 1:
+        raise ValueError(f"ks must hold integers of at least 1, got {ks}")
     ranking = rank(embeddings, labels, max(ks), gallery, gallery_labels, score_fn)
     if not len(ranking.match):
         raise ValueError("embeddings must hold at least one query")
@@ -149,7 +152,7 @@ def map_at_r(
         A share in 0..1.
 
     Raises:
-        ValueError: shapes or lengths do not fit.
+        ValueError: shapes or lengths do not fit, or an embedding is not finite.
 
     Source: Musgrave, Belongie, Lim, "A Metric Learning Reality Check", ECCV 2020, section 3.2.
     """
@@ -170,7 +173,7 @@ def r_precision(
         A share in 0..1; R and the queries left out are those of `map_at_r`.
 
     Raises:
-        ValueError: shapes or lengths do not fit.
+        ValueError: shapes or lengths do not fit, or an embedding is not finite.
 
     Source: Musgrave, Belongie, Lim, "A Metric Learning Reality Check", ECCV 2020, section 3.2.
     """
@@ -191,14 +194,14 @@ def nmi(embeddings: Float[AnyArray, "n d"], labels: Int[AnyArray, " n"], seed: i
         NMI in 0..1.
 
     Raises:
-        ValueError: shapes or lengths do not fit.
+        ValueError: shapes or lengths do not fit, or an embedding is not finite.
 
     Source: Oh Song et al., CVPR 2016, section 6; clustering and measure are scikit-learn's.
     """
     from sklearn.cluster import KMeans  # slow to import, and needed here only
     from sklearn.metrics import normalized_mutual_info_score
 
-    x = np.asarray(as_matrix("embeddings", embeddings))
+    x = np.asarray(as_finite_matrix("embeddings", embeddings))
     codes = np.asarray(as_labels("labels", np.asarray(labels), len(x)))
     clusters = KMeans(len(np.unique(codes)), n_init=1, random_state=seed).fit_predict(x)
     return float(normalized_mutual_info_score(codes, clusters))

@@ -5,6 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pddm_jax.checks import as_matrix
@@ -56,8 +57,8 @@ def nearest(
     """
     queries = as_matrix("queries", queries)
     gallery = as_matrix("gallery", gallery, queries.shape[1])
-    if not 1 <= k <= len(gallery):
-        raise ValueError(f"k must be in 1..{len(gallery)}, the size of the gallery, got {k}")
+    if not isinstance(k, int | np.integer) or not 1 <= k <= len(gallery):
+        raise ValueError(f"k must be an integer in 1..{len(gallery)}, the size of the gallery, got {k}")
     if score_fn is None:
         # Distances stay as they are, and are not lost where all embeddings lie far from the origin.
         # The new origin is an image: nearby floats, and integers, are subtracted from it exactly.

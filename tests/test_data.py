@@ -22,7 +22,7 @@ from pddm_jax.data import (
     ordered_batches,
     train_batches,
 )
-from pddm_jax.data.transforms import centre, random_box, resized, shifted
+from pddm_jax.data.transforms import centre, random_box, recoloured, resized, shifted
 
 # ---------------------------------------------------------------------------------------------- glyphs
 
@@ -598,6 +598,30 @@ def test_a_box_that_shrinks_much_is_averaged_over_the_area_of_each_pixel():
     np.testing.assert_allclose(resized(image, (0, 0, 30, 30), 6), blocks, atol=1)
 
 
+def test_colours_change_by_the_factors_that_were_drawn():
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    for seed in range(20):
+        saturation, *gains = np.random.default_rng(seed).uniform(0.6, 1.4, 4)
+        found = recoloured(image, 0.4, np.random.default_rng(seed))
+        for y in range(5):
+            for x in range(7):
+                grey = sum(float(value) for value in image[y, x]) / 3
+                for channel in range(3):
+                    value = gains[channel] * (grey + saturation * (image[y, x, channel] - grey))
+                    assert abs(found[y, x, channel] - min(max(value, 0), 255)) < 1
+    grey_image, rng = image[..., :1], np.random.default_rng(3)
+    gain = np.random.default_rng(3).uniform(0.6, 1.4, 2)[1]
+    np.testing.assert_allclose(
+        recoloured(grey_image, 0.4, rng), np.minimum(gain * grey_image.astype(float), 255), atol=1
+    )
+    crop = make_transform("crop", 6, 0, 1.0, False, 1.0, 0.4)
+    seen = {crop.train(image, np.random.default_rng(seed)).tobytes() for seed in range(5)}
+    assert len(seen) == 5
+    np.testing.assert_array_equal(
+        crop.test(image), make_transform("crop", 6, 0, 1.0, False, 1.0).test(image)
+    )
+
+
 def test_training_crops_flip_every_second_image_and_test_crops_none():
     ramp = np.tile(np.arange(0, 200, 2, dtype=np.uint8)[None, :, None], (100, 1, 3))
     transform = make_transform("crop", 20, 0, 0.9, True, 1.25)
@@ -620,6 +644,7 @@ def test_training_crops_flip_every_second_image_and_test_crops_none():
         (("shift", 32, -1, 1.0, True, 1.0), r"data\.shift.*-1"),
         (("crop", None, 0, 1.0, True, 1.0), r"data\.image_size"),
         (("crop", 32, 0, 0.0, True, 1.0), r"data\.least_area"),
+        (("crop", 32, 0, 1.0, True, 1.0, 1.5), r"data\.colour.*1\.5"),
         (("crop", 32, 0, 0.5, True, 0.5), r"data\.zoom"),
     ],
 )

@@ -307,7 +307,7 @@ def test_validation_classes_choose_the_checkpoint(folder_run):
     assert protocol["images"] == {"train": 20, "test": 28, "validation": 8}
     assert protocol["image_shape"] == [24, 24, 3]
     assert 0 <= found["nmi"] <= 1
-    recalls = {row["step"]: row["recall_at_1"] for row in rows(folder_run) if "recall_at_1" in row}
+    recalls = {row["step"]: row["validation_recall_at_1"] for row in rows(folder_run) if "loss" not in row}
     assert [*recalls] == [2, 4, 6, 8, 9]
     best = max(recalls, key=lambda step: (recalls[step], step))
     assert protocol["checkpoint"] == f"step {best}, best by validation"
@@ -352,20 +352,34 @@ def test_an_image_that_cannot_be_read_stops_the_run_or_is_skipped(
     assert status not in (0, None)
     assert_one_line(err)
     assert str(broken) in err
-    assert "1 of 28" in err
+    assert "1 of 56" in err
     assert not (tmp_path / "run" / "config.json").exists()
     status, _, err = python(*arguments, "--config.data.on_error=skip")
     assert status == 0, err
     protocol = results(tmp_path / "run")["protocol"]
     assert sum(protocol["images"].values()) == 4 * 14 - 1
     assert "1 unreadable images left out" in protocol["split"]
-    assert str(broken) in err
+    assert f"left out: {broken}" in err.splitlines()[0]
+
+    records = f"--out={tmp_path / 'records'}"
+    status, out, err = python(
+        "-m", "pddm_jax.data.prepare", "--source=folder", f"--root={root}", records, "--on_error=skip"
+    )
+    assert status == 0, err
+    assert "skipped class 3/0.jpg" in out
+    status, _, err = python(*folder_arguments(tmp_path / "records", tmp_path / "again"))
+    assert status == 0, err
+    assert "left out: class 3/0.jpg was skipped" in err
+    assert_same_end(tmp_path / "again", tmp_path / "run")
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
         (["experiments.cars196"], ["data.root", "cars196"]),
+        (["experiments.cars196", "--config.data.rot=/nowhere"], ["no field", "'rot'", '"root"']),
+        (["experiments.cars196", "--config=experiments/configs/cars196.py:papr"], ["'lite0'", "'papr'"]),
+        (["experiments.cars196", "--config.data.root=/nowhere", "extra"], ["'extra'"]),
         (["experiments.cub200", "--config.data.root=/nowhere"], ["/nowhere", "images.txt"]),
         (["experiments.sop", "--config.data.root=/nowhere"], ["/nowhere", "Ebay_train.txt"]),
         (["experiments.quickstart", "--config.data.crop=bbox"], ["data.crop", "glyphs"]),

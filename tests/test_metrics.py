@@ -437,8 +437,17 @@ def test_recall_at_k_refuses_no_query():
         pddm_jax.recall_at_k(np.zeros((0, WIDTH), np.float32), np.zeros(0, int))
 
 
-@pytest.mark.parametrize("ks", [(0,), (1, -1), (4, 0, 8)])
-def test_recall_at_k_refuses_depths_below_one(ks):
+@each_metric
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_refuses_embeddings_that_are_not_finite(metric, value):
+    x = normal_rows(139)
+    x[[3, 5], 1] = value
+    with pytest.raises(ValueError, match=r"\bembeddings\b.*\b2 rows\b.*\b3$"):
+        metric(x, np.zeros(N, int))
+
+
+@pytest.mark.parametrize("ks", [(0,), (1, -1), (4, 0, 8), (), 1, (2.0,)])
+def test_recall_at_k_refuses_what_are_no_depths(ks):
     with pytest.raises(ValueError, match=r"\b(ks|K)\b"):
         pddm_jax.recall_at_k(normal_rows(131), np.zeros(N, int), ks=ks)
 
@@ -456,7 +465,7 @@ def test_recall_at_k_refuses_a_gallery_that_does_not_fit():
         pddm_jax.recall_at_k(x, labels, gallery_labels=labels)
 
 
-@pytest.mark.parametrize("k", [0, -1, M + 1, 10_000])
+@pytest.mark.parametrize("k", [0, -1, M + 1, 10_000, 2.0])
 def test_nearest_refuses_k_out_of_range(k):
     with pytest.raises(ValueError, match=r"\bk\b"):
         pddm_jax.nearest(normal_rows(134), normal_rows(135, M), k)

@@ -35,6 +35,7 @@ def get_config(variant: str, variants: Sequence[str] = VARIANTS) -> ConfigDict:
                 "shift": 3,  # pixels by which training images are moved, at most, in x and y
                 "least_area": 0.16,  # of a random box, as a share of the image
                 "flip": True,  # every second random box from left to right
+                "colour": 0.0,  # share by which saturation and channels of a random box change, at most
                 "zoom": 1.143,  # of test images: the middle 1 / zoom of the shorter side is seen
             },
             "network": {

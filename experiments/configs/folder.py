@@ -21,6 +21,8 @@ def get_config(variant: str = "tuned") -> ConfigDict:
             config.data.image_size = 128
         return config
     config = base.get_config(variant)
-    config.data.update(name="folder", image_size=64, augment="crop", least_area=0.6, flip=False, zoom=1.0)
+    config.data.update(
+        name="folder", image_size=64, augment="crop", least_area=0.6, flip=False, colour=0.5, zoom=1.0
+    )
     config.train.steps = 1000
     return config

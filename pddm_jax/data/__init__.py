@@ -7,7 +7,7 @@ from absl import logging
 
 from pddm_jax.checks import check_choice
 from pddm_jax.data import fashion_mnist, glyphs, protocols
-from pddm_jax.data.decode import Encoded, check
+from pddm_jax.data.decode import Encoded, LeftOut, check
 from pddm_jax.data.images import Images, Split, hold_out
 from pddm_jax.data.pipeline import ordered_batches, train_batches
 from pddm_jax.data.sampler import PKSampler
@@ -71,24 +71,36 @@ def load(
         raise ValueError(f"data.root must be given for {name}: the folder that holds the images")
     source = SOURCES[name](root)
     split = PROTOCOLS[name](cropped(source) if crop == "bbox" else source, seed)
-    train, test = (_readable(part, on_error == "skip") for part in (split.train, split.test))
-    skipped = len(split.train.labels) + len(split.test.labels) - len(train.labels) - len(test.labels)
-    return Split(train, test, split.rule + (f"; {skipped} unreadable images left out" if skipped else ""))
+    return _readable(split, on_error == "skip")
 
 
-def _readable(data: Images, skip: bool) -> Images:
-    """The images that can be read; a ValueError that names those that cannot, unless they are skipped."""
-    assert isinstance(data.images, Encoded)
-    unreadable = check(data.images)
-    if unreadable and not skip:
-        shown = "; ".join(message for _, message in unreadable[:3])
+def _readable(split: Split, skip: bool) -> Split:
+    """The images that can be read; a ValueError that names those that cannot, unless they are skipped.
+
+    What was skipped when records were written stays so.
+    """
+    parts, unreadable = (split.train, split.test), []
+    for part in parts:
+        assert isinstance(part.images, Encoded)
+        unreadable.append(check(part.images))
+    errors = [error for of_part in unreadable for error in of_part.values()]
+    bad = [str(error) for error in errors if not isinstance(error, LeftOut)]
+    if bad and not skip:
         raise ValueError(
-            f"{len(unreadable)} of {len(data.labels)} images cannot be read: {shown}"
-            f'{"; ..." if len(unreadable) > 3 else ""} (data.on_error="skip" leaves them out)'
+            f"{len(bad)} of {sum(len(part.labels) for part in parts)} images cannot be read: "
+            f'{"; ".join(bad[:3])}{"; ..." if len(bad) > 3 else ""} (data.on_error="skip" leaves them out)'
         )
-    for _, message in unreadable:
-        logging.warning("left out: %s", message)
-    kept = np.setdiff1d(np.arange(len(data.labels)), [index for index, _ in unreadable])
+    for error in errors:
+        logging.warning("left out: %s", error)
+    train, test = (_without(part, list(of_part)) for part, of_part in zip(parts, unreadable, strict=True))
+    told = f"; {len(errors)} unreadable images left out" if errors else ""
+    return Split(train, test, split.rule + told)
+
+
+def _without(data: Images, numbers: list[int]) -> Images:
+    """All images but those of some numbers, and the classes that these leave."""
+    assert isinstance(data.images, Encoded)
+    kept = np.setdiff1d(np.arange(len(data.labels)), numbers)
     labels = data.labels[kept]
     names = {label: data.class_names[label] for label in np.unique(labels).tolist()}
     return Images(data.images.take(kept), labels, names)

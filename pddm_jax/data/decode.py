@@ -77,6 +77,10 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+class LeftOut(ValueError):
+    """An image was skipped, as it was asked for, when its record was written."""
+
+
 @runtime_checkable
 class Store(Protocol):
     """Encoded images by number."""
@@ -131,7 +135,7 @@ class Encoded:
         """The pixels of an image.
 
         Raises:
-            ValueError: it cannot be decoded.
+            ValueError: it cannot be decoded, or was left out of records (`LeftOut`).
             OSError: its file cannot be read.
         """
         data = self.read(index)
@@ -158,17 +162,17 @@ class Encoded:
         return Encoded(self._store, self._indices, boxes)
 
 
-def check(images: Encoded) -> list[tuple[int, str]]:
-    """Decode every image, in threads, under a bar: the number of each that fails, and its error."""
+def check(images: Encoded) -> dict[int, Exception]:
+    """Decode every image, in threads, under a bar: the error of each that fails, by number."""
 
-    def attempt(index: int) -> str | None:
+    def attempt(index: int) -> Exception | None:
         try:
             images[index]
         except (ValueError, OSError) as error:
-            return str(error)
+            return error
         return None
 
     with ThreadPoolExecutor() as pool:
         errors = pool.map(attempt, range(len(images)))
         bar = tqdm(errors, total=len(images), desc="decoding", unit="image", disable=None)
-        return [(index, error) for index, error in enumerate(bar) if error is not None]
+        return {index: error for index, error in enumerate(bar) if error is not None}

@@ -10,6 +10,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from jaxtyping import Bool, Int
 
+from pddm_jax.data.decode import LeftOut
 from pddm_jax.files import replacing, write_text
 
 INDEX = "pddm_records.json"
@@ -63,15 +64,19 @@ class Records:
 
         Raises:
             ValueError: its shard is corrupt or truncated.
+            LeftOut: the record is empty.
         """
         shard = int(np.searchsorted(self._ends, index, side="right"))
         key = os.getpid(), shard  # a reader's threads and its place in the file do not outlive a fork
         path = self._root / self._shards[shard].file
         reader = self._readers.get(key) or self._readers.setdefault(key, open_shard(path))
         try:
-            return reader.read([index - int(self._ends[shard]) + self._shards[shard].images])[0]
+            data: bytes = reader.read([index - int(self._ends[shard]) + self._shards[shard].images])[0]
         except RuntimeError as error:
             raise ValueError(f"{path} is corrupt or truncated: {error}") from error
+        if not data:
+            raise LeftOut(f"{self.name(index)} was skipped when the records were written")
+        return data
 
 
 def open_shard(path: Path) -> ArrayRecordReader:

@@ -358,7 +358,7 @@ def _files(folder: Path) -> Iterable[Path]:
 
 
 def find_records(root: Path, name: str) -> Source:
-    """What `pddm_jax.data.prepare` made of a source; an image that it skipped is there, but empty.
+    """What `pddm_jax.data.prepare` made of a source, also the images that it left out.
 
     Raises:
         FileNotFoundError: a shard is missing.

@@ -78,9 +78,24 @@ def _as_it_is(image: Pixels) -> Pixels:
     return image
 
 
-def _crop(size: int, least_area: float, flip: bool, image: Pixels, rng: np.random.Generator) -> Pixels:
+def recoloured(image: Pixels, colour: float, rng: np.random.Generator) -> Pixels:
+    """The image at another saturation, and each channel at another brightness.
+
+    Both are multiplied by random factors of 1 - colour to 1 + colour; values stay within 0 to 255.
+    """
+    channels = image.shape[-1]
+    saturation, *brightness = rng.uniform(1 - colour, 1 + colour, 1 + channels)
+    mixed = saturation * np.eye(channels) + (1 - saturation) / channels  # its own value, and the grey one
+    return cv2.transform(image, np.array(brightness)[:, None] * mixed).reshape(image.shape)
+
+
+def _crop(
+    size: int, least_area: float, flip: bool, colour: float, image: Pixels, rng: np.random.Generator
+) -> Pixels:
     image = resized(image, random_box(image.shape[0], image.shape[1], least_area, rng), size)
-    return cv2.flip(image, 1).reshape(image.shape) if flip and rng.random() < 0.5 else image
+    if flip and rng.random() < 0.5:
+        image = cv2.flip(image, 1).reshape(image.shape)
+    return recoloured(image, colour, rng) if colour else image
 
 
 def _centre_crop(size: int, zoom: float, image: Pixels) -> Pixels:
@@ -94,12 +109,13 @@ def make_transform(
     least_area: float,
     flip: bool,
     zoom: float,
+    colour: float = 0.0,
 ) -> Transform:
     """The transform of a name.
 
     - "shift": for images of one size: moved by up to `shift` pixels in x and y; as they are for test.
-    - "crop": for images of any size: a random box, resized to `image_size`, and flipped every
-      second time where `flip`; for test the middle square, of 1 / zoom of the shorter side.
+    - "crop": for images of any size: a random box, resized to `image_size`, flipped every second time
+      where `flip`, and `recoloured`; for test the middle square, of 1 / zoom of the shorter side.
 
     Raises:
         ValueError: the name is unknown, or a number is out of its range.
@@ -115,4 +131,8 @@ def make_transform(
         raise ValueError(
             f"data.least_area must lie in 0 to 1 and data.zoom not below 1, got {least_area} and {zoom}"
         )
-    return Transform(partial(_crop, image_size, least_area, flip), partial(_centre_crop, image_size, zoom))
+    if not 0 <= colour <= 1:
+        raise ValueError(f"data.colour must lie in 0 to 1, got {colour}")
+    return Transform(
+        partial(_crop, image_size, least_area, flip, colour), partial(_centre_crop, image_size, zoom)
+    )
