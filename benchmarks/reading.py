@@ -56,7 +56,7 @@ def main() -> None:
     given = parser.parse_args()
 
     nothing = np.zeros((1, 1, 3), np.uint8)
-    whole = make_transform("crop", SIZE, 0, 0.16, True, 1.143)
+    whole = make_transform("crop", SIZE, 0, 0.16, True, 1.143, 0.0)
     transforms = {"decoder": whole._replace(train=lambda image, rng: nothing), "input": whole}
     with tempfile.TemporaryDirectory() as folder:
         paths = write_images(Path(folder), given.images)

@@ -1,6 +1,7 @@
 """From flags to a run: what a user types, and one line for what a user can mend."""
 
 import logging as python_logging
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -27,11 +28,8 @@ def define_flags(config: str, workdir: str) -> None:
             "Config file, as FILE.py or FILE.py:VARIANT; the variants are told in the file. "
             f"--config.GROUP.FIELD=VALUE sets a field; all of them are in {CONFIGS / 'base.py'}.",
         )
-    except AttributeError as error:  # in layers: what it tells is the innermost
-        told: object = error
-        while isinstance(told, Exception) and told.args:
-            told = told.args[0]
-        sys.exit(f"error: the config has no field {' '.join(str(told).split())}")
+    except (AttributeError, KeyError, OSError) as error:
+        sys.exit(f"error: the config has no field, or there is no file, {_innermost(error)}")
     flags.DEFINE_string("workdir", workdir, "Where the run leaves its files.")
     flags.DEFINE_bool("distributed", False, "Join the other processes (found by JAX on a pod).")
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where JAX cannot find it.")
@@ -39,15 +37,38 @@ def define_flags(config: str, workdir: str) -> None:
     flags.DEFINE_integer("process_id", None, "Which of them this one is, likewise.")
 
 
+def _innermost(error: Exception) -> str:
+    """In one line what an error tells that wraps others."""
+    told: object = error
+    while isinstance(told, Exception) and told.args:
+        told = told.args[0]
+    return "; ".join(str(told).splitlines())
+
+
 def parse(arguments: list[str]) -> list[str]:
     """What flags leave of the command line; a slip ends it with one line."""
     try:
         rest: list[str] = flags.FLAGS(arguments)
     except flags.Error as error:  # of a config that raises, the last line of its traceback
-        sys.exit(f"error: {str(error).splitlines()[-1].strip().removeprefix('ValueError: ')}")
+        sys.exit(f"error: {re.sub(r'^[A-Za-z]+Error: ', '', str(error).splitlines()[-1].strip())}")
     if len(rest) > 1:
         sys.exit(f"error: unknown argument {rest[1]!r}")
+    config = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
+    if not Path(config).is_file():
+        sys.exit(f"error: --config: there is no file {config}")
     return rest
+
+
+def _join_processes() -> None:
+    names = "coordinator", "num_processes", "process_id"
+    coordinator, count, place = (flags.FLAGS[name].value for name in names)
+    if flags.FLAGS.distributed:
+        jax.distributed.initialize(coordinator, count, place, shutdown_timeout_seconds=30)
+        return
+    if any(value is not None for value in (coordinator, count, place)):
+        raise ValueError(f"--distributed must be given with --{', --'.join(names)}")
+    # While there is nothing to save, and once all is saved.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
 
 
 def launch(body: Callable[[], None]) -> None:
@@ -59,17 +80,9 @@ def launch(body: Callable[[], None]) -> None:
     def main(_: list[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
-        logging.get_absl_handler().setFormatter(python_logging.Formatter("%(message)s"))
-        if flags.FLAGS.distributed:
-            jax.distributed.initialize(
-                flags.FLAGS.coordinator,
-                flags.FLAGS.num_processes,
-                flags.FLAGS.process_id,
-                shutdown_timeout_seconds=30,
-            )
-        else:  # while there is nothing to save, and once all is saved
-            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+        logging.get_absl_handler().setFormatter(python_logging.Formatter("%(levelname)s: %(message)s"))
         try:
+            _join_processes()
             body()
         except (ValueError, OSError, FloatingPointError) as error:
             logging.debug("where it came from:", exc_info=True)

@@ -90,8 +90,10 @@ def prepare(themes: Path, root: Path) -> int:
 
 def body() -> None:
     """Prepare, or train and evaluate."""
-    root = Path(flags.FLAGS.config.data.root)
     if flags.FLAGS.prepare:
+        if not flags.FLAGS.config.data.root:
+            raise ValueError("data.root must be given: where the icons go")
+        root = Path(flags.FLAGS.config.data.root).expanduser()
         print(f"{root}: {prepare(Path(flags.FLAGS.themes), root)} classes")
     else:
         command.experiment("icons")

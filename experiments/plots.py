@@ -15,7 +15,7 @@ from pddm_jax.writer import Row
 
 Curve = list[tuple[str, int, float]]  # whose Recall@1, at which step, in per cent
 
-RIGHT, WRONG, QUERY = ("#2e8b57", "-"), ("#c0392b", (0, (2, 0.6))), "#555555"
+RIGHT, WRONG, QUERY = ("#2e8b57", "-"), ("#c0392b", (0, (2, 0.6))), ("#555555", "-")
 NEIGHBOURS = 8
 TYPICAL, FAILURES = 6, 4
 
@@ -74,7 +74,7 @@ def gallery(test: Images, ranking: Ranking, seed: int, path: Path) -> None:
             part.suptitle(title, fontsize=10)
             grid = part.subplots(len(queries), width, squeeze=False)
             for row, query in zip(grid, queries, strict=True):
-                _draw(row[0], test.images[query], QUERY, "-")
+                _draw(row[0], test.images[query], *QUERY)
                 found = zip(row[1:], ranking.neighbours[query], ranking.match[query], strict=False)
                 for axes, index, match in found:
                     _draw(axes, test.images[index], *(RIGHT if match else WRONG))

@@ -18,9 +18,9 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from experiments import plots
 from experiments.results import Results, digest, measures, versions
 from pddm_jax import data, metrics
-from pddm_jax.checkpoint import Checkpoints
+from pddm_jax.checkpoint import Checkpoints, Preempted
 from pddm_jax.data import Images
-from pddm_jax.data.transforms import Transform
+from pddm_jax.data.transforms import AUGMENT, Transform
 from pddm_jax.files import write_json
 from pddm_jax.networks import EmbeddingNetwork, make_network
 from pddm_jax.networks.pretrained import file_sha256, load_pretrained, weights_path
@@ -43,9 +43,6 @@ from pddm_jax.writer import Row, Writer
 EMBED = 128
 """Images embedded at a time, by all devices together, or the next multiple of their number."""
 
-TRANSFORM = ("augment", "shift", "least_area", "flip", "zoom", "colour")
-"""Fields of `data` that say what is done to an image."""
-
 MAY_DIFFER = ("data.workers",)
 """Fields that a run may go on with other values of: they change nothing of what it leaves."""
 
@@ -67,7 +64,7 @@ def make_recipe(config: FrozenConfigDict) -> Recipe:
     p, k, name = config.data.classes_per_batch, config.data.images_per_class, config.objective.name
     given = {field: x for field, x in config.objective.items() if field != "name" and x is not None}
     loss, fields = make_objective(name, pairs=p * k * (k - 1) // 2, **given)
-    of_transform = {field: config.data[field] for field in TRANSFORM}
+    of_transform = {field: config.data[field] for fields in AUGMENT.values() for field in fields}
     pretrained = None
     if config.network.pretrained:
         path = weights_path(config.network.pretrained)
@@ -83,7 +80,7 @@ def make_recipe(config: FrozenConfigDict) -> Recipe:
         make_network(config.network.name, config.network.embedding_dim, config.network.freeze_statistics),
         PDDM(config.network.unit_dim, config.network.unit_dim),
         make_optimizer(**config.optimizer, steps=config.train.steps),
-        data.make_transform(image_size=config.data.image_size, **of_transform),
+        data.make_transform(config.data.augment, config.data.image_size, **of_transform),
         pretrained,
     )
 
@@ -115,7 +112,7 @@ def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
     check_same_run(workdir, config)
     finished = workdir / "results.json"
     if finished.exists():
-        print(f"{workdir} holds a finished run.")
+        say(f"{workdir} holds a finished run.")
         return json.loads(finished.read_text(encoding="utf-8"))
 
     stood_on, recipe = versions(), make_recipe(config)
@@ -130,7 +127,11 @@ def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
         f"{config.train.steps} steps on {len(train_images.labels)} images of "
         f"{len(train_images.class_names)} classes"
     )
-    state, embed, rows, image_shape = train(config, workdir, recipe, train_images, watched)
+    try:
+        state, embed, rows, image_shape = train(config, workdir, recipe, train_images, watched)
+    except Preempted:
+        say("ended by SIGTERM: all is saved, and the same command goes on from there")
+        raise
 
     say(f"ranking {len(split.test.labels)} images of {len(split.test.class_names)} unseen classes")
     embeddings, labels, depth = embed(state, split.test), split.test.labels, max(metrics.KS)
@@ -153,7 +154,7 @@ def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
             "crop": config.data.crop,
             "gallery": "all test images, the query itself left out",
             "checkpoint": f"step {int(state.step)}, {chosen_by}",
-            "transform": {name: config.data[name] for name in TRANSFORM},
+            "transform": {name: config.data[name] for name in ("augment", *AUGMENT[config.data.augment])},
             "batch": {name: config.data[name] for name in ("classes_per_batch", "images_per_class")},
             "network": config.network.to_dict() | {"pretrained": recipe.pretrained},
             "objective": recipe.objective,
@@ -224,8 +225,6 @@ def train(
                 if step == 1 and writes:  # what could not make one step does not claim the workdir
                     write_json(workdir / "config.json", json.loads(config.to_json()))
                 stop = checkpoints.preempted(step)
-                if stop:
-                    say(f"SIGTERM: step {step} is saved, and the same command goes on after it")
                 log, evaluate = due(config.train.log_every), due(config.train.eval_every)
                 judged = evaluate and bool(config.data.validation)
                 save = stop or judged or due(config.train.checkpoint_every)
@@ -279,10 +278,11 @@ def check_config(config: FrozenConfigDict) -> None:
         for name in names:
             if not config[group][name] > 0:
                 raise ValueError(f"{group}.{name} must be above 0, got {config[group][name]}")
-    if config.seed < 0:
-        raise ValueError(f"seed must not be below 0, got {config.seed}")
-    if min(config.optimizer.weight_decay, config.optimizer.warmup, config.data.workers) < 0:
-        raise ValueError("optimizer.weight_decay, optimizer.warmup and data.workers must not be below 0")
+    for group, name in (("optimizer", "weight_decay"), ("optimizer", "warmup"), ("data", "workers")):
+        if config[group][name] < 0:
+            raise ValueError(f"{group}.{name} must not be below 0, got {config[group][name]}")
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"seed must lie in 0 to 2**32 - 1, got {config.seed}")
     if not 0 <= config.data.validation < 1:
         raise ValueError(f"data.validation must lie in 0 to 1, got {config.data.validation}")
 

@@ -34,7 +34,7 @@ def as_matrix(name: str, value: AnyArray, columns: int | None = None) -> Float[A
 
 
 def as_finite_matrix(name: str, value: AnyArray, columns: int | None = None) -> Float[Array, "n d"]:
-    """As `as_matrix`, from the host; a ValueError, too, where a number is infinite or nan."""
+    """As `as_matrix`, not under jit; a ValueError, too, where a number is infinite or nan."""
     matrix = as_matrix(name, value, columns)
     rows = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
     if len(rows):

@@ -125,7 +125,7 @@ def recall_at_k(
     the form of Oh Song et al., CVPR 2016, section 6.
     """
     whole = isinstance(ks, Collection) and all(isinstance(k, int | np.integer) for k in ks)
-    if not whole or not ks or min(ks) < 1:
+    if not whole or not len(ks) or min(ks) < 1:
         raise ValueError(f"ks must hold integers of at least 1, got {ks}")
     ranking = rank(embeddings, labels, max(ks), gallery, gallery_labels, score_fn)
     if not len(ranking.match):

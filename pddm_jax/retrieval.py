@@ -42,8 +42,8 @@ def nearest(
     No vector space is assumed: every pair is scored, BLOCK x BLOCK pairs at a time.
 
     Args:
-        queries: [q, d] embeddings.
-        gallery: [g, d] embeddings.
+        queries: [q, d] embeddings, finite.
+        gallery: [g, d] embeddings, finite.
         k: how many, at most g.
         score_fn: scores [a, b] of embeddings [a, d] and [b, d], higher = more similar, not nan. The default
             is the negative squared Euclidean distance. `jax.tree_util.Partial(score_matrix, params)`
@@ -53,7 +53,7 @@ def nearest(
         Scores and gallery indices, each [q, k].
 
     Raises:
-        ValueError: queries or gallery are no matrices of one width, or k is not in 1..g.
+        ValueError: queries or gallery are no matrices of one width, or k is no integer in 1..g.
     """
     queries = as_matrix("queries", queries)
     gallery = as_matrix("gallery", gallery, queries.shape[1])

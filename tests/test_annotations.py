@@ -39,7 +39,7 @@ assert 0 <= pddm_jax.nmi(np.asarray(x), labels) <= 1
 images = np.zeros((12, 16, 16, 1), np.uint8)
 split = split_half(Images(images, np.arange(12) // 2, dict.fromkeys(range(6), "")), seed=0)
 sampler = PKSampler(split.train.labels, 3, 2, range(2), seed=0)
-transform = make_transform("shift", None, 1, 0.5, True, 1.0)
+transform = make_transform("shift", None, 1, 0.5, True, 1.0, 0.0)
 batch = next(train_batches(split.train, sampler, transform, seed=0))
 network, mesh = make_network("small_cnn", 6), data_mesh()
 optimizer = make_optimizer("adamw", 0.1, 0.1, "cosine", 1.0, 1, 2.0, 1.0, steps=2)

@@ -469,7 +469,7 @@ NUMBERED = Images(
 
 def batches_of(start, stop, shift=1, seed=7, index=0, count=1, workers=0):
     source = sampler(range(start, stop), seed=seed, index=index, count=count)
-    transform = make_transform("shift", None, shift, 1.0, False, 1.0)
+    transform = make_transform("shift", None, shift, 1.0, False, 1.0, 0.0)
     return [*train_batches(NUMBERED, source, transform, seed, workers)]
 
 
@@ -527,7 +527,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(workers):
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 20])
 def test_ordered_batches_hold_all_images_in_order(n, count):
     images = np.arange(1, n + 1, dtype=np.uint8)[:, None, None, None]
-    transform = make_transform("shift", None, 0, 1.0, False, 1.0)
+    transform = make_transform("shift", None, 0, 1.0, False, 1.0, 0.0)
     shares = [[*ordered_batches(images, transform, 8, 0, i, count)] for i in range(count)]
     assert all(len(share) == -(-n // 8) for share in shares)
     whole = np.concatenate([np.concatenate(parts) for parts in zip(*shares, strict=True)]).ravel()
@@ -618,19 +618,19 @@ def test_colours_change_by_the_factors_that_were_drawn():
     seen = {crop.train(image, np.random.default_rng(seed)).tobytes() for seed in range(5)}
     assert len(seen) == 5
     np.testing.assert_array_equal(
-        crop.test(image), make_transform("crop", 6, 0, 1.0, False, 1.0).test(image)
+        crop.test(image), make_transform("crop", 6, 0, 1.0, False, 1.0, 0.0).test(image)
     )
 
 
 def test_training_crops_flip_every_second_image_and_test_crops_none():
     ramp = np.tile(np.arange(0, 200, 2, dtype=np.uint8)[None, :, None], (100, 1, 3))
-    transform = make_transform("crop", 20, 0, 0.9, True, 1.25)
+    transform = make_transform("crop", 20, 0, 0.9, True, 1.25, 0.0)
     rng = np.random.default_rng(0)
     falling = [
         bool((np.diff(transform.train(ramp, rng)[0, :, 0].astype(int)) < 0).all()) for _ in range(400)
     ]
     assert 160 < sum(falling) < 240
-    still = make_transform("crop", 20, 0, 0.9, False, 1.25)
+    still = make_transform("crop", 20, 0, 0.9, False, 1.25, 0.0)
     assert all((np.diff(still.train(ramp, rng)[0, :, 0].astype(int)) > 0).all() for _ in range(50))
     seen = transform.test(ramp)
     assert seen.shape == (20, 20, 3)
@@ -640,12 +640,12 @@ def test_training_crops_flip_every_second_image_and_test_crops_none():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("turn", 32, 0, 1.0, True, 1.0), r"data\.augment.*'crop', 'shift'.*'turn'"),
-        (("shift", 32, -1, 1.0, True, 1.0), r"data\.shift.*-1"),
-        (("crop", None, 0, 1.0, True, 1.0), r"data\.image_size"),
-        (("crop", 32, 0, 0.0, True, 1.0), r"data\.least_area"),
+        (("turn", 32, 0, 1.0, True, 1.0, 0.0), r"data\.augment.*'crop', 'shift'.*'turn'"),
+        (("shift", 32, -1, 1.0, True, 1.0, 0.0), r"data\.shift.*-1"),
+        (("crop", None, 0, 1.0, True, 1.0, 0.0), r"data\.image_size"),
+        (("crop", 32, 0, 0.0, True, 1.0, 0.0), r"data\.least_area"),
         (("crop", 32, 0, 1.0, True, 1.0, 1.5), r"data\.colour.*1\.5"),
-        (("crop", 32, 0, 0.5, True, 0.5), r"data\.zoom"),
+        (("crop", 32, 0, 0.5, True, 0.5, 0.0), r"data\.zoom"),
     ],
 )
 def test_transforms_that_cannot_be_are_refused(arguments, message):

@@ -379,6 +379,14 @@ def test_an_image_that_cannot_be_read_stops_the_run_or_is_skipped(
         (["experiments.cars196"], ["data.root", "cars196"]),
         (["experiments.cars196", "--config.data.rot=/nowhere"], ["no field", "'rot'", '"root"']),
         (["experiments.cars196", "--config=experiments/configs/cars196.py:papr"], ["'lite0'", "'papr'"]),
+        (["experiments.cars196", "--config.dota.root=/nowhere"], ["no field", "'dota'", '"data"']),
+        (["experiments.cars196", "--config=nowhere.py"], ["--config", "nowhere.py"]),
+        (["experiments.cars196", "--config=nowhere.py", "--config.seed=1"], ["nowhere.py"]),
+        (["experiments.cars196", "--config.seed=x"], ["seed", "'x'"]),
+        (["experiments.cars196", "--config.seed=-1"], ["seed", "-1"]),
+        (["experiments.cars196", "--nosuch=1"], ["nosuch"]),
+        (["experiments.cars196", "--process_id=1"], ["--process_id", "--distributed"]),
+        (["experiments.cars196", "--distributed"], ["coordinator"]),
         (["experiments.cars196", "--config.data.root=/nowhere", "extra"], ["'extra'"]),
         (["experiments.cub200", "--config.data.root=/nowhere"], ["/nowhere", "images.txt"]),
         (["experiments.sop", "--config.data.root=/nowhere"], ["/nowhere", "Ebay_train.txt"]),
@@ -505,14 +513,16 @@ def test_ctrl_c_is_told_in_one_line(start, end, arguments, tmp_path):
     assert err.splitlines()[-1].startswith("interrupted: ")
 
 
-def test_sigterm_before_the_first_step_ends_with_0(start, end, python, arguments, tmp_path):
+def test_sigterm_after_the_first_step_saves_and_ends_with_0(start, end, python, arguments, tmp_path):
     process = start(*arguments(tmp_path))
     wait_until((tmp_path / "config.json").exists, process)
     process.send_signal(signal.SIGTERM)
     status, out, err = end(process)
     assert status == 0, err
     assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("ended by SIGTERM: all is saved")
     assert not out
+    assert checkpoints(tmp_path)
     assert not (tmp_path / "results.json").exists()
 
 

@@ -446,7 +446,7 @@ def test_refuses_embeddings_that_are_not_finite(metric, value):
         metric(x, np.zeros(N, int))
 
 
-@pytest.mark.parametrize("ks", [(0,), (1, -1), (4, 0, 8), (), 1, (2.0,)])
+@pytest.mark.parametrize("ks", [(0,), (1, -1), (4, 0, 8), (), 1, (2.0,), np.array([0.5])])
 def test_recall_at_k_refuses_what_are_no_depths(ks):
     with pytest.raises(ValueError, match=r"\b(ks|K)\b"):
         pddm_jax.recall_at_k(normal_rows(131), np.zeros(N, int), ks=ks)

@@ -26,7 +26,7 @@ def get_config(variant: str, variants: Sequence[str] = VARIANTS) -> ConfigDict:
                 "root": config_dict.placeholder(str),  # None: the data set's own place
                 "image_size": config_dict.placeholder(int),  # pixels; None: the data set's own
                 "crop": "none",  # or bbox: images cut to their annotated boxes
-                "on_error": "stop",  # or skip: what an image does that cannot be read
+                "on_error": "stop",  # or skip: what an unreadable image does, unless `prepare` skipped it
                 "validation": 0.0,  # share of the training classes that choose the checkpoint instead
                 "workers": 0,  # processes that read images; 0: threads
                 "classes_per_batch": 16,

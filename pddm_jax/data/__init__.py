@@ -54,7 +54,8 @@ def load(
         image_size: side in pixels of glyphs and fashion_mnist; images on disk keep their own.
         seed: of the split, where it is drawn.
         crop: "none", whole images; or "bbox", cut to the annotated boxes.
-        on_error: what an image does that cannot be read: "stop", or "skip".
+        on_error: what an image does that cannot be read: "stop", or "skip". One that was skipped when
+            records were written is left out either way, and counted in the split's rule.
 
     Raises:
         FileNotFoundError: the data is not there.

