@@ -28,8 +28,8 @@ def define_flags(config: str, workdir: str) -> None:
             "Config file, as FILE.py or FILE.py:VARIANT; the variants are told in the file. "
             f"--config.GROUP.FIELD=VALUE sets a field; all of them are in {CONFIGS / 'base.py'}.",
         )
-    except (AttributeError, KeyError, OSError) as error:
-        sys.exit(f"error: the config has no field, or there is no file, {_innermost(error)}")
+    except (AttributeError, KeyError) as error:
+        sys.exit(f"error: the config has no field {_innermost(error)}")
     flags.DEFINE_string("workdir", workdir, "Where the run leaves its files.")
     flags.DEFINE_bool("distributed", False, "Join the other processes (found by JAX on a pod).")
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where JAX cannot find it.")
@@ -49,7 +49,7 @@ def parse(arguments: list[str]) -> list[str]:
     """What flags leave of the command line; a slip ends it with one line."""
     try:
         rest: list[str] = flags.FLAGS(arguments)
-    except flags.Error as error:  # of a config that raises, the last line of its traceback
+    except (flags.Error, OSError) as error:  # of a config that raises, the last line of its traceback
         sys.exit(f"error: {re.sub(r'^[A-Za-z]+Error: ', '', str(error).splitlines()[-1].strip())}")
     if len(rest) > 1:
         sys.exit(f"error: unknown argument {rest[1]!r}")
