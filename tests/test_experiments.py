@@ -403,6 +403,12 @@ def test_what_is_not_there_is_told_in_one_line(given, words, python, tmp_path):
         assert word in err
 
 
+def test_help_tells_the_flags_and_where_the_fields_are(python):
+    _, out, err = python("-m", "experiments.folder", "--help")
+    for word in ("--config", "--workdir", "distributed", "base.py"):
+        assert word in out, err
+
+
 def test_pretrained_weights_that_are_not_there_are_named(python, photos, folder_arguments, tmp_path):
     given = "--config.network.name=resnet50", f"--config.network.pretrained={tmp_path}/resnet50.pth"
     status, _, err = python(*folder_arguments(photos, tmp_path / "run", *given))
