@@ -15,7 +15,7 @@ from pddm_jax.writer import Row
 
 Curve = list[tuple[str, int, float]]  # whose Recall@1, at which step, in per cent
 
-RIGHT, WRONG, QUERY = ("#2e8b57", "-"), ("#c0392b", (0, (2, 0.6))), ("#555555", "-")
+RIGHT, WRONG, QUERY = ("#2e8b57", "-"), ("#c0392b", (0, (2, 1))), ("#555555", "-")
 NEIGHBOURS = 8
 TYPICAL, FAILURES = 6, 4
 
@@ -93,7 +93,7 @@ def _draw(axes: Axes, image: np.ndarray, colour: str, line: object) -> None:
     axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
-        spine.set(color=colour, linestyle=line, linewidth=3)
+        spine.set(color=colour, linestyle=line, linewidth=3, capstyle="butt")
 
 
 def _save(figure: Figure, path: Path) -> None:
