@@ -50,8 +50,9 @@ def rank(
     itself = gallery is None
     if gallery is None or gallery_labels is None:
         gallery, gallery_labels = embeddings, labels
-    gallery = as_finite_matrix("gallery", gallery, embeddings.shape[1])
-    as_labels("gallery_labels", gallery_labels, len(gallery))
+    else:
+        gallery = as_finite_matrix("gallery", gallery, embeddings.shape[1])
+        as_labels("gallery_labels", gallery_labels, len(gallery))
     # Numbered together, labels of two arrays compare whatever their width and sign.
     both = np.concatenate([np.asarray(x).astype(object) for x in (labels, gallery_labels)])
     classes, gallery_classes = np.split(np.asarray(as_labels("labels", both, len(both))), [len(embeddings)])
