@@ -13,8 +13,10 @@ import pddm_jax
 from pddm_jax import metrics
 from pddm_jax.training import TrainState
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-PIXELS = ("pillow", "opencv-python-headless")
+PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy"),
+    *("pillow", "opencv-python-headless"),
+)
 
 Results = dict[str, Any]
 
@@ -50,7 +52,7 @@ def versions() -> dict[str, str]:
         "device": device,
         "machine": platform.machine(),
         "pddm_jax": pddm_jax.__version__,
-        **{package: version(package) for package in PACKAGES + PIXELS},
+        **{package: version(package) for package in PACKAGES},
     }
 
 
