@@ -11,6 +11,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from experiments import machine
 from experiments.results import table
 from experiments.runner import run
 
@@ -59,7 +60,7 @@ def parse(arguments: list[str]) -> list[str]:
     return rest
 
 
-def _join_processes() -> None:
+def _start_jax() -> None:
     names = "coordinator", "num_processes", "process_id"
     coordinator, count, place = (flags.FLAGS[name].value for name in names)
     if flags.FLAGS.distributed:
@@ -67,6 +68,8 @@ def _join_processes() -> None:
         return
     if any(value is not None for value in (coordinator, count, place)):
         raise ValueError(f"--distributed must be given with --{', --'.join(names)}")
+    fields = flags.FLAGS.config.data
+    machine.use_all_cores(fields.classes_per_batch * fields.images_per_class)
     # While there is nothing to save, and once all is saved.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
 
@@ -82,7 +85,8 @@ def launch(body: Callable[[], None]) -> None:
             logging.set_verbosity(logging.WARNING)
         logging.get_absl_handler().setFormatter(python_logging.Formatter("%(levelname)s: %(message)s"))
         try:
-            _join_processes()
+            machine.use_huge_pages()
+            _start_jax()
             body()
         except (ValueError, OSError, FloatingPointError) as error:
             logging.debug("where it came from:", exc_info=True)

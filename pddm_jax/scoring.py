@@ -22,8 +22,8 @@ from pddm_jax.types import AnyArray, Params
 TILE = 8
 """Images along one side of a tile; small, so that little is computed below the diagonal."""
 
-STEP = 32
-"""Tiles scored together: 32 * 8 * 8 pairs by 128 features in float32 are 1 MiB, a core's cache."""
+STEP = 2**20
+"""Floats that the tiles scored together hold in all layers: few enough for a core's caches."""
 
 LAYERS = ("difference", "joint", "mean", "score")
 DTYPES = ("float32", "bfloat16")
@@ -139,10 +139,13 @@ def _score_upper_tiles(
     return jnp.where((r == c)[:, None, None], mirrored, scores)
 
 
-def _steps(r: np.ndarray, c: np.ndarray) -> Int[Array, "steps 2 g"]:
-    """Tile indices, STEP a step; the last step is filled up with its last tile again."""
-    tiles = np.pad(np.stack([r, c]), ((0, 0), (0, -len(r) % STEP)), "edge")
-    return jnp.asarray(tiles.reshape(2, -1, STEP).swapaxes(0, 1))
+def _steps(params: Params, r: np.ndarray, c: np.ndarray) -> Int[Array, "steps 2 g"]:
+    """Tile indices in even steps of about STEP floats; the last is filled up with its last tile again."""
+    (d, h), joint = params["difference"]["kernel"].shape, params["joint"]["kernel"].shape[1]
+    most = max(1, STEP // (TILE**2 * (d + 2 * h + joint)))
+    count = -(-len(r) // most)
+    tiles = np.pad(np.stack([r, c]), ((0, 0), (0, -len(r) % count)), "edge")
+    return jnp.asarray(tiles.reshape(2, count, -1).swapaxes(0, 1))
 
 
 _scan = partial(jax.lax.scan, unroll=2)  # two steps in flight hide what each cannot spread over cores
@@ -191,7 +194,7 @@ def score_matrix(
             return _score_upper_tiles(params, rows, rc[0], rc[1], dtype)
         return _score_tiles(params, rows, columns, rc[0], rc[1], dtype)
 
-    tiles = _scan(lambda _, rc: (None, step(rc)), None, _steps(r, c))[1]
+    tiles = _scan(lambda _, rc: (None, step(rc)), None, _steps(params, r, c))[1]
     tiles = tiles.reshape(-1, TILE, TILE)[: len(r)]
     blocks = jnp.zeros((*shape, TILE, TILE)).at[r, c].set(tiles)
     if y is None:
@@ -274,5 +277,5 @@ def hardest_partners(
         return Best(best.value.ravel(), best.partner.ravel())
 
     nothing = Best(jnp.full(b, -jnp.inf), jnp.full(b, NOBODY))
-    steps = _steps(*np.triu_indices(len(tiles.x)))
+    steps = _steps(params, *np.triu_indices(len(tiles.x)))
     return _scan(step, Extremes(nothing, nothing, nothing), steps)[0]

@@ -51,6 +51,8 @@ def start(tmp_path_factory):
         "JAX_COMPILATION_CACHE_DIR": str(cache / "jax"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PLATFORMS": "cpu",
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # else each command starts itself anew with it
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
     }
     started = []
 

@@ -12,6 +12,7 @@ import zipfile
 from collections import OrderedDict
 from types import ModuleType
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +23,7 @@ from pddm_jax.networks.alexnet import AlexNet
 from pddm_jax.networks.depthwise import DepthwiseConv, depthwise_conv
 from pddm_jax.networks.efficientnet_lite import EfficientNetLite0
 from pddm_jax.networks.googlenet import GoogLeNet
+from pddm_jax.networks.pointwise import PointwiseConv
 from pddm_jax.networks.pretrained import file_sha256, load_pretrained, weights_path
 from pddm_jax.networks.resnet import ResNet50
 from pddm_jax.networks.small_cnn import SmallCNN
@@ -169,6 +171,40 @@ def test_same_padding(size):
     expected = jax.jit(lambda: grouped(x, variables["params"]["kernel"], 2, "SAME"))()
     actual = jax.jit(layer.apply)(variables, x)
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+# The pointwise convolution
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_pointwise_and_its_gradients(stride, use_bias):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 5, 6, 3)).astype(np.float32)
+    ours = PointwiseConv(4, stride, use_bias)
+    theirs = nn.Conv(4, (1, 1), (stride, stride), use_bias=use_bias)
+    variables = ours.init(jax.random.key(0), x)
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, theirs.init(jax.random.key(0), x))
+    variables = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), variables)
+    params = jax.device_get(variables["params"])
+    out = np.zeros((2, -(-5 // stride), 6 // stride, 4))
+    for place in np.ndindex(*out.shape):
+        image, row, column, channel = place
+        out[place] = x[image, row * stride, column * stride] @ params["kernel"][0, 0, :, channel]
+        if use_bias:
+            out[place] += params["bias"][channel]
+    weight = rng.normal(size=out.shape).astype(np.float32)
+
+    def run(layer):
+        def total(variables, x):
+            y = layer.apply(variables, x)
+            return (y * weight).sum(), y
+
+        return jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(variables, x)
+
+    ((_, actual), gradients), (_, expected) = run(ours), run(theirs)
+    np.testing.assert_allclose(actual, out, rtol=1e-5, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), gradients, expected)
 
 
 # Files, written by hand as PyTorch and safetensors write them

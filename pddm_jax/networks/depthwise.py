@@ -2,7 +2,7 @@
 
 XLA's grouped convolution takes most of the time of a mobile network on a CPU. There a sum of shifted
 products, which is the definition, is fused into one loop over the map; the gradient of the kernel goes
-over the map row by row. GPU and TPU keep XLA's convolution. Figures are in docs/performance.md.
+over the maps row by row. GPU and TPU keep XLA's convolution. Figures are in docs/performance.md.
 """
 
 from functools import partial
@@ -52,16 +52,21 @@ def _input_gradient(
 def _kernel_gradient(
     x: Map, kernel: Kernel, gradient: Float[Array, "b i j c"], stride: int, padding: Padding
 ) -> Kernel:
-    """A sum over the rows of the map: XLA's sums over the whole of it are several times slower."""
-    size, x = len(kernel), _padded(x, padding)
+    """A sum over the rows of all images, kept apart by column until the end.
 
-    def add_row(total: Float[Array, "kk c"], row: Array) -> tuple[Float[Array, "kk c"], None]:
-        above = lax.dynamic_slice_in_dim(x, row * stride, size, axis=1)
-        out = lax.dynamic_slice_in_dim(gradient, row, 1, axis=1)
-        return total + jnp.stack([(s * out).sum((0, 1, 2)) for s in _shifts(above, size, stride)]), None
+    So each step is a loop over [w, c], which XLA vectorises; its sums over a whole map it does not.
+    """
+    size, rows, x = len(kernel), gradient.shape[1], _padded(x, padding)
 
-    zero = jnp.zeros((size * size, x.shape[-1]), kernel.dtype)
-    return lax.scan(add_row, zero, jnp.arange(gradient.shape[1]))[0].reshape(kernel.shape)
+    def add_row(totals: list[Array], n: Array) -> tuple[list[Array], None]:
+        image, row = jnp.divmod(n, rows)
+        above = lax.dynamic_slice(x, (image, row * stride, 0, 0), (1, size, *x.shape[2:]))
+        out = lax.dynamic_slice(gradient, (image, row, 0, 0), (1, 1, *gradient.shape[2:]))
+        return [t + s * out for t, s in zip(totals, _shifts(above, size, stride), strict=True)], None
+
+    zeros = [jnp.zeros((1, 1, *gradient.shape[2:]), kernel.dtype)] * size**2
+    totals = lax.scan(add_row, zeros, jnp.arange(len(x) * rows))[0]
+    return jnp.stack([total.sum((0, 1, 2)) for total in totals]).reshape(kernel.shape)
 
 
 def _grouped(x: Map, kernel: Kernel, stride: int, padding: Padding) -> Float[Array, "b i j c"]:

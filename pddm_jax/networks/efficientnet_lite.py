@@ -11,6 +11,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from pddm_jax.networks.depthwise import DepthwiseConv
+from pddm_jax.networks.pointwise import PointwiseConv
 
 MEAN = (127.0, 127.0, 127.0)
 """Of bytes, red, green, blue: what the published weights were trained with (`MEAN_RGB` of the source)."""
@@ -33,10 +34,6 @@ def _norm(train: bool, name: str) -> nn.BatchNorm:
     return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-3, name=name)
 
 
-def _pointwise(channels: int, name: str) -> nn.Conv:
-    return nn.Conv(channels, (1, 1), use_bias=False, name=name)
-
-
 class Block(nn.Module):
     """Inverted residual: widen, convolve each channel, narrow; added to the input where shapes allow."""
 
@@ -50,11 +47,11 @@ class Block(nn.Module):
         """A map with `channels` channels."""
         y = x
         if self.expansion != 1:
-            y = _pointwise(x.shape[-1] * self.expansion, "expand_conv")(y)
+            y = PointwiseConv(x.shape[-1] * self.expansion, name="expand_conv")(y)
             y = nn.relu6(_norm(train, "bn0")(y))
         y = DepthwiseConv(self.size, self.stride, name="depthwise_conv")(y)
         y = nn.relu6(_norm(train, "bn1")(y))
-        y = _norm(train, "bn2")(_pointwise(self.channels, "project_conv")(y))
+        y = _norm(train, "bn2")(PointwiseConv(self.channels, name="project_conv")(y))
         return x + y if y.shape == x.shape else y
 
 
@@ -72,5 +69,5 @@ class EfficientNetLite0(nn.Module):
                 name = f"blocks_{number}"
                 x = Block(channels, size, 1 if n else stride, expansion, name=name)(x, train)
                 number += 1
-        x = nn.relu6(_norm(train, "bn1")(_pointwise(1280, "conv_head")(x)))
+        x = nn.relu6(_norm(train, "bn1")(PointwiseConv(1280, name="conv_head")(x)))
         return x.mean((1, 2))

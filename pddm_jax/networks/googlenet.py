@@ -12,6 +12,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pddm_jax.networks.pointwise import PointwiseConv
+
 MEAN = (127.5, 127.5, 127.5)
 """Of bytes. torchvision's weights come with `transform_input`, which turns images normalised by ImageNet's
 mean and deviation into (x - 0.5) / 0.5 of values of 0 to 1; so nothing else is to be done before."""
@@ -56,14 +58,12 @@ class BasicConv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b i j d"]:
         """A map with `channels` channels."""
-        x = nn.Conv(
-            self.channels,
-            (self.size, self.size),
-            (self.stride, self.stride),
-            padding=self.size // 2,
-            use_bias=not self.batch_norm,
-            name="conv",
-        )(x)
+        size, bias = (self.size, self.size), not self.batch_norm
+        if self.size == 1:
+            x = PointwiseConv(self.channels, use_bias=bias, name="conv")(x)
+        else:
+            strides = (self.stride, self.stride)
+            x = nn.Conv(self.channels, size, strides, padding=self.size // 2, use_bias=bias, name="conv")(x)
         if self.batch_norm:
             x = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-3, name="bn")(x)
         return nn.relu(x)

@@ -9,6 +9,8 @@ momentum 0.1, and the running variance is of the batch as it is (PyTorch's: time
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from pddm_jax.networks.pointwise import PointwiseConv
+
 MEAN = (123.675, 116.28, 103.53)
 """Of bytes, red, green, blue: ImageNet's, which torchvision's weights expect (0.485, 0.456, 0.406)."""
 STD = (58.395, 57.12, 57.375)
@@ -18,7 +20,9 @@ STAGES = ((3, 64), (4, 128), (6, 256), (3, 512))
 """Blocks and inner width."""
 
 
-def _conv(channels: int, size: int, stride: int, name: str) -> nn.Conv:
+def _conv(channels: int, size: int, stride: int, name: str) -> nn.Module:
+    if size == 1:
+        return PointwiseConv(channels, stride, name=name)
     return nn.Conv(channels, (size, size), (stride, stride), padding=size // 2, use_bias=False, name=name)
 
 

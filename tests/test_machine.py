@@ -1,0 +1,60 @@
+"""What is settled before JAX starts on a CPU."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+TUNED = "glibc.malloc.hugetlb=1"
+DEVICES = """
+import sys
+import jax
+from experiments import machine
+machine.cores = lambda: 4
+machine.use_all_cores(int(sys.argv[1]))
+print(jax.device_count("cpu"))
+"""
+PAGES = """
+import os, sys
+print("start", flush=True)
+from experiments.machine import use_huge_pages
+use_huge_pages()
+print(os.environ["GLIBC_TUNABLES"], *sys.argv[1:])
+"""
+
+
+def lines(*arguments, **environment):
+    """What a Python without settings of its own prints."""
+    kept = {name: x for name, x in os.environ.items() if name not in ("GLIBC_TUNABLES", "XLA_FLAGS")}
+    run = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=kept | {"JAX_PLATFORMS": "cpu"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return run.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("batch", "devices"),  # with 4 cores; a device takes 8 images or more, and all take as many
+    [(64, 4), (30, 3), (31, 1), (16, 2), (4, 1), (0, 1)],
+)
+def test_a_device_for_each_core(batch, devices):
+    assert lines("-c", DEVICES, str(batch)) == [str(devices)]
+
+
+def test_a_number_of_devices_that_was_given_stands():
+    assert lines("-c", DEVICES, "64", JAX_NUM_CPU_DEVICES="3") == ["3"]
+    assert lines("-c", DEVICES, "64", XLA_FLAGS="--xla_force_host_platform_device_count=6") == ["6"]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_huge_pages_start_the_process_once_more():
+    assert lines("-c", PAGES, "--a", "b c") == ["start", "start", f"{TUNED} --a b c"]
+    assert lines("-c", PAGES, GLIBC_TUNABLES="glibc.malloc.check=0") == ["start", "glibc.malloc.check=0"]
