@@ -23,7 +23,7 @@ def get_config(variant: str = "tuned") -> ConfigDict:
     if variant == "tuned":
         config = base.get_config(variant)
         config.data.update(name="folder", image_size=64, **DRAWN)
-        config.optimizer.unit_factor = 0.1  # where classes are small, a slower score mined better
+        config.optimizer.unit_factor = 0.03  # where classes are small, a slower score mined better
         return config
     config = photos.get_config(variant, "folder")
     if variant == "lite0":
