@@ -11,9 +11,8 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments import machine
-from experiments.results import table
-from experiments.runner import run
+from experiments import machine, retrieval
+from experiments.runner import Evaluation, run
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -99,15 +98,15 @@ def launch(body: Callable[[], None]) -> None:
     app.run(main, flags_parser=parse)
 
 
-def experiment(name: str) -> None:
+def experiment(name: str, evaluation: Evaluation = retrieval.EVALUATION) -> None:
     """Run what the flags say and print its table."""
     workdir = Path(flags.FLAGS.workdir)
-    results = run(flags.FLAGS.config, workdir, name)
+    results = run(flags.FLAGS.config, workdir, name, evaluation)
     if jax.process_index() == 0:
-        print(f"{table(results)}\nfiles: {workdir}")
+        print(f"{evaluation.table(results)}\nfiles: {workdir}")
 
 
-def main(name: str) -> None:
+def main(name: str, evaluation: Evaluation = retrieval.EVALUATION) -> None:
     """The command of an experiment that does nothing else."""
     define_flags(name, workdir=f"runs/{name}")
-    launch(lambda: experiment(name))
+    launch(lambda: experiment(name, evaluation))

@@ -16,7 +16,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import command, plots, runner
+from experiments import command, plots, retrieval, runner
 from experiments.results import Results
 from pddm_jax.checks import check_choice
 from pddm_jax.files import write_json, write_text
@@ -45,7 +45,8 @@ def compare(config: ConfigDict, workdir: Path, objectives: list[str], seeds: lis
     for seed in seeds:
         for name in objectives:
             folder = workdir / f"{name}-{seed}"
-            results[name].append(runner.run(one(config, name, seed), folder, "compare"))
+            found = runner.run(one(config, name, seed), folder, "compare", retrieval.EVALUATION)
+            results[name].append(found)
             curves[name].append(plots.curve(read_rows(folder / "metrics.jsonl")))
             jax.clear_caches()
     summary = {name: summarise(runs) for name, runs in results.items()}

@@ -1,8 +1,7 @@
-"""What a finished run is told by: measures under a protocol, versions, a digest, a table."""
+"""What a finished run is told by, whatever was measured: versions, a digest of the parameters, a table."""
 
 import hashlib
 import platform
-from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -10,7 +9,6 @@ import jax
 import numpy as np
 
 import pddm_jax
-from pddm_jax import metrics
 from pddm_jax.training import TrainState
 
 PACKAGES = (
@@ -19,20 +17,6 @@ PACKAGES = (
 )
 
 Results = dict[str, Any]
-
-
-def measures(rankings: dict[str, metrics.Ranking]) -> Results:
-    """Recall@K, MAP@R and R-precision, each by both rankings; None for a score that is not trained."""
-
-    def each(measure: Callable[[metrics.Ranking], Any]) -> dict[str, Any]:
-        names = "euclidean", "pddm"
-        return {name: measure(rankings[name]) if name in rankings else None for name in names}
-
-    return {
-        "recall_at_k": each(lambda r: {str(k): recall for k, recall in metrics.recall_of(r).items()}),
-        "map_at_r": each(metrics.map_at_r_of),
-        "r_precision": each(metrics.r_precision_of),
-    }
 
 
 def digest(state: TrainState) -> str:
@@ -56,20 +40,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def table(results: Results) -> str:
-    """The results of a run as text."""
-    recall, map_at_r = results["recall_at_k"], results["map_at_r"]
-    head = ["ranked by", *(f"R@{k}" for k in recall["euclidean"]), "MAP@R"]
-    rows = [
-        [name, *(f"{100 * x:.1f}" for x in recall[name].values()), f"{100 * map_at_r[name]:.1f}"]
-        for name in recall
-        if recall[name]
-    ]
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    lines = ("  ".join(x.rjust(w) for x, w in zip(row, widths, strict=True)) for row in (head, *rows))
-    objective, protocol = results["protocol"]["objective"]["name"], results["protocol"]
-    return (
-        f"{results['experiment']}: {objective} on {protocol['data']}, seed {protocol['seed']}; "
-        f"{protocol['images']['test']} images of {protocol['classes']['test']} unseen classes; "
-        f"{results['steps']} steps in {results['seconds']} s\n" + "\n".join(lines)
-    )
+def align(rows: list[list[str]]) -> str:
+    """Rows of cells as text, in columns."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(x.rjust(w) for x, w in zip(row, widths, strict=True)) for row in rows)

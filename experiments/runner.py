@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,17 +17,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from experiments import plots
-from experiments.results import Results, digest, measures, versions
+from experiments.results import Results, digest, versions
 from pddm_jax import data, metrics
 from pddm_jax.checkpoint import Checkpoints, Preempted
-from pddm_jax.data import Images
+from pddm_jax.data import Images, Split
 from pddm_jax.data.transforms import AUGMENT, Transform
 from pddm_jax.files import write_json
 from pddm_jax.networks import EmbeddingNetwork, make_network
 from pddm_jax.networks.pretrained import file_sha256, load_pretrained, weights_path
-from pddm_jax.objectives import OBJECTIVES, Loss, make_objective
+from pddm_jax.objectives import Loss, make_objective
 from pddm_jax.pddm import PDDM
-from pddm_jax.scoring import score_matrix
 from pddm_jax.training import (
     TrainState,
     data_mesh,
@@ -94,7 +94,27 @@ class Trained(NamedTuple):
     image_shape: tuple[int, ...]
 
 
-def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
+class Learned(NamedTuple):
+    """A trained network, and the data that it is measured by."""
+
+    config: FrozenConfigDict
+    workdir: Path
+    split: Split
+    state: TrainState
+    embed: Callable[[Images], np.ndarray]
+
+
+class Evaluation(NamedTuple):
+    """What an experiment finds out of a trained network.
+
+    Every process calls `measure`; files are for process 0 alone to write.
+    """
+
+    measure: Callable[[Learned], tuple[Results, Results]]  # what the protocol says of it; what was found
+    table: Callable[[Results], str]  # the results of a run as text
+
+
+def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluation) -> Results:
     """Train and evaluate, or go on where a run in `workdir` was stopped.
 
     With several processes, all of them call it, with one workdir that all can read.
@@ -133,12 +153,7 @@ def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
         say("ended by SIGTERM: all is saved, and the same command goes on from there")
         raise
 
-    say(f"ranking {len(split.test.labels)} images of {len(split.test.class_names)} unseen classes")
-    embeddings, labels, depth = embed(state, split.test), split.test.labels, max(metrics.KS)
-    rankings = {"euclidean": metrics.rank(embeddings, labels, depth)}
-    if OBJECTIVES[config.objective.name].learns_score:
-        score = jax.tree_util.Partial(score_matrix, jax.device_get(state.params["unit"]))
-        rankings["pddm"] = metrics.rank(embeddings, labels, depth, score_fn=score)
+    rule, found = evaluation.measure(Learned(config, workdir, split, state, partial(embed, state)))
     parts = {"train": train_images, "test": split.test}
     if config.data.validation:
         parts["validation"] = watched
@@ -152,7 +167,7 @@ def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
             "images": {name: len(part.labels) for name, part in parts.items()},
             "image_shape": list(image_shape),
             "crop": config.data.crop,
-            "gallery": "all test images, the query itself left out",
+            **rule,
             "checkpoint": f"step {int(state.step)}, {chosen_by}",
             "transform": {name: config.data[name] for name in ("augment", *AUGMENT[config.data.augment])},
             "batch": {name: config.data[name] for name in ("classes_per_batch", "images_per_class")},
@@ -161,8 +176,7 @@ def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
             "optimizer": config.optimizer.to_dict(),
             "seed": config.seed,
         },
-        **measures(rankings),
-        "nmi": metrics.nmi(embeddings, labels, config.seed) if config.train.nmi else None,
+        **found,
         "steps": config.train.steps,
         "seconds": rows[-1]["seconds"],
         "images_per_second": statistics.median(
@@ -174,7 +188,6 @@ def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
     if jax.process_index() == 0:
         title = f"{config.objective.name} on {config.data.name}, seed {config.seed}"
         plots.convergence({title: [plots.curve(rows)]}, title, workdir / "convergence.png")
-        plots.gallery(split.test, rankings["euclidean"], config.seed, workdir / "gallery.png")
         write_json(finished, results)
     return results
 

@@ -46,6 +46,7 @@ LAYERS = (
     ("experiments.configs.*",),
     ("experiments.machine", "experiments.plots", "experiments.results"),
     ("experiments.runner",),
+    ("experiments.retrieval",),
     ("experiments.command",),
     ("experiments.*",),
 )

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageDraw
 from test_sources import birds
 
-from experiments import icons, runner
+from experiments import icons, retrieval, runner
 from experiments.configs import cars196, cub200, folder, sop
 from pddm_jax.data import protocols
 from pddm_jax.data.protocols import Count, Expected
@@ -39,7 +39,7 @@ def test_a_protocol_by_class_id_runs_to_its_results(crop, small, monkeypatch, tm
     source = protocols.EXPECTED | {"cub200": Expected(Count(2, 6), Count(2, 6))}
     monkeypatch.setattr(protocols, "EXPECTED", source)
     config = small(cub200, root=str(tmp_path / "data"), crop=crop)
-    found = runner.run(config, tmp_path / "run", "cub200")
+    found = runner.run(config, tmp_path / "run", "cub200", retrieval.EVALUATION)
     assert found["protocol"]["crop"] == crop
     assert found["protocol"]["split"].startswith("classes 1 to 2 for training, 3 to 4 for test")
     assert found["protocol"]["images"] == {"train": 6, "test": 6}

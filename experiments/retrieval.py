@@ -1,0 +1,62 @@
+"""How well unseen classes are found: by distance of embeddings, and by PDDM score."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from experiments import plots
+from experiments.results import Results, align
+from experiments.runner import Evaluation, Learned, say
+from pddm_jax import metrics
+from pddm_jax.objectives import OBJECTIVES
+from pddm_jax.scoring import score_matrix
+
+
+def measure(learned: Learned) -> tuple[Results, Results]:
+    """Rank all test images for each of them; leaves gallery.png."""
+    config, test = learned.config, learned.split.test
+    say(f"ranking {len(test.labels)} images of {len(test.class_names)} unseen classes")
+    embeddings, depth = learned.embed(test), max(metrics.KS)
+    rankings = {"euclidean": metrics.rank(embeddings, test.labels, depth)}
+    if OBJECTIVES[config.objective.name].learns_score:
+        score = jax.tree_util.Partial(score_matrix, jax.device_get(learned.state.params["unit"]))
+        rankings["pddm"] = metrics.rank(embeddings, test.labels, depth, score_fn=score)
+    nmi = metrics.nmi(embeddings, test.labels, config.seed) if config.train.nmi else None
+    if jax.process_index() == 0:
+        plots.gallery(test, rankings["euclidean"], config.seed, learned.workdir / "gallery.png")
+    return {"gallery": "all test images, the query itself left out"}, measures(rankings) | {"nmi": nmi}
+
+
+def measures(rankings: dict[str, metrics.Ranking]) -> Results:
+    """Recall@K, MAP@R and R-precision, each by both rankings; None for a score that is not trained."""
+
+    def each(measure: Callable[[metrics.Ranking], Any]) -> dict[str, Any]:
+        names = "euclidean", "pddm"
+        return {name: measure(rankings[name]) if name in rankings else None for name in names}
+
+    return {
+        "recall_at_k": each(lambda r: {str(k): recall for k, recall in metrics.recall_of(r).items()}),
+        "map_at_r": each(metrics.map_at_r_of),
+        "r_precision": each(metrics.r_precision_of),
+    }
+
+
+def table(results: Results) -> str:
+    """The results of a run as text."""
+    recall, map_at_r = results["recall_at_k"], results["map_at_r"]
+    head = ["ranked by", *(f"R@{k}" for k in recall["euclidean"]), "MAP@R"]
+    rows = [
+        [name, *(f"{100 * x:.1f}" for x in recall[name].values()), f"{100 * map_at_r[name]:.1f}"]
+        for name in recall
+        if recall[name]
+    ]
+    objective, protocol = results["protocol"]["objective"]["name"], results["protocol"]
+    return (
+        f"{results['experiment']}: {objective} on {protocol['data']}, seed {protocol['seed']}; "
+        f"{protocol['images']['test']} images of {protocol['classes']['test']} unseen classes; "
+        f"{results['steps']} steps in {results['seconds']} s\n{align([head, *rows])}"
+    )
+
+
+EVALUATION = Evaluation(measure, table)
