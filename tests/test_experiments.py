@@ -519,17 +519,25 @@ def test_ctrl_c_is_told_in_one_line(start, end, arguments, tmp_path):
     assert err.splitlines()[-1].startswith("interrupted: ")
 
 
-def test_sigterm_after_the_first_step_saves_and_ends_with_0(start, end, python, arguments, tmp_path):
+@pytest.mark.parametrize("sign", ["checkpoints", "config.json"], ids=["before", "after"])
+def test_sigterm_about_the_first_step_ends_with_0_and_the_run_can_go_on(
+    sign, start, end, python, arguments, finished, tmp_path
+):
     process = start(*arguments(tmp_path))
-    wait_until((tmp_path / "config.json").exists, process)
+    wait_until((tmp_path / sign).exists, process)
     process.send_signal(signal.SIGTERM)
     status, out, err = end(process)
     assert status == 0, err
     assert "Traceback" not in err
-    assert err.splitlines()[-1].startswith("ended by SIGTERM: all is saved")
     assert not out
-    assert checkpoints(tmp_path)
     assert not (tmp_path / "results.json").exists()
+    if sign == "config.json":  # else it may have ended while there was nothing to save
+        assert err.splitlines()[-1].startswith("ended by SIGTERM: all is saved")
+        assert checkpoints(tmp_path)
+    status, _, err = python(*arguments(tmp_path))
+    assert status == 0, err
+    assert results(tmp_path)["params_sha256"] == results(finished[0])["params_sha256"]
+    assert lasting(tmp_path) == lasting(finished[0])
 
 
 def test_sigterm_while_python_starts_ends_it(start, end, arguments, tmp_path):
