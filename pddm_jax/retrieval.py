@@ -1,11 +1,13 @@
 """Exact nearest neighbours by any score, block by block."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from pddm_jax.checks import as_matrix
@@ -15,8 +17,11 @@ from pddm_jax.types import AnyArray
 ScoreFn = Callable[[Float[Array, "a d"], Float[Array, "b d"]], Float[Array, "a b"]]
 """Scores of all pairs of queries and gallery images, higher = more similar."""
 
-BLOCK = 1024
-"""Queries, and gallery images, that are scored together."""
+TILE = 1024
+"""Queries, and gallery images, that are scored together: their scores stay in a CPU's cache."""
+
+STRIP = 64
+"""Tiles whose scores are held at a time."""
 
 LOWEST = float(jnp.finfo(jnp.float32).min)
 """Stands for a score of -inf while -inf itself marks what is no image at all."""
@@ -39,7 +44,8 @@ def nearest(
 ) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
     """The exact k nearest gallery images of each query, best first; ties go to the lowest index.
 
-    No vector space is assumed: every pair is scored, BLOCK x BLOCK pairs at a time.
+    No vector space is assumed: every pair is scored, TILE x TILE pairs at a time. The gallery is shared out
+    over the devices of this process.
 
     Args:
         queries: [q, d] embeddings, finite.
@@ -60,46 +66,124 @@ def nearest(
     if not isinstance(k, int | np.integer) or not 1 <= k <= len(gallery):
         raise ValueError(f"k must be an integer in 1..{len(gallery)}, the size of the gallery, got {k}")
     if score_fn is None:
-        # Distances stay as they are, and are not lost where all embeddings lie far from the origin.
-        # The new origin is an image: nearby floats, and integers, are subtracted from it exactly.
-        from_mean = squared_distances(gallery, jnp.mean(gallery, axis=0))
-        origin = gallery[jnp.argmin(from_mean)]
-        queries, gallery = queries - origin, gallery - origin
-        score_fn = negative_squared_distances
+        score_fn = jax.tree_util.Partial(_about, _central(gallery))
     if not isinstance(score_fn, jax.tree_util.Partial):  # one within another would hide its arrays
         score_fn = jax.tree_util.Partial(score_fn)
-    return _nearest(queries, gallery, k, score_fn)
+    mesh = Mesh(np.array(jax.local_devices()), ("gallery",), axis_types=(AxisType.Auto,))
+    if mesh.size == 1:
+        return _nearest(queries, gallery, k, score_fn)
+    whole, shares = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec("gallery")))
+    queries, score_fn = jax.device_put((queries, score_fn), whole)
+    filled = jnp.pad(gallery, ((0, -len(gallery) % mesh.size), (0, 0)))
+    return _nearest_shared(queries, jax.device_put(filled, shares), len(gallery), k, score_fn, mesh)
 
 
-def _blocks(x: Float[Array, "n d"]) -> Float[Array, "blocks size d"]:
-    """Equal blocks of at most BLOCK rows, the last one filled up with zeros."""
-    count = max(-(-len(x) // BLOCK), 1)
-    size = -(-len(x) // count)
-    return jnp.pad(x, ((0, count * size - len(x)), (0, 0))).reshape(count, size, x.shape[1])
+@jax.jit
+def _central(gallery: Float[Array, "g d"]) -> Float[Array, " d"]:
+    """The image that lies nearest to the mean of all.
+
+    Seen from it distances are not lost where all embeddings lie far from the origin; and it is an image:
+    nearby floats, and integers, are subtracted from it exactly.
+    """
+    return gallery[jnp.argmin(squared_distances(gallery, jnp.mean(gallery, axis=0)))]
+
+
+def _about(origin: Float[Array, " d"], queries: Array, gallery: Array) -> Float[Array, "a b"]:
+    return negative_squared_distances(queries - origin, gallery - origin)
 
 
 @partial(jax.jit, static_argnums=2)
 def _nearest(queries: Array, gallery: Array, k: int, score_fn: ScoreFn) -> tuple[Array, Array]:
-    blocks = _blocks(gallery)
-    size = blocks.shape[1]
-    starts = jnp.arange(len(blocks)) * size
+    return _finish(*_search(queries, gallery, 0, len(gallery), k, score_fn))
+
+
+@partial(jax.jit, static_argnums=(2, 3, 5))
+def _nearest_shared(
+    queries: Array, gallery: Array, count: int, k: int, score_fn: ScoreFn, mesh: Mesh
+) -> tuple[Array, Array]:
+    """Each device searches its share of the gallery; the best of all are the best of their best."""
+
+    def search(queries: Array, share: Array, score_fn: ScoreFn) -> tuple[Array, Array]:
+        first = jax.lax.axis_index("gallery") * len(share)
+        found = _search(queries, share, first, count, k, score_fn)
+        scores, index = jax.lax.all_gather(found, "gallery", axis=1, tiled=True)
+        return _best(scores, index, k)
+
+    everywhere = PartitionSpec()
+    shares = everywhere, PartitionSpec("gallery"), everywhere
+    search = jax.shard_map(search, mesh=mesh, in_specs=shares, out_specs=everywhere, check_vma=False)
+    return _finish(*search(queries, gallery, score_fn))
+
+
+def _finish(scores: Array, index: Array) -> tuple[Array, Array]:
+    return jnp.where(scores > LOWEST, scores, -jnp.inf), index
+
+
+def _best(scores: Float[Array, "a n"], index: Int[Array, "a n"], k: int) -> tuple[Array, Array]:
+    """The k highest scores of each row with their index; of equals the first."""
+    scores, place = jax.lax.top_k(scores, k)
+    return scores, jnp.take_along_axis(index, place, axis=1)
+
+
+def _blocks(x: Float[Array, "n d"]) -> Float[Array, "blocks size d"]:
+    """Equal blocks of at most TILE rows, the last one filled up with zeros."""
+    count = max(-(-len(x) // TILE), 1)
+    size = -(-len(x) // count)
+    return jnp.pad(x, ((0, count * size - len(x)), (0, 0))).reshape(count, size, x.shape[1])
+
+
+def _search(
+    queries: Float[Array, "q d"],
+    gallery: Float[Array, "g d"],
+    first: int | Int[Array, ""],
+    count: int,
+    k: int,
+    score_fn: ScoreFn,
+) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
+    """The k nearest in a share of the gallery: `first` images lie before it, `count` are in the whole.
+
+    In a strip of tiles the maxima of groups of images are ranked, then the images of the k best groups. The
+    k best images lie there: before any other group come k groups, each with an image that comes before
+    all of its own. Ranking all scores would take longer than making them.
+    """
+    columns = min(len(gallery), TILE)
+    strips = -(-len(gallery) // (columns * STRIP))
+    tiles = -(-len(gallery) // (columns * strips))
+    size = _group(tiles * columns, k) if columns == TILE else 1
+    in_tile = columns // size
+
+    def start(tile: Int[Array, "..."]) -> Int[Array, "..."]:
+        return jnp.minimum(tile * columns, len(gallery) - columns)  # no tile reaches beyond the end
 
     def search(block: Float[Array, "a d"]) -> tuple[Array, Array]:
-        def merge(best: tuple[Array, Array], part: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
-            # The best so far come first, and top_k takes the first of equals: the lowest index.
-            images, start = part
-            index = start + jnp.arange(size)
+        def score(_: None, tile: Int[Array, ""]) -> tuple[None, tuple[Array, Array]]:
+            images = jax.lax.dynamic_slice_in_dim(gallery, start(tile), columns)
+            index = start(tile) + jnp.arange(columns)
             scores = jnp.maximum(score_fn(block, images).astype(jnp.float32), LOWEST)
             scores = jnp.where(scores == 0, 0, scores)  # -0.0 would rank below 0.0
-            scores = jnp.where(index < len(gallery), scores, -jnp.inf)
-            scores = jnp.concatenate([best[0], scores], axis=1)
-            index = jnp.concatenate([best[1], jnp.broadcast_to(index, (len(block), size))], axis=1)
-            scores, position = jax.lax.top_k(scores, k)
-            return (scores, jnp.take_along_axis(index, position, axis=1)), None
+            fresh = (index >= tile * columns) & (first + index < count)
+            scores = jnp.where(fresh, scores, -jnp.inf).reshape(len(block), in_tile, size)
+            return None, (scores, jnp.max(scores, axis=2))
 
-        nothing = jnp.full((len(block), k), -jnp.inf), jnp.full((len(block), k), len(gallery))
-        return jax.lax.scan(merge, nothing, (blocks, starts))[0]
+        def merge(best: tuple[Array, Array], numbers: Int[Array, " t"]) -> tuple[tuple[Array, Array], None]:
+            _, (scores, maxima) = jax.lax.scan(score, None, numbers)
+            maxima = jnp.moveaxis(maxima, 0, 1).reshape(len(block), tiles * in_tile)
+            groups = jax.lax.top_k(maxima, min(k, tiles * in_tile))[1]
+            tile, group = jnp.divmod(jnp.sort(groups, axis=1), in_tile)
+            scores = scores[tile, jnp.arange(len(block))[:, None], group]
+            index = (first + start(numbers[tile]) + group * size)[:, :, None] + jnp.arange(size)
+            # Of equals the first is taken: the best so far, then those of lower index.
+            scores = jnp.concatenate([best[0], scores.reshape(len(block), -1)], axis=1)
+            index = jnp.concatenate([best[1], index.reshape(len(block), -1)], axis=1)
+            return _best(scores, index, k), None
+
+        nothing = jnp.full((len(block), k), -jnp.inf), jnp.full((len(block), k), count)
+        return jax.lax.scan(merge, nothing, jnp.arange(strips * tiles).reshape(strips, tiles))[0]
 
     scores, index = jax.lax.map(search, _blocks(queries))
-    scores = jnp.where(scores > LOWEST, scores, -jnp.inf)
     return scores.reshape(-1, k)[: len(queries)], index.reshape(-1, k)[: len(queries)]
+
+
+def _group(images: int, k: int) -> int:
+    """The size of a group for which there are about as many maxima as images in k groups."""
+    return min(2 ** round(math.log2(max(images / k, 1)) / 2), TILE)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import normalized_mutual_info_score
 
 import pddm_jax
+from pddm_jax import retrieval
 
 N, M, WIDTH = 24, 17, 3
 KS = (1, 2, 4, 8, 16, 32)  # the last is more than there are others
@@ -319,6 +320,36 @@ def test_nearest_in_a_gallery_of_many_blocks(g):
     k = min(g, 1200)
     assert_nearest(pddm_jax.nearest(queries, gallery, k), queries, gallery, k, exact=True)
     assert_nearest(pddm_jax.nearest(queries, gallery, 7), queries, gallery, 7, exact=True)
+
+
+@pytest.mark.parametrize("k", [1, 7, 1200])
+def test_nearest_in_a_gallery_of_many_strips(k, monkeypatch):
+    monkeypatch.setattr(retrieval, "STRIP", 2)
+    rng = np.random.default_rng(k)
+    gallery = rng.integers(-3, 4, (5 * 1024 + 3, 2)).astype(np.float32)
+    queries = rng.integers(-3, 4, (3, 2)).astype(np.float32)
+    assert_nearest(pddm_jax.nearest(queries, gallery, k), queries, gallery, k, exact=True)
+
+
+ON_EIGHT_DEVICES = """
+import jax, numpy as np, pddm_jax
+rng = np.random.default_rng(0)
+queries, gallery = (rng.integers(-3, 4, (n, 2)).astype(np.float32) for n in (5, 2500))
+for k, part in ((1, 2500), (7, 1027), (2499, 2499), (11, 11)):
+    scores, index = pddm_jax.nearest(jax.device_put(queries, jax.devices()[3]), gallery[:part], k)
+    distances = ((queries[:, None] - gallery[None, :part]) ** 2).sum(-1)
+    order = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    assert np.array_equal(index, order), (k, part)
+    assert np.array_equal(scores, -np.take_along_axis(distances, order, axis=1)), (k, part)
+print(jax.device_count())
+"""
+
+
+def test_nearest_with_the_gallery_shared_out_over_devices(python):
+    devices = "--xla_force_host_platform_device_count=8"
+    status, out, err = python("-c", ON_EIGHT_DEVICES, XLA_FLAGS=devices)
+    assert status == 0, err
+    assert out.split() == ["8"]
 
 
 def test_nearest_where_the_best_is_in_the_last_block():
