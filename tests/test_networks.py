@@ -124,6 +124,24 @@ def looped(x, kernel, stride, padding):
     return out
 
 
+def looped_gradients(x, kernel, weight, stride, padding):
+    """Of the sum of weight times the convolution, to x and to the kernel."""
+    (top, bottom), (left, right) = padding
+    b, h, w, c = x.shape
+    k = len(kernel)
+    wide = np.zeros((b, top + h + bottom, left + w + right, c))
+    wide[:, top : top + h, left : left + w] = x
+    to_wide, to_kernel = np.zeros_like(wide), np.zeros((k, k, 1, c))
+    for i in range(weight.shape[1]):
+        for j in range(weight.shape[2]):
+            for p in range(k):
+                for q in range(k):
+                    place = np.s_[:, i * stride + p, j * stride + q]
+                    to_wide[place] += weight[:, i, j] * kernel[p, q, 0]
+                    to_kernel[p, q, 0] += (weight[:, i, j] * wide[place]).sum(0)
+    return to_wide[:, top : top + h, left : left + w], to_kernel
+
+
 def grouped(x, kernel, stride, padding):
     layout = ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(
@@ -138,19 +156,40 @@ def test_depthwise_and_its_gradients(k, stride, size, padding):
     rng = np.random.default_rng(0)
     x, kernel = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, *size, 3), (k, k, 1, 3)))
     out = looped(np.asarray(x), np.asarray(kernel), stride, padding)
-    weight = jnp.asarray(rng.normal(size=out.shape), jnp.float32)
+    weight = rng.normal(size=out.shape).astype(np.float32)
 
-    def run(conv):
-        def total(x, kernel):
-            y = conv(x, kernel, stride, padding)
-            return (y * weight).sum(), y
+    def total(x, kernel):
+        y = depthwise_conv(x, kernel, stride, padding)
+        return (y * weight).sum(), y
 
-        return jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(x, kernel)
-
-    ((_, actual), gradients), ((_, _), expected) = run(depthwise_conv), run(grouped)
+    (_, actual), gradients = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(x, kernel)
+    expected = looped_gradients(np.asarray(x), np.asarray(kernel), weight, stride, padding)
     np.testing.assert_allclose(actual, out, rtol=1e-5, atol=1e-5)
     for ours, theirs in zip(gradients, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5)
+
+
+ON_TWO_DEVICES = """
+import jax, jax.numpy as jnp, numpy as np
+from pddm_jax.networks.depthwise import depthwise_conv
+from pddm_jax.training import data_mesh, replicated, sharded
+mesh = data_mesh()
+rng = np.random.default_rng(0)
+x, kernel = (rng.normal(size=s).astype(np.float32) for s in ((6, 9, 8, 3), (3, 3, 1, 3)))
+grad = jax.grad(lambda kernel, x: jnp.square(depthwise_conv(x, kernel, 2, ((1, 1), (0, 1)))).sum())
+one = jax.jit(grad)(kernel, x)
+two = jax.jit(grad, in_shardings=(replicated(mesh), sharded(mesh)), out_shardings=replicated(mesh))
+np.testing.assert_allclose(two(kernel, x), one, rtol=1e-5, atol=1e-5)
+program = two.lower(kernel, x).compile().as_text()
+print(jax.device_count(), "all-gather" in program, "all-reduce" in program)
+"""
+
+
+def test_the_depthwise_gradient_does_not_gather_a_batch_that_is_shared_out(python):
+    devices = "--xla_force_host_platform_device_count=2"
+    status, out, err = python("-c", ON_TWO_DEVICES, XLA_FLAGS=devices)
+    assert status == 0, err
+    assert out.split() == ["2", "False", "True"]
 
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])

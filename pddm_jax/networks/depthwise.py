@@ -5,6 +5,7 @@ products, which is the definition, is fused into one loop over the map; the grad
 over the maps row by row. GPU and TPU keep XLA's convolution. Figures are in docs/performance.md.
 """
 
+import math
 from functools import partial
 
 import flax.linen as nn
@@ -54,19 +55,25 @@ def _kernel_gradient(
 ) -> Kernel:
     """A sum over the rows of all images, kept apart by column until the end.
 
-    So each step is a loop over [w, c], which XLA vectorises; its sums over a whole map it does not.
+    So each step is a loop over [w, c], which XLA vectorises; its sums over a whole map it does not. It
+    runs side by side for the images of each device: one loop over a shared-out batch would gather it.
     """
     size, rows, x = len(kernel), gradient.shape[1], _padded(x, padding)
+    shares = math.gcd(len(x), jax.device_count())
 
-    def add_row(totals: list[Array], n: Array) -> tuple[list[Array], None]:
-        image, row = jnp.divmod(n, rows)
-        above = lax.dynamic_slice(x, (image, row * stride, 0, 0), (1, size, *x.shape[2:]))
-        out = lax.dynamic_slice(gradient, (image, row, 0, 0), (1, 1, *gradient.shape[2:]))
-        return [t + s * out for t, s in zip(totals, _shifts(above, size, stride), strict=True)], None
+    def total(x: Float[Array, "n h w c"], gradient: Float[Array, "n i j c"]) -> Float[Array, "k k 1 c"]:
+        def add_row(totals: list[Array], n: Array) -> tuple[list[Array], None]:
+            image, row = jnp.divmod(n, rows)
+            above = lax.dynamic_slice(x, (image, row * stride, 0, 0), (1, size, *x.shape[2:]))
+            out = lax.dynamic_slice(gradient, (image, row, 0, 0), (1, 1, *gradient.shape[2:]))
+            return [t + s * out for t, s in zip(totals, _shifts(above, size, stride), strict=True)], None
 
-    zeros = [jnp.zeros((1, 1, *gradient.shape[2:]), kernel.dtype)] * size**2
-    totals = lax.scan(add_row, zeros, jnp.arange(len(x) * rows))[0]
-    return jnp.stack([total.sum((0, 1, 2)) for total in totals]).reshape(kernel.shape)
+        zeros = [jnp.zeros((1, 1, *gradient.shape[2:]))] * size**2
+        totals = lax.scan(add_row, zeros, jnp.arange(len(x) * rows))[0]
+        return jnp.stack([total.sum((0, 1, 2)) for total in totals]).reshape(kernel.shape)
+
+    x, gradient = (a.reshape(shares, -1, *a.shape[1:]) for a in (x, gradient))
+    return jax.vmap(total)(x, gradient).sum(0).astype(kernel.dtype)
 
 
 def _grouped(x: Map, kernel: Kernel, stride: int, padding: Padding) -> Float[Array, "b i j c"]:
