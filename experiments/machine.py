@@ -1,4 +1,4 @@
-"""All of a CPU: what must be settled before JAX starts there. GPU and TPU are not touched.
+"""All of a CPU: what must be settled before JAX starts. What a GPU or TPU does is not changed by it.
 
 Figures are in docs/performance.md.
 """
@@ -9,6 +9,8 @@ import sys
 
 import jax
 
+from pddm_jax.cores import cores
+
 LEAST = 8
 """Images of a batch that are worth a core of their own."""
 
@@ -16,9 +18,11 @@ LEAST = 8
 def use_huge_pages() -> None:
     """Start the process once more with huge pages for large arrays, of which glibc reads only at its start.
 
-    A step allocates and frees hundreds of megabytes, and takes a quarter less time with them.
+    A step allocates and frees hundreds of megabytes, and takes a quarter less time with them. A program
+    that is typed or piped in cannot be started again.
     """
-    if "GLIBC_TUNABLES" not in os.environ and platform.libc_ver()[0] == "glibc":
+    again = sys.argv[0] not in ("", "-")
+    if again and "GLIBC_TUNABLES" not in os.environ and platform.libc_ver()[0] == "glibc":
         environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
@@ -34,8 +38,3 @@ def use_all_cores(batch: int) -> None:
     if not said:
         most = max(1, min(cores(), batch // LEAST))
         jax.config.update("jax_num_cpu_devices", max(n for n in range(1, most + 1) if batch % n == 0))
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

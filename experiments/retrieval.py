@@ -44,19 +44,20 @@ def measures(rankings: dict[str, metrics.Ranking]) -> Results:
 
 def table(results: Results) -> str:
     """The results of a run as text."""
-    recall, map_at_r = results["recall_at_k"], results["map_at_r"]
-    head = ["ranked by", *(f"R@{k}" for k in recall["euclidean"]), "MAP@R"]
+    recall, map_at_r, r_precision = (results[name] for name in ("recall_at_k", "map_at_r", "r_precision"))
+    head = ["ranked by", *(f"R@{k}" for k in recall["euclidean"]), "R-precision", "MAP@R"]
     rows = [
-        [name, *(f"{100 * x:.1f}" for x in recall[name].values()), f"{100 * map_at_r[name]:.1f}"]
+        [name, *(f"{100 * x:.1f}" for x in (*recall[name].values(), r_precision[name], map_at_r[name]))]
         for name in recall
         if recall[name]
     ]
+    nmi = "" if results["nmi"] is None else f"\nNMI of the embeddings {100 * results['nmi']:.1f}"
     objective, protocol = results["protocol"]["objective"]["name"], results["protocol"]
     return (
         f"{results['experiment']}: {objective} on {protocol['data']}, seed {protocol['seed']}; "
         f"{protocol['images']['test']} images of {protocol['classes']['test']} unseen classes; "
-        f"{results['steps']} steps in {results['seconds']} s\n{align([head, *rows])}"
+        f"{results['steps']} steps in {results['seconds']} s\n{align([head, *rows])}{nmi}"
     )
 
 
-EVALUATION = Evaluation(measure, table)
+EVALUATION = Evaluation("retrieval", measure, table)

@@ -1,6 +1,7 @@
 """`run(config, workdir)` trains, evaluates and leaves everything in workdir."""
 
 import json
+import math
 import statistics
 import sys
 import time
@@ -43,8 +44,8 @@ from pddm_jax.writer import Row, Writer
 EMBED = 128
 """Images embedded at a time, by all devices together, or the next multiple of their number."""
 
-MAY_DIFFER = ("data.workers",)
-"""Fields that a run may go on with other values of: they change nothing of what it leaves."""
+MAY_DIFFER = ("data.workers", "devices")
+"""Fields that a run may go on with other values of: they change nothing of what it leaves, or are told."""
 
 
 class Recipe(NamedTuple):
@@ -110,6 +111,7 @@ class Evaluation(NamedTuple):
     Every process calls `measure`; files are for process 0 alone to write.
     """
 
+    name: str
     measure: Callable[[Learned], tuple[Results, Results]]  # what the protocol says of it; what was found
     table: Callable[[Results], str]  # the results of a run as text
 
@@ -133,11 +135,19 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
     finished = workdir / "results.json"
     if finished.exists():
         say(f"{workdir} holds a finished run.")
-        return json.loads(finished.read_text(encoding="utf-8"))
+        results: Results = json.loads(finished.read_text(encoding="utf-8"))
+        if results["evaluation"] != evaluation.name:
+            raise ValueError(
+                f"{workdir} holds a run that was measured by {results['evaluation']}, not by "
+                f"{evaluation.name}; choose another --workdir"
+            )
+        return results
 
     stood_on, recipe = versions(), make_recipe(config)
     where = {field: config.data[field] for field in ("root", "image_size", "crop", "on_error")}
     split = data.load(config.data.name, **where, seed=config.seed)
+    if config.data.augment == "shift" and not isinstance(split.train.images, np.ndarray):
+        raise ValueError(f'data.augment must be "crop" for {config.data.name}: its images have many sizes')
     if config.data.validation:
         train_images, watched = data.hold_out(split.train, config.data.validation, config.seed)
     else:
@@ -145,8 +155,10 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
     say(
         f"{experiment}: {config.objective.name} on {config.data.name}, seed {config.seed}; "
         f"{config.train.steps} steps on {len(train_images.labels)} images of "
-        f"{len(train_images.class_names)} classes"
+        f"{len(train_images.class_names)} classes ({split.rule})"
     )
+    if recipe.pretrained:
+        say(f"weights of {recipe.pretrained['from']}, SHA-256 {recipe.pretrained['sha256']}")
     try:
         state, embed, rows, image_shape = train(config, workdir, recipe, train_images, watched)
     except Preempted:
@@ -160,6 +172,7 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
     chosen_by = "best by validation" if config.data.validation else "last"
     results = {
         "experiment": experiment,
+        "evaluation": evaluation.name,
         "protocol": {
             "data": config.data.name,
             "split": split.rule,
@@ -223,7 +236,9 @@ def train(
             state = with_pretrained(state, config.network.name, config.network.pretrained, mesh)
         start = int(state.step)
         if start:
-            say(f"{workdir}: goes on after step {start}")
+            began = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["devices"]
+            other = f" on {mesh.size} devices, {began} before: results may differ in their last digits"
+            say(f"{workdir}: goes on after step {start}{other if began != mesh.size else ''}")
         batches = data.train_batches(images, sampler.since(start), recipe.transform, config.seed, workers)
 
         with Writer(workdir, start, steps, writes) as writer, closing(batches):
@@ -236,7 +251,8 @@ def train(
                     return step % every == 0 or step == steps
 
                 if step == 1 and writes:  # what could not make one step does not claim the workdir
-                    write_json(workdir / "config.json", json.loads(config.to_json()))
+                    fields = json.loads(config.to_json())
+                    write_json(workdir / "config.json", fields | {"devices": mesh.size})
                 stop = checkpoints.preempted(step)
                 log, evaluate = due(config.train.log_every), due(config.train.eval_every)
                 judged = evaluate and bool(config.data.validation)
@@ -289,11 +305,11 @@ def check_config(config: FrozenConfigDict) -> None:
         "optimizer": ("learning_rate", "clip_norm", "unit_factor", "backbone_factor"),
     }.items():
         for name in names:
-            if not config[group][name] > 0:
-                raise ValueError(f"{group}.{name} must be above 0, got {config[group][name]}")
+            if not 0 < config[group][name] < math.inf:
+                raise ValueError(f"{group}.{name} must be above 0 and finite, got {config[group][name]}")
     for group, name in (("optimizer", "weight_decay"), ("optimizer", "warmup"), ("data", "workers")):
-        if config[group][name] < 0:
-            raise ValueError(f"{group}.{name} must not be below 0, got {config[group][name]}")
+        if not 0 <= config[group][name] < math.inf:
+            raise ValueError(f"{group}.{name} must be finite and not below 0, got {config[group][name]}")
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed must lie in 0 to 2**32 - 1, got {config.seed}")
     if not 0 <= config.data.validation < 1:

@@ -64,18 +64,22 @@ def double_header_hinge(
     Args:
         params: parameters of a PDDM unit.
         embeddings: [b, d], of unit length.
-        quadruplets: indices into the batch, as mined from it; they are not checked.
+        quadruplets: indices into the batch, as mined from it; only their lengths are checked.
         alpha: margin between scores.
         beta: margin between squared distances (of unit vectors: 0 to 4).
         weight: lambda, the share of E_e.
 
     Raises:
-        ValueError: embeddings are no matrix or do not fit params.
+        ValueError: embeddings are no matrix or do not fit params, or quadruplets are no five vectors of one
+            length.
 
     Source: Huang et al., NIPS 2016, section 3.2; the default constants are those that public
     re-implementations agree on.
     """
     x = as_matrix("embeddings", embeddings, check_unit(params, jnp.float32))
+    shapes = [jnp.shape(part) for part in quadruplets]
+    if len(shapes[0]) != 1 or {*shapes} != {shapes[0]}:
+        raise ValueError(f"quadruplets must be vectors of one length, got shapes {shapes}")
     metric, embedding = hinge_means(params, x, quadruplets, alpha, beta)
     return metric + weight * embedding
 

@@ -1,5 +1,6 @@
 """Objectives by name: each a miner and a loss, as one function of a batch's embeddings."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from pddm_jax import losses
 from pddm_jax.checks import check_choice
-from pddm_jax.mining import mine_quadruplets, mine_quadruplets_fused
+from pddm_jax.mining import SCOPES, mine_quadruplets, mine_quadruplets_fused
 from pddm_jax.pairwise import squared_distances
 from pddm_jax.types import Params
 
@@ -36,12 +37,16 @@ def make_objective(name: str, pairs: int | None = None, **fields: Any) -> tuple[
         **fields: what shall differ from the objective's defaults.
 
     Raises:
-        ValueError: no objective has this name, or this one has no such field.
+        ValueError: no objective has this name, this one has no such field, or the field cannot be that.
     """
     check_choice("objective.name", name, OBJECTIVES)
     objective = OBJECTIVES[name]
     for field in fields:
         check_choice(f"a field of objective {name!r}", field, objective.defaults)
+        if field == "per":
+            check_choice("objective.per", fields[field], SCOPES)
+        elif not math.isfinite(fields[field]):
+            raise ValueError(f"objective.{field} must be finite, got {fields[field]}")
     resolved = objective.defaults | fields
 
     def loss(params: Params, embeddings: Array, labels: Array) -> tuple[Array, Logs]:

@@ -5,8 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+
+from pddm_jax import scoring
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 240  # seconds after which a command counts as hung
@@ -39,11 +42,21 @@ def glyph_root(tmp_path_factory):
     return tmp_path_factory.mktemp("glyphs")
 
 
+@pytest.fixture
+def few_tiles_a_step(monkeypatch):
+    """Scores in steps of a few tiles, so that small data takes many of them."""
+    monkeypatch.setattr(scoring, "STEP", 2**13)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def start(tmp_path_factory):
     """`start("-m", "experiments.x", ...)`: a running Python, from the root of the repository.
 
-    What is compiled is shared within the session; a process that is left over is killed.
+    What is compiled is shared within the session; a process that is left over is killed. A variable of the
+    environment that is None is taken out.
     """
     cache = tmp_path_factory.mktemp("cache")
     shared = {
@@ -60,7 +73,7 @@ def start(tmp_path_factory):
         process = subprocess.Popen(
             [sys.executable, *map(str, arguments)],
             cwd=ROOT,
-            env=os.environ | shared | environment,
+            env={name: x for name, x in (os.environ | shared | environment).items() if x is not None},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -393,6 +393,17 @@ def test_an_image_that_cannot_be_read_stops_the_run_or_is_skipped(
         (["experiments.quickstart", "--config.data.crop=bbox"], ["data.crop", "glyphs"]),
         (["experiments.quickstart", "--config.data.validation=1.5"], ["data.validation", "1.5"]),
         (["experiments.icons", "--prepare", "--themes=/nowhere"], ["/nowhere", "oxygen"]),
+        (
+            ["experiments.quickstart", "--config.objective.per=pair"],
+            ["objective.per", "'anchor'", "'pair'"],
+        ),
+        (["experiments.quickstart", "--config.objective.alpha=nan"], ["objective.alpha", "nan"]),
+        (
+            ["experiments.quickstart", "--config.optimizer.weight_decay=nan"],
+            ["optimizer.weight_decay", "nan"],
+        ),
+        (["experiments.quickstart", "--config.optimizer.learning_rate=inf"], ["learning_rate", "inf"]),
+        (["experiments.folder", "--config.data.zoom=nan"], ["data.zoom", "nan"]),
     ],
 )
 def test_what_is_not_there_is_told_in_one_line(given, words, python, tmp_path):
@@ -407,6 +418,13 @@ def test_help_tells_the_flags_and_where_the_fields_are(python):
     _, out, err = python("-m", "experiments.folder", "--help")
     for word in ("--config", "--workdir", "distributed", "base.py"):
         assert word in out, err
+
+
+def test_images_of_many_sizes_cannot_be_shifted(python, photos, folder_arguments, tmp_path):
+    status, _, err = python(*folder_arguments(photos, tmp_path / "run", "--config.data.augment=shift"))
+    assert status not in (0, None)
+    assert_one_line(err)
+    assert "data.augment" in err
 
 
 def test_pretrained_weights_that_are_not_there_are_named(python, photos, folder_arguments, tmp_path):
@@ -507,6 +525,33 @@ def test_a_run_that_was_asked_to_end_goes_on_to_the_same_bits(
     assert results(tmp_path)["params_sha256"] == results(finished[0])["params_sha256"]
     assert lasting(tmp_path) == lasting(finished[0])
     assert checkpoints(tmp_path) == [saved, STEPS]
+
+
+def test_a_killed_run_on_all_cores_goes_on_to_the_same_bits(start, python, arguments, tmp_path):
+    """As a user's machine has it: no setting of devices or of memory stands before."""
+    free = {"XLA_FLAGS": None, "GLIBC_TUNABLES": None}
+    whole, killed = (arguments(tmp_path / name, "--config.train.steps=30") for name in ("whole", "killed"))
+    status, _, err = python(*whole, **free)
+    assert status == 0, err
+    process = start(*killed, **free)
+    wait_until(lambda: checkpoints(tmp_path / "killed"), process)
+    process.kill()
+    process.communicate()
+    status, _, err = python(*killed, **free)
+    assert status == 0, err
+    assert "goes on after step" in err
+    assert "may differ" not in err
+    assert_same_end(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_going_on_with_another_number_of_devices_is_told(start, python, arguments, tmp_path):
+    process = start(*arguments(tmp_path))
+    wait_until(lambda: checkpoints(tmp_path), process)
+    process.kill()
+    process.communicate()
+    status, _, err = python(*arguments(tmp_path), XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    assert status == 0, err
+    assert "on 2 devices, 1 before: results may differ" in err
 
 
 def test_ctrl_c_is_told_in_one_line(start, end, arguments, tmp_path):

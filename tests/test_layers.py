@@ -9,8 +9,7 @@ from conftest import ROOT
 # Lowest first. A module may import from the layers before its own, not from its own.
 LAYERS = (
     ("pddm_jax.types",),
-    ("pddm_jax.checks",),
-    ("pddm_jax.files",),
+    ("pddm_jax.checks", "pddm_jax.cores", "pddm_jax.files"),
     ("pddm_jax.pairwise",),
     ("pddm_jax.pddm",),
     ("pddm_jax.scoring",),

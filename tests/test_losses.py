@@ -330,6 +330,14 @@ def test_hinge_of_each_part_alone(params):
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.parametrize("field", ["j", "l", "valid"])
+def test_double_header_hinge_refuses_quadruplets_of_uneven_length(params, field):
+    mined = quadruplets_of(ROWS)
+    uneven = mined._replace(**{field: getattr(mined, field)[:-1]})
+    with pytest.raises(ValueError, match=r"\bquadruplets\b"):
+        pddm_jax.double_header_hinge(params, unit_rows(85), uneven)
+
+
 def test_hinge_gradient_against_finite_differences_of_the_loops(params):
     x = unit_rows(85)
     _, gradient = HINGE(params, x, quadruplets_of(ROWS))

@@ -26,13 +26,14 @@ print(os.environ["GLIBC_TUNABLES"], *sys.argv[1:])
 """
 
 
-def lines(*arguments, **environment):
+def lines(*arguments, typed=None, **environment):
     """What a Python without settings of its own prints."""
     kept = {name: x for name, x in os.environ.items() if name not in ("GLIBC_TUNABLES", "XLA_FLAGS")}
     run = subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
         env=kept | {"JAX_PLATFORMS": "cpu"} | environment,
+        input=typed,
         capture_output=True,
         text=True,
         timeout=120,
@@ -58,3 +59,8 @@ def test_a_number_of_devices_that_was_given_stands():
 def test_huge_pages_start_the_process_once_more():
     assert lines("-c", PAGES, "--a", "b c") == ["start", "start", f"{TUNED} --a b c"]
     assert lines("-c", PAGES, GLIBC_TUNABLES="glibc.malloc.check=0") == ["start", "glibc.malloc.check=0"]
+
+
+def test_a_program_that_was_piped_in_runs_on():
+    typed = 'print("start")\nfrom experiments.machine import use_huge_pages\nuse_huge_pages()\nprint("end")'
+    assert lines("-", typed=typed) == ["start", "end"]

@@ -239,6 +239,7 @@ def test_size_of_the_fused_form(params, size):
 # ------------------------------------------------------------------------------------------- fused form
 
 
+@pytest.mark.usefixtures("few_tiles_a_step")
 @pytest.mark.parametrize("per", SCOPES)
 @pytest.mark.parametrize("b", [1, 9, 70])
 def test_fused_is_dense_to_the_index(params, b, per):

@@ -203,6 +203,7 @@ def test_gradient_of_pair_scores_against_finite_differences_of_the_loops(params)
 # ----------------------------------------------------------------------------------------- score_matrix
 
 
+@pytest.mark.usefixtures("few_tiles_a_step")
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 33, 100])
 def test_score_matrix_of_x_with_itself(params, n):
     x = unit_rows(20 + n, n)
@@ -212,6 +213,7 @@ def test_score_matrix_of_x_with_itself(params, n):
     assert_matrix(scores, params, x, x)
 
 
+@pytest.mark.usefixtures("few_tiles_a_step")
 @pytest.mark.parametrize(("n", "m"), [(1, 9), (33, 7), (9, 100)])
 def test_score_matrix_of_x_against_y(params, n, m):
     x, y = unit_rows(30 + n, n), unit_rows(31 + m, m)

@@ -66,7 +66,7 @@ def get_config(variant: str, variants: Sequence[str] = VARIANTS) -> ConfigDict:
             },
             "train": {
                 "steps": 1500,
-                "eval_every": 500,
+                "eval_every": 250,
                 "checkpoint_every": 500,
                 "log_every": 25,
                 "max_to_keep": 2,

@@ -27,7 +27,7 @@ def get_config(variant: str, dataset: str) -> ConfigDict:
         freeze_statistics=True,
     )
     config.optimizer.backbone_factor = 0.1
-    config.train.update(steps=3000, nmi=True)
+    config.train.update(steps=3000, eval_every=500, nmi=True)
     if variant == "lite0":
         config.network.pretrained = LITE0
     if variant == "paper":

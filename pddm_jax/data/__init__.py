@@ -72,7 +72,8 @@ def load(
         raise ValueError(f"data.root must be given for {name}: the folder that holds the images")
     source = SOURCES[name](root)
     split = PROTOCOLS[name](cropped(source) if crop == "bbox" else source, seed)
-    return _readable(split, on_error == "skip")
+    told = split._replace(rule=f"{split.rule}; read from {source.layout}")
+    return _readable(told, on_error == "skip")
 
 
 def _readable(split: Split, skip: bool) -> Split:

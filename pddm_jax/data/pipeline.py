@@ -1,6 +1,5 @@
 """Batches for training and for test, read ahead by Grain; an image's chances are keyed by its place."""
 
-import os
 from collections.abc import Generator
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
+from pddm_jax.cores import cores
 from pddm_jax.data.images import Images, ImageSequence
 from pddm_jax.data.sampler import PKSampler
 from pddm_jax.data.streams import IMAGE, stream
@@ -61,7 +61,7 @@ def ordered_batches(
 
 
 def _read_ahead(batches: grain.MapDataset, workers: int) -> Generator[Any]:
-    threads = 1 if workers else os.cpu_count() or 1
+    threads = 1 if workers else cores()
     ahead = batches.to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=max(8, 2 * threads)))
     if workers:
         if not flags.FLAGS.is_parsed():  # outside of an absl app; Grain's processes ask flags of their own

@@ -40,8 +40,8 @@ class PKSampler:
             )
         if usable.sum() < classes_per_batch:
             raise ValueError(
-                f"data.classes_per_batch is {classes_per_batch}, "
-                f"but only {usable.sum()} classes have two images or more"
+                f"data.classes_per_batch is {classes_per_batch}, but of the classes for training only "
+                f"{usable.sum()} classes have two images or more"
             )
         if size % process_count:
             raise ValueError(f"a batch of {size} images does not divide over {process_count} processes")

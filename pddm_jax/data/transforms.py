@@ -133,7 +133,7 @@ def make_transform(
         return Transform(partial(_shift, shift), _as_it_is)
     if image_size is None or image_size < 1:
         raise ValueError(f'data.image_size must be given for data.augment="crop", got {image_size}')
-    if not 0 < least_area <= 1 or zoom < 1:
+    if not 0 < least_area <= 1 or not 1 <= zoom < math.inf:
         raise ValueError(
             f"data.least_area must lie in 0 to 1 and data.zoom not below 1, got {least_area} and {zoom}"
         )
