@@ -3,7 +3,8 @@
     pip install -e ".[peers]"
     JAX_NUM_CPU_DEVICES=2 python -m benchmarks.retrieval [--images 60000] [--d 128] [--k 1 10 33]
 
-Both search the set for each of its images, on the same cores: FAISS by inner products (IndexFlatIP), `nearest`
+Both search the set for each of its images, on the same cores: FAISS by inner products (IndexFlatIP),
+`nearest`
 by distances, which rank embeddings of unit length alike. They take turns; ratios are within one run.
 """
 
