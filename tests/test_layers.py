@@ -24,7 +24,12 @@ LAYERS = (
     ("pddm_jax.networks",),
     ("pddm_jax.data.streams",),
     ("pddm_jax.data.images",),
-    ("pddm_jax.data.glyphs", "pddm_jax.data.fashion_mnist", "pddm_jax.data.sampler"),
+    (
+        "pddm_jax.data.closed_set",
+        "pddm_jax.data.fashion_mnist",
+        "pddm_jax.data.glyphs",
+        "pddm_jax.data.sampler",
+    ),
     ("pddm_jax.data.decode",),
     ("pddm_jax.data.records", "pddm_jax.data.tfds_store"),
     ("pddm_jax.data.sources",),

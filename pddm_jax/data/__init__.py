@@ -1,26 +1,34 @@
-"""From what is on disk to batches: `load` a split of disjoint classes, `train_batches` of it."""
+"""From what is on disk to batches.
+
+`load` a split of disjoint classes, or `load_closed_set` of the same classes; `train_batches` of it.
+"""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 from absl import logging
 
 from pddm_jax.checks import check_choice
-from pddm_jax.data import fashion_mnist, glyphs, protocols
+from pddm_jax.data import closed_set, fashion_mnist, glyphs, protocols
+from pddm_jax.data.closed_set import ClosedSet
 from pddm_jax.data.decode import Encoded, LeftOut, check
-from pddm_jax.data.images import Images, Split, hold_out
+from pddm_jax.data.images import Images, Split, hold_out, some
 from pddm_jax.data.pipeline import ordered_batches, train_batches
 from pddm_jax.data.sampler import PKSampler
 from pddm_jax.data.sources import SOURCES, Source, cropped
 from pddm_jax.data.transforms import make_transform
 
 __all__ = [
+    "CLOSED_SETS",
     "DATASETS",
+    "ClosedSet",
     "Images",
     "PKSampler",
     "Split",
     "hold_out",
     "load",
+    "load_closed_set",
     "make_transform",
     "ordered_batches",
     "train_batches",
@@ -36,6 +44,9 @@ PROTOCOLS: dict[str, Callable[[Source, int], Split]] = {
 }
 
 DATASETS = (*IN_MEMORY, *PROTOCOLS)
+CLOSED_SETS = ("glyphs", "folder")
+
+Parts = TypeVar("Parts", Split, ClosedSet)
 
 
 def load(
@@ -68,15 +79,52 @@ def load(
         if crop != "none":
             raise ValueError(f'data.crop must be "none" for {name}, which has no boxes')
         return IN_MEMORY[name](root, image_size, seed)
+    source = SOURCES[name](_given(root, name))
+    split = PROTOCOLS[name](cropped(source) if crop == "bbox" else source, seed)
+    return _readable(_told(split, source), on_error == "skip")
+
+
+def load_closed_set(
+    name: str, root: str | None, image_size: int | None, seed: int, on_error: str = "stop"
+) -> ClosedSet:
+    """The data set of a name in `CLOSED_SETS`, with images of the same classes for training and for test.
+
+    Of glyphs the characters that `load` keeps for test, each in half of its typefaces for training; of a
+    folder its own train/ and test/, or where it has not both, half of the images of each class.
+
+    Args:
+        name: of the data set.
+        root: its folder; glyphs have a place of their own.
+        image_size: side in pixels of glyphs; images on disk keep their own.
+        seed: of the halves, and of the characters.
+        on_error: what an image does that cannot be read, as for `load`.
+
+    Raises:
+        FileNotFoundError: the data is not there.
+        ValueError: it is corrupt, or a class has no images for training; or an argument is wrong.
+    """
+    check_choice("data.name", name, CLOSED_SETS)
+    check_choice("data.on_error", on_error, ("stop", "skip"))
+    if name == "glyphs":
+        split = glyphs.load(root, image_size, seed)
+        found = closed_set.halves(split.test, seed)
+        return found._replace(rule=f"the other {split.rule}; of these {found.rule}")
+    source = SOURCES[name](_given(root, name))
+    found = protocols.closed_set(source, seed)
+    return closed_set.checked(_readable(_told(found, source), on_error == "skip"))
+
+
+def _given(root: str | None, name: str) -> str:
     if root is None:
         raise ValueError(f"data.root must be given for {name}: the folder that holds the images")
-    source = SOURCES[name](root)
-    split = PROTOCOLS[name](cropped(source) if crop == "bbox" else source, seed)
-    told = split._replace(rule=f"{split.rule}; read from {source.layout}")
-    return _readable(told, on_error == "skip")
+    return root
 
 
-def _readable(split: Split, skip: bool) -> Split:
+def _told(parts: Parts, source: Source) -> Parts:
+    return parts._replace(rule=f"{parts.rule}; read from {source.layout}")
+
+
+def _readable(split: Parts, skip: bool) -> Parts:
     """The images that can be read; a ValueError that names those that cannot, unless they are skipped.
 
     What was skipped when records were written stays so.
@@ -96,13 +144,9 @@ def _readable(split: Split, skip: bool) -> Split:
         logging.warning("left out: %s", error)
     train, test = (_without(part, list(of_part)) for part, of_part in zip(parts, unreadable, strict=True))
     told = f"; {len(errors)} unreadable images left out" if errors else ""
-    return Split(train, test, split.rule + told)
+    return split._replace(train=train, test=test, rule=split.rule + told)
 
 
 def _without(data: Images, numbers: list[int]) -> Images:
     """All images but those of some numbers, and the classes that these leave."""
-    assert isinstance(data.images, Encoded)
-    kept = np.setdiff1d(np.arange(len(data.labels)), numbers)
-    labels = data.labels[kept]
-    names = {label: data.class_names[label] for label in np.unique(labels).tolist()}
-    return Images(data.images.take(kept), labels, names)
+    return some(data, np.setdiff1d(np.arange(len(data.labels)), numbers)) if numbers else data

@@ -44,10 +44,15 @@ class Split(NamedTuple):
 
 def of_classes(data: Images, classes: Int[np.ndarray, " c"]) -> Images:
     """The images of some classes, in their order."""
-    chosen = np.flatnonzero(np.isin(data.labels, classes))
-    images = data.images[chosen] if isinstance(data.images, np.ndarray) else data.images.take(chosen)
-    names = {int(label): data.class_names[int(label)] for label in classes}
-    return Images(images, data.labels[chosen], names)
+    chosen = some(data, np.flatnonzero(np.isin(data.labels, classes)))
+    return chosen._replace(class_names={int(label): data.class_names[int(label)] for label in classes})
+
+
+def some(data: Images, numbers: Int[np.ndarray, " m"]) -> Images:
+    """Some of the images, in the order of these numbers, and the classes that they have."""
+    images = data.images[numbers] if isinstance(data.images, np.ndarray) else data.images.take(numbers)
+    labels = data.labels[numbers]
+    return Images(images, labels, {label: data.class_names[label] for label in np.unique(labels).tolist()})
 
 
 def hold_out(data: Images, share: float, seed: int) -> tuple[Images, Images]:

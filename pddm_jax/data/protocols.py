@@ -1,10 +1,11 @@
-"""Who is for training and who for test: splits of disjoint classes, with the counts of the literature."""
+"""Who is for training and who for test, with the counts of the literature."""
 
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
+from pddm_jax.data.closed_set import ClosedSet, halves, parted
 from pddm_jax.data.images import Images, Split, of_classes, split_half
 from pddm_jax.data.sources import Source
 
@@ -84,6 +85,18 @@ def folder(source: Source, seed: int) -> Split:
         names = ", ".join(source.class_names.values())
         raise ValueError(f"one class cannot be split into training and test: {names}")
     return split_half(Images(source.images, source.labels, source.class_names), seed)
+
+
+def closed_set(source: Source, seed: int) -> ClosedSet:
+    """The source's own parts, or where it has not both, half of the images of each class, by seed.
+
+    Raises:
+        ValueError: a class has test images, but none for training.
+    """
+    data = Images(source.images, source.labels, source.class_names)
+    if source.in_train is None or len({*source.in_train.tolist()}) < 2:
+        return halves(data, seed)
+    return parted(data, source.in_train, "images of train/ for training, of test/ for test")
 
 
 def _by_class_id(name: str, source: Source) -> Split:

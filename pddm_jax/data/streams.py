@@ -2,7 +2,7 @@
 
 import numpy as np
 
-SPLIT, BATCH, IMAGE, GALLERY, HOLD_OUT = range(5)
+SPLIT, BATCH, IMAGE, GALLERY, HOLD_OUT, HALVES = range(6)
 
 
 def stream(seed: int, purpose: int, place: int = 0) -> np.random.Generator:
