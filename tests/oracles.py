@@ -288,3 +288,52 @@ def nmi(classes, clusters):
             if both > 0:
                 mutual += both * math.log(both / (classes.count(a) / n * (clusters.count(b) / n)))
     return 2 * mutual / (entropy(list(classes)) + entropy(list(clusters)))
+
+
+# ------------------------------------------------------------------------------------------ zero-shot
+
+
+def cosine(x, y):
+    length = math.sqrt(sum(a * a for a in x)) * math.sqrt(sum(b * b for b in y))
+    return sum(a * b for a, b in zip(x, y, strict=True)) / length if length else 0.0
+
+
+def hit_at_k(scores, labels, ks):
+    """The share of rows of scores whose label is among the k columns of highest score."""
+    hits = dict.fromkeys(ks, 0)
+    for row, label in zip(scores, labels, strict=True):
+        order = sorted(range(len(row)), key=lambda column: (-row[column], column))
+        for k in ks:
+            hits[k] += label in order[:k]
+    return {k: count / len(labels) for k, count in hits.items()}
+
+
+def conse(embeddings, labels, descriptions, top, temperature, query):
+    """The mixture of the `top` nearest class means' descriptions, by softmax, for one query."""
+    members = {}
+    for embedding, label in zip(number_rows(embeddings), number_list(labels), strict=True):
+        members.setdefault(label, []).append(embedding)
+    weights = {}
+    for label, rows in members.items():
+        mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+        weights[label] = math.exp(-squared_distance(mean, query) / temperature)
+    total = sum(weights.values())
+    chosen = sorted(weights, key=lambda label: (-weights[label], label))[:top]
+    probabilities = {label: weights[label] / total for label in chosen}
+    mixed = [0.0] * len(descriptions[0])
+    for label, probability in probabilities.items():
+        for column, value in enumerate(unit_length([float(x) for x in descriptions[label]])):
+            mixed[column] += probability * value / sum(probabilities.values())
+    return mixed
+
+
+def ranking_loss(kernel, embeddings, labels, descriptions, margin):
+    """For each image the hinges of all wrong classes, summed; then the mean."""
+    losses = []
+    units = [unit_length([float(x) for x in row]) for row in descriptions]
+    for x, label in zip(number_rows(embeddings), number_list(labels), strict=True):
+        vector = dense({"kernel": number_rows(kernel), "bias": [0.0] * len(kernel[0])}, x)
+        scores = [sum(a * b for a, b in zip(vector, s, strict=True)) for s in units]
+        wrong = [score for j, score in enumerate(scores) if j != label]
+        losses.append(sum(max(0.0, margin - scores[label] + score) for score in wrong))
+    return average(losses)

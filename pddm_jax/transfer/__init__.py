@@ -1,0 +1,1 @@
+"""What frozen embeddings say of classes that the network was not trained on."""

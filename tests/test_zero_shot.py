@@ -1,0 +1,416 @@
+"""Descriptions of classes from files and names; maps into their space; where the right class comes."""
+
+import math
+from collections import Counter
+
+import jax
+import numpy as np
+import oracles
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+
+from pddm_jax.transfer import placement, zero_shot
+from pddm_jax.transfer.descriptions import read_descriptions, word_descriptions
+
+CLASSES = ["n02119789", "polar_bear", "éléphant"]
+VECTORS = np.array([[0.5, -1, 2e-3], [0, 4, 1], [-0.25, 3, 7]], np.float32)
+
+
+def text(rows, first=(), between=" "):
+    return "".join(f"{between.join(map(str, row))}\n" for row in [*first, *rows])
+
+
+def rows(ids=CLASSES, vectors=VECTORS):
+    return [[name, *vector] for name, vector in zip(ids, vectors.tolist(), strict=True)]
+
+
+def write(folder, kind, table=None, matrix=VECTORS, ids=CLASSES):
+    """The arguments of `read_descriptions` beside the classes."""
+    table = rows() if table is None else table
+    if kind == "npy":
+        np.save(folder / "words.npy", matrix)
+        (folder / "ids.txt").write_text("\n".join(ids) + "\n", encoding="utf-8")
+        return {"path": folder / "words.npy", "ids": folder / "ids.txt"}
+    name, content = {
+        "glove": ("words.txt", text(table)),
+        "word2vec": ("words.vec", text(table, [(len(table), len(table[0]) - 1)])),
+        "tabs": ("words.tsv", text(table, between="\t")),
+        "csv": ("attributes.csv", text(table, [["id", "long, thin", "b", "c"][: len(table[0])]], ",")),
+    }[kind]
+    content = content.replace("long, thin", '"long, thin"')
+    (folder / name).write_text(content, encoding="utf-8")
+    return {"path": folder / name}
+
+
+KINDS = ("glove", "word2vec", "tabs", "csv", "npy")
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@each_kind
+def test_descriptions_are_read_in_the_order_of_the_classes(kind, tmp_path):
+    for order in ([0, 1, 2], [2, 0], [1], []):
+        found = read_descriptions(**write(tmp_path, kind), classes=[CLASSES[n] for n in order])
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, VECTORS[order] if order else np.zeros((0, 0)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.from_regex(r"[a-z0-9_\-]{1,6}", fullmatch=True), min_size=1, max_size=9, unique=True),
+    st.integers(2, 5),
+    st.data(),
+)
+def test_every_form_reads_the_same_numbers(tmp_path_factory, ids, width, data):
+    folder = tmp_path_factory.mktemp("forms")
+    matrix = np.random.default_rng(len(ids)).normal(size=(len(ids), width)).astype(np.float32)
+    classes = data.draw(st.permutations(ids))
+    table = rows(ids, matrix)
+    for kind in KINDS:
+        found = read_descriptions(**write(folder, kind, table, matrix, ids), classes=classes)
+        np.testing.assert_array_equal(found, matrix[[ids.index(name) for name in classes]])
+
+
+@each_kind
+def test_a_class_that_is_not_described_is_named(kind, tmp_path):
+    with pytest.raises(ValueError, match=r"describes 1 of 3 classes not, such as 'tench'"):
+        read_descriptions(**write(tmp_path, kind), classes=["tench", *CLASSES[:2]])
+
+
+@each_kind
+@pytest.mark.parametrize(("value", "word"), [(np.nan, "finite"), (np.inf, "finite"), (1e39, "finite")])
+def test_a_number_that_is_not_finite_is_named(kind, value, word, tmp_path):
+    matrix = VECTORS.astype(np.float64)
+    matrix[1, 2] = value
+    arguments = write(tmp_path, kind, rows(vectors=matrix), matrix)
+    with pytest.raises(ValueError, match=f"{arguments['path'].name}.*'polar_bear'.*{word}"):
+        read_descriptions(**arguments, classes=CLASSES)
+    assert len(read_descriptions(**arguments, classes=CLASSES[:1])) == 1  # it is not asked for
+
+
+@each_kind
+def test_a_vector_of_zeros_is_named(kind, tmp_path):
+    matrix = VECTORS * [[1], [1], [0]]
+    with pytest.raises(ValueError, match="'éléphant' is all zeros"):
+        read_descriptions(**write(tmp_path, kind, rows(vectors=matrix), matrix), classes=CLASSES)
+
+
+@each_kind
+def test_an_id_that_stands_twice_is_named(kind, tmp_path):
+    ids, matrix = [*CLASSES, CLASSES[1]], VECTORS[[0, 1, 2, 1]]
+    with pytest.raises(ValueError, match=r"(:[45]) .*'polar_bear' a second time"):
+        read_descriptions(**write(tmp_path, kind, rows(ids, matrix), matrix, ids), classes=CLASSES)
+
+
+def test_a_class_that_is_asked_for_twice_is_named(tmp_path):
+    with pytest.raises(ValueError, match="'polar_bear' is asked for more than once"):
+        read_descriptions(**write(tmp_path, "csv"), classes=[*CLASSES, "polar_bear"])
+
+
+@pytest.mark.parametrize("kind", ["glove", "word2vec", "tabs", "csv"])
+@pytest.mark.parametrize("numbers", [["1", "2"], ["1", "2", "3", "4"], []])
+def test_a_vector_of_another_length_is_named(kind, numbers, tmp_path):
+    table = [*rows()[:2], ["éléphant", *numbers]]
+    arguments = write(tmp_path, kind, table)
+    with pytest.raises(ValueError, match=f":[34] has {len(numbers)} numbers for 'éléphant', .* 3"):
+        read_descriptions(**arguments, classes=CLASSES)
+
+
+@pytest.mark.parametrize("kind", ["glove", "word2vec", "tabs", "csv"])
+def test_what_is_no_number_is_named(kind, tmp_path):
+    table = [["n02119789", 1, "2,5" if kind != "csv" else "two", 3], *rows()[1:]]
+    with pytest.raises(ValueError, match=r":[12], 'n02119789': .*(2,5|two)"):
+        read_descriptions(**write(tmp_path, kind, table), classes=CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "words"),
+    [
+        (VECTORS[:2], r"3 lines.*\(2, 3\)"),
+        (VECTORS[0], r"shape \(3,\)"),
+        (VECTORS > 0, "bool"),
+        (VECTORS + 1j, "complex"),
+        (VECTORS.astype(object), "not a whole .npy"),
+    ],
+)
+def test_a_matrix_that_does_not_fit_its_ids_is_told(matrix, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        read_descriptions(**write(tmp_path, "npy", matrix=matrix), classes=CLASSES)
+
+
+def test_broken_and_missing_files_are_named(tmp_path):
+    arguments = write(tmp_path, "npy")
+    whole = arguments["path"].read_bytes()
+    for part in (whole[:-1], whole[:20], b""):
+        arguments["path"].write_bytes(part)
+        with pytest.raises(ValueError, match=r"words\.npy is not a whole"):
+            read_descriptions(**arguments, classes=CLASSES)
+    for path, ids in ((arguments["path"], None), (tmp_path / "a.csv", arguments["ids"])):
+        with pytest.raises(ValueError, match="a file of ids"):
+            read_descriptions(path, CLASSES, ids)
+    for name in ("a.csv", "a.txt"):
+        with pytest.raises(FileNotFoundError, match=name):
+            read_descriptions(tmp_path / name, CLASSES)
+        (tmp_path / name).write_bytes(b"id,x\npolar_bear,\xff\n")
+        with pytest.raises(ValueError, match=f"{name} is not text in UTF-8"):
+            read_descriptions(tmp_path / name, CLASSES)
+        (tmp_path / name).write_text("", encoding="utf-8")
+        with pytest.raises(ValueError, match=f"{name} describes 3 of 3"):
+            read_descriptions(tmp_path / name, CLASSES)
+
+
+def test_words_are_weighted_by_how_few_names_have_them():
+    names = ["LATIN SMALL LETTER A", "Latin capital letter A-acute", "ACUTE ACCENT", "SNOWMAN"]
+    found = word_descriptions(names)
+    words = ["a", "acute", "latin", "letter"]  # of two names or more
+    assert found.shape == (4, len(words))
+    for name, row in zip(names, found, strict=True):
+        has = {*name.lower().replace("-", " ").split()}
+        np.testing.assert_allclose(row, [math.log(2) if word in has else 0 for word in words], rtol=1e-6)
+    assert not found[3].any()
+    assert word_descriptions([]).shape == (0, 0)
+
+
+@given(st.lists(st.lists(st.sampled_from("abcdefg"), max_size=5).map(" ".join), min_size=1, max_size=8))
+def test_a_column_is_a_word_that_classes_share(names):
+    found = word_descriptions(names)
+    count = Counter(word for name in names for word in {*name.split()})
+    shared = sorted(word for word in count if count[word] > 1)
+    assert found.shape == (len(names), len(shared))
+    for column, word in zip(found.T, shared, strict=True):
+        assert {*np.flatnonzero(column)} <= {n for n, name in enumerate(names) if word in name.split()}
+        if count[word] < len(names):
+            assert (column > 0).sum() == count[word]
+
+
+# ------------------------------------------------------------------------- into the space of descriptions
+
+N, WIDTH, CLASS_COUNT, ATTRIBUTES = 40, 5, 9, 7
+NOT_SEEN = 4  # a class that has a description and no image
+ARGUMENTS = {
+    "conse": {"top": 3, "temperature": 0.5},
+    "ridge": {"weight": 0.1},
+    "ranking": {"margin": 0.1, "learning_rate": 0.05, "steps": 3, "seed": 0},
+}
+each_method = pytest.mark.parametrize("method", ARGUMENTS)
+
+
+def problem(seed=0):
+    """Embeddings, the rows of their classes, descriptions of any length."""
+    rng = np.random.default_rng(seed)
+    rows = rng.choice(np.setdiff1d(np.arange(CLASS_COUNT), NOT_SEEN), N)
+    rows[: CLASS_COUNT - 1] = np.setdiff1d(np.arange(CLASS_COUNT), NOT_SEEN)
+    descriptions = rng.normal(size=(CLASS_COUNT, ATTRIBUTES)) * rng.uniform(0.1, 9, (CLASS_COUNT, 1))
+    embeddings = rng.normal(size=(CLASS_COUNT, WIDTH))[rows] + rng.normal(size=(N, WIDTH))
+    return embeddings.astype(np.float32), rows, descriptions.astype(np.float32)
+
+
+def made(method, *data, **changed):
+    return getattr(zero_shot, method)(*(data or problem()), **ARGUMENTS[method] | changed)
+
+
+@pytest.mark.parametrize("top", [1, 3, 100])
+@pytest.mark.parametrize("temperature", [0.05, 2.0])
+def test_conse_is_the_loops(top, temperature):
+    x, rows, s = problem()
+    found = made("conse", top=top, temperature=temperature)(x)
+    expected = [oracles.conse(x, rows, s, top, temperature, query) for query in oracles.number_rows(x)]
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_conse_far_from_all_classes_is_finite_and_the_nearest():
+    x = problem()[0]
+    found = made("conse", temperature=1e-6)(1e3 * x)
+    nearest = made("conse", top=1)(1e3 * x)
+    np.testing.assert_allclose(found, nearest, atol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [1e-3, 0.1, 10.0])
+def test_ridge_is_least_squares_with_rows_for_the_weight(weight):
+    x, rows, s = (np.asarray(array, np.float64) for array in problem())
+    targets = (s / np.linalg.norm(s, axis=1, keepdims=True))[rows.astype(int)]
+    centred, offset = x - x.mean(axis=0), targets.mean(axis=0)
+    extended = np.concatenate([centred, math.sqrt(weight * N) * np.eye(WIDTH)])
+    wanted = np.concatenate([targets - offset, np.zeros((WIDTH, ATTRIBUTES))])
+    kernel = np.linalg.lstsq(extended, wanted, rcond=None)[0]
+    found = made("ridge", weight=weight)
+    np.testing.assert_allclose(found.kernel, kernel, atol=1e-5)
+    np.testing.assert_allclose(found(problem()[0]), centred @ kernel + offset, atol=1e-5)
+
+
+def test_ridge_of_one_image_and_of_equal_images_is_their_description():
+    _, _, s = problem()
+    for x in (np.ones((1, WIDTH)), np.ones((3, WIDTH))):
+        found = zero_shot.ridge(x, np.full(len(x), 2), s, weight=0.1)(np.zeros((2, WIDTH)))
+        np.testing.assert_allclose(found, np.stack([s[2] / np.linalg.norm(s[2])] * 2), atol=1e-6)
+
+
+@pytest.mark.parametrize("margin", [0.1, 1.0])
+def test_the_ranking_loss_is_the_loops(margin):
+    x, rows, s = problem()
+    kernel = np.random.default_rng(1).normal(size=(WIDTH, ATTRIBUTES)).astype(np.float32)
+    unit = s / np.linalg.norm(s, axis=1, keepdims=True)
+    found = zero_shot.ranking_loss(kernel, x, rows, unit, margin)
+    assert float(found) == pytest.approx(oracles.ranking_loss(kernel, x, rows, s, margin), rel=1e-5)
+
+
+def test_ranking_descends_to_the_least_loss():
+    """The loss is convex, and the least one is found by linear programming."""
+    x, rows, s = problem()
+    margin, unit = ARGUMENTS["ranking"]["margin"], s / np.linalg.norm(s, axis=1, keepdims=True)
+    wrong = [(n, j) for n in range(N) for j in {*rows.tolist()} - {int(rows[n])}]
+    hinges = np.stack([np.outer(x[n], unit[rows[n]] - unit[j]).ravel() for n, j in wrong])
+    least = linprog(
+        np.concatenate([np.zeros(WIDTH * ATTRIBUTES), np.full(len(wrong), 1 / N)]),
+        A_ub=-np.concatenate([hinges, np.eye(len(wrong))], axis=1),
+        b_ub=np.full(len(wrong), -margin),
+        bounds=[(None, None)] * (WIDTH * ATTRIBUTES) + [(0, None)] * len(wrong),
+    ).fun
+    seen = np.unique(rows)
+    found = [
+        float(zero_shot.ranking_loss(kernel, x, np.searchsorted(seen, rows), unit[seen], margin))
+        for kernel in (0 * made("ranking").kernel, made("ranking", steps=1000).kernel)
+    ]
+    assert found[0] == pytest.approx(margin * (len(seen) - 1))
+    assert least < found[1] < 1.1 * least < 0.7 * found[0]
+
+
+def test_the_batches_of_ranking_go_by_its_seed():
+    one, again, other = (np.asarray(made("ranking", seed=seed).kernel) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).any()
+
+
+@each_method
+def test_only_directions_of_descriptions_and_classes_with_images_count(method):
+    x, rows, s = problem()
+    found = made(method)(x)
+    changed = s * np.linspace(0.5, 3, CLASS_COUNT)[:, None]
+    changed[NOT_SEEN] = -5
+    np.testing.assert_allclose(made(method, x, rows, changed)(x), found, atol=1e-5)
+
+
+@each_method
+def test_a_map_is_a_pytree_of_finite_numbers(method):
+    into = made(method)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(into))
+    x = problem()[0]
+    np.testing.assert_allclose(jax.jit(lambda into, x: into(x))(into, x), into(x), atol=1e-5)
+
+
+@each_method
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x, rows, s: (x[0], rows, s), r"embeddings must be a matrix"),
+        (lambda x, rows, s: (x, rows[1:], s), r"labels must be 40 integers"),
+        (lambda x, rows, s: (x, rows + 0.5, s), r"labels must be 40 integers, got float"),
+        (lambda x, rows, s: (x, rows + 1, s), r"labels must be rows of 9 descriptions, got 9"),
+        (lambda x, rows, s: (x, rows - 1, s), r"labels must be rows of 9 descriptions, got -1"),
+        (lambda x, rows, s: (x, rows, s * np.inf), r"descriptions must be finite"),
+        (lambda x, rows, s: (x * np.nan, rows, s), r"embeddings must be finite"),
+        (lambda x, rows, s: (x[:0], rows[:0], s), r"at least one image"),
+    ],
+)
+def test_bad_data_is_named(method, change, words):
+    with pytest.raises(ValueError, match=words):
+        made(method, *change(*problem()))
+
+
+@pytest.mark.parametrize(
+    ("method", "name"), [(method, name) for method in ARGUMENTS for name in ARGUMENTS[method]]
+)
+def test_a_bad_field_is_named(method, name):
+    for value in (0, -1, math.nan) if name not in ("top", "steps", "seed") else (0,) * (name != "seed"):
+        with pytest.raises(ValueError, match=name):
+            made(method, **{name: value})
+
+
+@pytest.mark.parametrize("method", ARGUMENTS)
+def test_classes_never_seen_are_known_by_what_they_share_with_seen_ones(method):
+    """Images are a linear function of attributes: a class has two of eight, half of the pairs are seen."""
+    rng = np.random.default_rng(0)
+    pairs = rng.permutation([(a, b) for a in range(8) for b in range(a)])
+    s = np.zeros((len(pairs), 8), np.float32)
+    s[np.arange(len(pairs))[:, None], pairs] = 1
+    mixing = rng.normal(size=(8, 16))
+    rows = np.repeat(np.arange(len(pairs)), 20)
+    x = s[rows] @ mixing + 0.3 * rng.normal(size=(len(rows), 16))
+    half = len(pairs) // 2
+    seen = rows < half
+    into = made(method, x[seen], rows[seen], s[:half], **{"steps": 300} if method == "ranking" else {})
+    found = placement.hit_at_k(placement.places(into, x[~seen], rows[~seen] - half, s[half:]), (1, 5))
+    least = {"conse": 0.3, "ridge": 0.9, "ranking": 0.7}[method]
+    assert least < found[1] <= found[5]
+    assert 1 / half < least / 4
+
+
+# ------------------------------------------------------------------------------ where the right class comes
+
+
+IDENTITY = zero_shot.Affine(np.eye(2, dtype=np.float32), np.zeros(2, np.float32))
+
+
+def scores_of(into, x, s):
+    """In float64."""
+    return [[oracles.cosine(vector, row) for row in oracles.number_rows(s)] for vector in into(x).tolist()]
+
+
+@each_method
+def test_hit_at_k_is_the_loops(method):
+    x, rows, s = problem()
+    into = made(method)
+    found = placement.places(into, x, rows, s)
+    expected = oracles.hit_at_k(scores_of(into, x, s), rows, placement.KS)
+    assert placement.hit_at_k(found) == pytest.approx(expected)
+    assert 0 < expected[1] < expected[5] < expected[10] == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_places_where_many_cosines_tie(seed):
+    """Along the axes and at 0 cosines are whole numbers, to the bit."""
+    rng = np.random.default_rng(seed)
+    axes = np.array([[0, 0], [1, 0], [0, 2], [-4, 0], [0, -0.5]], np.float32)
+    x, s, rows = axes[rng.integers(0, 5, 6)], axes[rng.integers(0, 5, 5)], rng.integers(0, 5, 6)
+    found = placement.places(IDENTITY, x, rows, s)
+    for place, vector, row in zip(found, x, rows, strict=True):
+        of_all = [oracles.cosine(vector, other) for other in s]
+        order = sorted(range(5), key=lambda j: (-of_all[j], j))
+        assert place == order.index(row)
+    assert placement.hit_at_k(found, (5,)) == {5: 1.0}
+
+
+def test_places_of_many_blocks_are_those_of_one(monkeypatch):
+    x, rows, s = problem()
+    into = made("ridge")
+    one = placement.places(into, x, rows, s)
+    monkeypatch.setattr(placement, "BLOCK", 7)
+    jax.clear_caches()
+    np.testing.assert_array_equal(placement.places(into, x, rows, s), one)
+
+
+def test_hit_at_k_by_class_counts_each_class_once():
+    places, classes = np.array([0, 0, 0, 5]), np.array([7, 7, 7, 2**40])
+    assert placement.hit_at_k(places, (1, 6)) == {1: 0.75, 6: 1.0}
+    assert placement.hit_at_k(places, (1, 6), classes) == {1: 0.5, 6: 1.0}
+    with pytest.raises(ValueError, match="no image"):
+        placement.hit_at_k(places[:0])
+
+
+def test_the_harmonic_mean():
+    assert placement.harmonic_mean(0.5, 0.25) == pytest.approx(1 / 3)
+    assert placement.harmonic_mean(0.0, 0.9) == placement.harmonic_mean(0.0, 0.0) == 0
+
+
+def test_places_name_what_does_not_fit():
+    x, rows, s = problem()
+    into = made("ridge")
+    for arguments, words in (
+        ((x * np.inf, rows, s), "embeddings must be finite"),
+        ((x, rows, s[:3]), "labels must be rows of 3 descriptions"),
+        ((x, rows[1:], s), "labels must be 40 integers"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            placement.places(into, *arguments)
