@@ -41,10 +41,12 @@ LAYERS = (
     (
         "pddm_jax.metrics",
         "pddm_jax.transfer",
+        "pddm_jax.transfer.class_means",
         "pddm_jax.transfer.descriptions",
+        "pddm_jax.transfer.neighbours",
         "pddm_jax.transfer.zero_shot",
     ),
-    ("pddm_jax.transfer.placement",),
+    ("pddm_jax.transfer.classification", "pddm_jax.transfer.placement"),
     ("pddm_jax.training",),
     ("pddm_jax.checkpoint",),
     ("pddm_jax.writer",),

@@ -1,0 +1,252 @@
+"""Class means of a stream of embeddings: exact, in one pass, by all cores and any number of processes."""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental.multihost_utils import process_allgather
+from jaxtyping import Float32, Float64, Int, Int64, Num
+from scipy.sparse import csr_array
+
+from pddm_jax.cores import cores
+from pddm_jax.types import AnyArray
+
+CHUNK = 2**18
+"""Numbers that a core adds at a time: few enough for its cache."""
+
+GATHERED = 1024
+"""Classes whose sums the processes exchange at a time."""
+
+Blocks = Iterable[tuple[Num[AnyArray, "n d"], Int[AnyArray, " n"]]]
+"""Embeddings and their labels, some rows at a time."""
+
+
+class ClassMeans(NamedTuple):
+    """Of each class the sum of its embeddings and their number: a pytree of arrays on the host."""
+
+    classes: Int64[np.ndarray, " c"]  # their labels, ascending
+    sums: Float64[np.ndarray, "c d"]
+    counts: Int64[np.ndarray, " c"]
+
+    def centroids(self) -> Float32[np.ndarray, "c d"]:
+        """The mean of each class, in the order of `classes`."""
+        return (self.sums / self.counts[:, None]).astype(np.float32)
+
+    def add(self, embeddings: Num[AnyArray, "n d"], labels: Int[AnyArray, " n"]) -> "ClassMeans":
+        """These means with further images, of new classes or of known ones; nothing is trained again.
+
+        Raises:
+            ValueError: as `class_means`, or the embeddings are of another width.
+        """
+        return merged([self, class_means([(embeddings, labels)])])
+
+    def of(self, classes: Int[np.ndarray, " k"]) -> "ClassMeans":
+        """The means of some of the classes, in ascending order.
+
+        Raises:
+            ValueError: one of them is not there.
+        """
+        missing = np.setdiff1d(classes, self.classes)
+        if len(missing):
+            raise ValueError(f"classes must be among those of the means, but {missing[0]} is not")
+        chosen = np.isin(self.classes, classes)
+        return ClassMeans(self.classes[chosen], self.sums[chosen], self.counts[chosen])
+
+
+def class_means(blocks: Blocks) -> ClassMeans:
+    """The means of all classes that come up in a stream, summed in float64.
+
+        mean_c = 1/n_c  sum of the n_c embeddings of class c
+
+    Held are a block or two, and a row of sums for each class. Blocks in which a class has ten images or
+    more are fastest. Of an array that is shared out over the devices of several processes each process
+    adds the rows that it holds; `over_processes` puts their means together.
+
+    Args:
+        blocks: embeddings [n, d] of any real type, and labels [n], integers.
+
+    Raises:
+        ValueError: a block is no matrix of real numbers, not as wide as the one before, or not finite, or
+            its labels do not fit.
+
+    Source: Mensink, Verbeek, Perronnin, Csurka, "Distance-Based Image Classification: Generalizing to New
+    Classes at Near-Zero Cost", PAMI 2013, section 3.
+    """
+    table = _Table()
+    with ThreadPoolExecutor(cores()) as pool:
+        pending: list[Future[None]] = []
+        for block in blocks:
+            for x, labels in _local_rows(*block):
+                runs = _by_class(labels)  # while the rows before are still being added
+                _wait(pending)
+                rows = table.rows(runs, x.shape[1])
+                shares = np.searchsorted(runs.starts, np.linspace(0, len(x), cores() + 1))
+                pending = [
+                    pool.submit(_add, table.sums, x, runs, rows, *share)
+                    for share in pairwise(shares.tolist())
+                ]
+        _wait(pending)
+    return table.finish()
+
+
+def _wait(pending: list[Future[None]]) -> None:
+    for future in pending:
+        future.result()
+
+
+def _local_rows(embeddings: AnyArray, labels: AnyArray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The rows of a block that this process holds, on the host, with their labels."""
+    real = jnp.issubdtype(embeddings.dtype, jnp.floating) or jnp.issubdtype(embeddings.dtype, jnp.integer)
+    if not real or embeddings.ndim != 2:
+        found = f"{embeddings.dtype} of shape {embeddings.shape}"
+        raise ValueError(f"embeddings must be a matrix of real numbers, got {found}")
+    if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.dtype == np.uint64:
+        raise ValueError(f"labels must be integers of at most 63 bits, got {labels.dtype}")
+    if labels.shape != embeddings.shape[:1]:
+        raise ValueError(f"labels must have shape [{len(embeddings)}], got {labels.shape}")
+    if not isinstance(embeddings, jax.Array) or embeddings.is_fully_addressable:
+        yield np.asarray(embeddings), np.asarray(labels)
+        return
+    for shard in embeddings.addressable_shards:
+        if shard.data.shape[1] != embeddings.shape[1]:
+            raise ValueError("embeddings must be shared out over the devices by rows, not by columns")
+        if shard.replica_id == 0:
+            yield np.asarray(shard.data), _rows_of(labels, shard.index[0])
+
+
+def _rows_of(labels: AnyArray, rows: slice) -> np.ndarray:
+    """Some of the labels, which lie on the host, or are shared out as their embeddings are."""
+    if isinstance(labels, jax.Array) and not labels.is_fully_addressable:
+        return next(np.asarray(s.data) for s in labels.addressable_shards if s.index[0] == rows)
+    return np.asarray(labels[rows])
+
+
+class _Runs(NamedTuple):
+    """The rows of a block in the order of their classes."""
+
+    order: Int[np.ndarray, " n"]
+    classes: Int[np.ndarray, " r"]
+    starts: Int[np.ndarray, " r_and_1"]  # where in `order` each class begins, and the last one ends
+
+
+def _by_class(labels: Int[np.ndarray, " n"]) -> _Runs:
+    order = np.argsort(labels, kind="stable")
+    ordered = labels[order]
+    first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(labels)])
+    return _Runs(order, ordered[first], np.append(first, len(labels)).astype(np.int32))
+
+
+class _Table:
+    """A row of sums for each class, in the order in which they come up."""
+
+    def __init__(self) -> None:
+        self._row: dict[int, int] = {}
+        self._counts = np.zeros(0, np.int64)
+        self.sums = np.zeros((0, 0))
+
+    def rows(self, runs: _Runs, width: int) -> Int[np.ndarray, " r"]:
+        """The row of each class of a block, whose images are counted."""
+        if self._row and width != self.sums.shape[1]:
+            raise ValueError(f"embeddings must have {self.sums.shape[1]} columns, as before, got {width}")
+        rows = np.array([self._row.setdefault(c, len(self._row)) for c in runs.classes.tolist()], int)
+        if len(self._row) > len(self.sums):  # twice as many rows, so that few are ever copied
+            more = 2 * len(self._row) - len(self.sums)
+            self.sums = np.pad(self.sums.reshape(-1, width), ((0, more), (0, 0)))
+            self._counts = np.pad(self._counts, (0, more))
+        self._counts[rows] += np.diff(runs.starts)
+        return rows
+
+    def finish(self) -> ClassMeans:
+        """The sums by ascending class."""
+        classes = np.array([*self._row], np.int64)
+        order = np.argsort(classes)
+        return ClassMeans(classes[order], self.sums[order], self._counts[order])
+
+
+def _add(sums: np.ndarray, x: np.ndarray, runs: _Runs, rows: np.ndarray, first: int, last: int) -> None:
+    """Add the images of some runs to the sums of their classes, a chunk that fits in a cache at a time."""
+    size = max(1, CHUNK // max(x.shape[1], 1))
+    for start in range(runs.starts[first], runs.starts[last], size):
+        stop = min(start + size, runs.starts[last])
+        a = np.searchsorted(runs.starts, start, "right") - 1
+        b = np.searchsorted(runs.starts, stop)
+        bounds = np.clip(runs.starts[a : b + 1], start, stop) - start
+        images = np.arange(stop - start, dtype=np.int32)
+        picked = csr_array((np.ones(len(images)), images, bounds), shape=(b - a, len(images)))
+        added = picked @ np.take(x, runs.order[start:stop], axis=0).astype(np.float64)
+        if not np.isfinite(added).all():
+            bad = runs.classes[a:b][~np.isfinite(added).all(axis=1)]
+            raise ValueError(f"embeddings must be finite, but some of class {bad[0]} are not")
+        sums[rows[a:b]] += added
+
+
+def merged(parts: list[ClassMeans]) -> ClassMeans:
+    """The means of the images of all parts together.
+
+    Raises:
+        ValueError: the parts are of different widths.
+    """
+    parts = [part for part in parts if len(part.classes)] or parts[:1]
+    widths = sorted({part.sums.shape[1] for part in parts})
+    if len(widths) > 1:
+        raise ValueError(f"embeddings must have the columns of the means, {widths[0]}, got {widths[1]}")
+    classes = np.unique(np.concatenate([part.classes for part in parts]))
+    whole = ClassMeans(classes, np.zeros((len(classes), *widths)), np.zeros(len(classes), np.int64))
+    for part in parts:
+        rows = np.searchsorted(classes, part.classes)
+        whole.sums[rows] += part.sums
+        whole.counts[rows] += part.counts
+    return whole
+
+
+def over_processes(means: ClassMeans) -> ClassMeans:
+    """The means of what all processes have seen: each calls it with its own, and gets the same."""
+    if jax.process_count() == 1:
+        return means
+    sizes = process_allgather(np.array(means.sums.shape, np.int32))
+    widths = sorted({int(width) for count, width in sizes if count})
+    if len(widths) > 1:
+        raise ValueError(f"embeddings must be equally wide in all processes, got {widths}")
+    width = widths[0] if widths else 0
+    most = np.pad(means.classes, (0, max(sizes[:, 0]) - len(means.classes)))
+    found = [row[:count] for row, (count, _) in zip(_gathered(most), sizes, strict=True)]
+    classes = np.unique(np.concatenate(found))
+    parts = []
+    for start in range(0, len(classes), GATHERED):
+        some = classes[start : start + GATHERED]
+        nothing = ClassMeans(some, np.zeros((len(some), width)), np.zeros(len(some), np.int64))
+        here = merged([nothing, means.of(np.intersect1d(some, means.classes))])
+        parts.append((some, _gathered(here.sums).sum(axis=0), _gathered(here.counts).sum(axis=0)))
+    return ClassMeans(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+
+
+def _gathered(x: np.ndarray) -> np.ndarray:
+    """The array of each process; in 64 bits, which JAX by itself would cut down."""
+    whole = process_allgather(np.ascontiguousarray(x).view(np.uint32))
+    return np.ascontiguousarray(whole).view(x.dtype)
+
+
+def save(path: Path, means: ClassMeans) -> None:
+    """Write means to a folder that is not there yet, whole or not at all.
+
+    Raises:
+        ValueError: the folder is there already.
+    """
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path.absolute(), means._asdict())
+
+
+def load(path: Path) -> ClassMeans:
+    """Read means that `save` wrote.
+
+    Raises:
+        OSError: they are not there.
+    """
+    with ocp.StandardCheckpointer() as checkpointer:
+        return ClassMeans(**checkpointer.restore(path.absolute()))

@@ -1,0 +1,50 @@
+"""Images named by the classes of their nearest neighbours."""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from pddm_jax.checks import as_finite_matrix
+from pddm_jax.retrieval import ScoreFn, nearest
+from pddm_jax.types import AnyArray
+
+BLOCK = 2**16
+"""Images whose votes are counted at a time."""
+
+
+def neighbour_classes(
+    embeddings: Float[AnyArray, "n d"],
+    gallery: Float[AnyArray, "g d"],
+    gallery_labels: Int[np.ndarray, " g"],
+    k: int = 1,
+    score_fn: ScoreFn | None = None,
+) -> Int[np.ndarray, " n"]:
+    """The class that most of an image's k nearest neighbours have; of equals the lowest.
+
+    Args:
+        embeddings: [n, d].
+        gallery: [g, d], images of known classes.
+        gallery_labels: [g] those classes.
+        k: how many neighbours vote, at most g.
+        score_fn: see `nearest`.
+
+    Raises:
+        ValueError: shapes or lengths do not fit, an embedding is not finite, or k is out of its range.
+
+    Source: Cover, Hart, "Nearest Neighbor Pattern Classification", 1967.
+    """
+    embeddings = as_finite_matrix("embeddings", embeddings)
+    gallery = as_finite_matrix("gallery", gallery, embeddings.shape[1])
+    if gallery_labels.shape != gallery.shape[:1]:
+        raise ValueError(f"gallery_labels must have shape [{len(gallery)}], got {gallery_labels.shape}")
+    classes, codes = np.unique(gallery_labels, return_inverse=True)
+    votes = codes[np.asarray(nearest(embeddings, gallery, k, score_fn)[1])]
+    blocks = [votes[start : start + BLOCK] for start in range(0, len(votes), BLOCK)]
+    return classes[np.concatenate([_elected(block) for block in blocks or [votes]])]
+
+
+def _elected(votes: Int[np.ndarray, "n k"]) -> Int[np.ndarray, " n"]:
+    """The most frequent code of each row, of equals the lowest."""
+    votes = np.sort(votes, axis=1)
+    counts = sum((votes == vote[:, None]).astype(np.int32) for vote in votes.T)
+    best = np.argmax(counts, axis=1)  # the first of equals, and they ascend
+    return votes[np.arange(len(votes)), best]
