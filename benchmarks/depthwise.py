@@ -5,7 +5,6 @@
 Random weights; the two forms take turns within one process; medians.
 """
 
-import argparse
 from collections.abc import Callable
 from unittest import mock
 
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from benchmarks.report import arguments, report
 from benchmarks.timing import interleaved
 from pddm_jax.networks import depthwise
 from pddm_jax.networks.efficientnet_lite import EfficientNetLite0
@@ -40,20 +40,26 @@ def forms(size: int, batch: int, backward: bool) -> dict[str, Callable[[], jax.A
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 224])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    print(f"{'':22} {'shifted products':>17} {'grouped':>9}  images/s   ratio")
+    rows = []
     for backward in (False, True):
         for size in given.sizes:
             seconds = interleaved(forms(size, given.batch, backward), given.rounds, 1)
             ours, theirs = (given.batch / took for took in seconds.values())
-            name = f"{size} px, {'gradient' if backward else 'forward'}"
-            print(f"{name:22} {ours:17.1f} {theirs:9.1f} {ours / theirs:17.1f}", flush=True)
+            rows.append(
+                {
+                    "pixels": size,
+                    "of": "gradient" if backward else "forward",
+                    "shifted products, images/s": ours,
+                    "grouped": theirs,
+                    "ratio": ours / theirs,
+                }
+            )
+    report("depthwise", rows, given.out, batch=given.batch)
 
 
 if __name__ == "__main__":

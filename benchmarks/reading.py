@@ -6,7 +6,6 @@ Both read and decode the same images in the same order; "decoder" throws the pix
 crops, resizes, flips and batches them. Rounds take turns; medians.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.report import arguments, report
 from pddm_jax.data import Images, PKSampler, make_transform, train_batches
 from pddm_jax.data.decode import Encoded, Files
 from pddm_jax.data.transforms import Transform
@@ -47,9 +47,7 @@ def rate(data: Images, transform: Transform, batches: int, workers: int) -> floa
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--batches", type=int, default=24, help="of 64 images, a round")
     parser.add_argument("--rounds", type=int, default=5)
@@ -61,14 +59,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = write_images(Path(folder), given.images)
         data = Images(Encoded(Files(paths)), np.arange(given.images) // EACH, {})
-        print(f"{'workers':>8} {'decoder':>9} {'input':>9}  images/s    share")
+        rows = []
         for workers in (0, 1, 2):
             rates: dict[str, list[float]] = {name: [] for name in transforms}
             for _ in range(given.rounds):
                 for name, transform in transforms.items():
                     rates[name].append(rate(data, transform, given.batches, workers))
             decoder, whole_input = (statistics.median(rates[name]) for name in transforms)
-            print(f"{workers:>8} {decoder:9.0f} {whole_input:9.0f} {whole_input / decoder:17.0%}")
+            rows.append(
+                {
+                    "workers": workers,
+                    "decoder, images/s": decoder,
+                    "input": whole_input,
+                    "share": whole_input / decoder,
+                }
+            )
+        report("reading", rows, given.out)
 
 
 if __name__ == "__main__":

@@ -4,18 +4,14 @@
     JAX_NUM_CPU_DEVICES=2 python -m benchmarks.retrieval [--images 60000] [--d 128] [--k 1 10 33]
 
 Both search the set for each of its images, on the same cores: FAISS by inner products (IndexFlatIP),
-`nearest`
-by distances, which rank embeddings of unit length alike. They take turns; ratios are within one run.
+`nearest` by distances, which rank embeddings of unit length alike. They take turns;
+ratios are within one run.
 """
 
-import argparse
-import os
-import platform
-
 import faiss
-import jax
 import numpy as np
 
+from benchmarks.report import arguments, report
 from benchmarks.timing import interleaved
 from pddm_jax import nearest
 from pddm_jax.cores import cores
@@ -23,9 +19,7 @@ from pddm_jax.cores import cores
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--images", type=int, default=60_000)
     parser.add_argument("--d", type=int, default=128)
     parser.add_argument("--k", type=int, nargs="+", default=[1, 10, 33])
@@ -37,12 +31,7 @@ def main() -> None:
     faiss.omp_set_num_threads(cores())
     index = faiss.IndexFlatIP(given.d)
     index.add(x)
-    print(
-        f"{given.images} x {given.d}, float32, {cores()} cores; {jax.device_count()} x "
-        f"{jax.devices()[0].device_kind}, jax {jax.__version__}, Python {platform.python_version()}, "
-        f"FAISS {faiss.__version__}, load {os.getloadavg()[0]:.1f}"
-    )
-    print(f"{'k':>5} {'nearest, s':>11} {'FAISS, s':>9} {'ratio':>6} {'same neighbours':>16}")
+    rows = []
     for k in given.k:
         found, theirs = np.asarray(nearest(x, x, k)[1]), index.search(x, k)[1]
         seconds = interleaved(
@@ -50,9 +39,16 @@ def main() -> None:
             given.rounds,
             calls=2,
         )
-        ratio = seconds["ours"] / seconds["faiss"]
-        same = np.mean(found == theirs)
-        print(f"{k:5} {seconds['ours']:11.2f} {seconds['faiss']:9.2f} {ratio:6.2f} {same:16.5f}")
+        rows.append(
+            {
+                "k": k,
+                "nearest, s": seconds["ours"],
+                "FAISS, s": seconds["faiss"],
+                "ratio": seconds["ours"] / seconds["faiss"],
+                "same neighbours": float(np.mean(found == theirs)),
+            }
+        )
+    report("retrieval", rows, given.out, images=given.images, d=given.d, faiss=faiss.__version__)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,10 @@ is not counted, since it pays for what the function before it left behind (neste
 hundreds of megabytes). Ratios are within one run.
 """
 
-import argparse
-import platform
-
 import jax
 import numpy as np
 
+from benchmarks.report import arguments, report
 from benchmarks.timing import interleaved
 from pddm_jax import PDDM, mine_quadruplets_fused, score_matrix
 from pddm_jax.pairwise import l2_normalize
@@ -20,9 +18,7 @@ from pddm_jax.pairwise import l2_normalize
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--b", type=int, default=512, help="images")
     parser.add_argument("--d", type=int, default=128, help="width of embeddings and of the unit")
     parser.add_argument("--rounds", type=int, default=7)
@@ -53,14 +49,16 @@ def main() -> None:
         given.calls,
     )
     operations = pairs * 6 * d * d
-    print(
-        f"b = {b}, d = h = c = {d}, float32; {jax.device_count()} x {jax.devices()[0].device_kind}, "
-        f"jax {jax.__version__}, Python {platform.python_version()}"
-    )
-    print(f"{'':26} {'ms':>8} {'times nested':>13} {'GFLOP/s needed':>15}")
-    for name, took in seconds.items():
-        rate = operations / took / 1e9
-        print(f"{name:26} {1e3 * took:8.1f} {seconds['nested vmap'] / took:13.2f} {rate:15.0f}")
+    rows = [
+        {
+            "function": name,
+            "ms": 1e3 * took,
+            "times nested": seconds["nested vmap"] / took,
+            "GFLOP/s needed": operations / took / 1e9,
+        }
+        for name, took in seconds.items()
+    ]
+    report("scoring", rows, given.out, b=b, d=d)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What several test files share: small data on disk, and commands run as a user runs them."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,10 @@ import pytest
 from pddm_jax import scoring
 
 ROOT = Path(__file__).parents[1]
-LIMIT = 240  # seconds after which a command counts as hung
+LIMIT = 600  # seconds after which a command counts as hung
+
+# A shell starts what runs behind it deaf to Ctrl-C, and commands started from here would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:

@@ -1,0 +1,44 @@
+"""All benchmarks, one after the other, each in a process of its own.
+
+    python -m benchmarks --out DIR
+
+What needs a peer that is not installed (`pip install -e ".[peers]"`) says so and is passed over.
+"""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+
+from benchmarks.report import arguments
+
+NEEDS = {
+    "scoring": (),
+    "growth": (),
+    "memory": (),
+    "train_step": ("torch", "pytorch_metric_learning"),
+    "retrieval": ("faiss",),
+    "reading": (),
+    "depthwise": (),
+}
+"""The benchmarks, and the packages that they need beside the project's own."""
+
+
+def main() -> int:
+    """Run all of them; the number of those that failed is the exit status."""
+    out = arguments(__doc__).parse_args().out
+    failed = []
+    for name, needs in NEEDS.items():
+        missing = [package for package in needs if find_spec(package) is None]
+        if missing:
+            print(f"{name}: passed over, {', '.join(missing)} not installed\n", flush=True)
+            continue
+        command = [sys.executable, "-m", f"benchmarks.{name}", *(["--out", str(out)] if out else [])]
+        if subprocess.run(command, check=False).returncode:
+            failed.append(name)
+        print(flush=True)
+    print(f"failed: {', '.join(failed)}" if failed else "all done")
+    return len(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

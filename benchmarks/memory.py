@@ -1,0 +1,82 @@
+"""Memory that the pairwise work takes beside its arguments and its result.
+
+    python -m benchmarks.memory
+
+As the compiler lays it out, and as the process grows by it: each function runs in a process of its own,
+once, after a smaller call has loaded all that any call needs.
+"""
+
+import multiprocessing
+import resource
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.report import arguments, report
+from pddm_jax import PDDM, mine_quadruplets_fused, score_matrix
+from pddm_jax.pairwise import l2_normalize
+
+MIB = 2**20
+
+
+class Case(NamedTuple):
+    """What is run, and on how many embeddings of which width."""
+
+    name: str
+    b: int
+    d: int
+
+
+CASES = (
+    Case("score_matrix", 2048, 128),
+    Case("gradient of score_matrix", 2048, 128),
+    Case("mine_quadruplets_fused", 2048, 128),
+    Case("mine_quadruplets_fused", 16_384, 128),
+)
+
+
+def peak() -> float:
+    """The most MiB that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB
+
+
+def measure(case: Case) -> dict[str, float | str | int]:
+    """Compile, run once, and tell what it took."""
+    functions = {
+        "score_matrix": lambda params, x: score_matrix(params, x),
+        "gradient of score_matrix": jax.grad(
+            lambda params, x: jnp.sum(jnp.square(score_matrix(params, x))), argnums=(0, 1)
+        ),
+        "mine_quadruplets_fused": lambda params, x: mine_quadruplets_fused(
+            params, x, jnp.arange(len(x)) // 4, "anchor"
+        ),
+    }
+    function = jax.jit(functions[case.name])
+    x = l2_normalize(jax.random.normal(jax.random.key(0), (case.b, case.d)))
+    params = PDDM(case.d, case.d).init(jax.random.key(1), x[:2], x[:2])["params"]
+    jax.block_until_ready(function(params, x[:256]))
+    compiled = function.lower(params, x).compile()
+    told = compiled.memory_analysis()
+    before = peak()
+    jax.block_until_ready(compiled(params, x))
+    return {
+        **case._asdict(),
+        "result, MiB": told.output_size_in_bytes / MIB,
+        "beside it, by the compiler": told.temp_size_in_bytes / MIB,
+        "growth with the result": peak() - before,
+    }
+
+
+def main() -> None:
+    """Measure and print a table."""
+    given = arguments(__doc__).parse_args()
+    context, rows = multiprocessing.get_context("spawn"), []
+    for case in CASES:
+        with context.Pool(1) as pool:
+            rows.append(pool.apply(measure, (case,)))
+    report("memory", rows, given.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""What every benchmark leaves: a table on the screen and, with --out, the same as a JSON file."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.results import align, versions
+from pddm_jax.cores import cores
+from pddm_jax.files import write_json
+
+Rows = Sequence[dict[str, Any]]
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """The flags of a benchmark, --out among them."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, help="folder for the figures as a file")
+    return parser
+
+
+def processor() -> str:
+    """The name of the CPU, with family and model where the kernel tells them."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text(encoding="utf-8").splitlines() if told.exists() else []
+    fields = dict(reversed([(x.strip() for x in line.split(":", 1)) for line in lines if ":" in line]))
+    names = ("model name", ""), ("cpu family", "family "), ("model", "model ")
+    return ", ".join(prefix + fields[name] for name, prefix in names if name in fields) or "unknown CPU"
+
+
+def report(name: str, rows: Rows, out: Path | None, **more: Any) -> None:
+    """Print rows of equal columns under the machine's name; leave all of it as OUT/name.json."""
+    machine = {"cpu": processor(), "cores": cores(), "load": round(os.getloadavg()[0], 1), **versions()}
+    print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in machine.items()))
+    cells = [[_cell(value) for value in row.values()] for row in rows]
+    print(align([list(rows[0]), *cells]))
+    if out:
+        write_json(out / f"{name}.json", {"benchmark": name, "machine": machine, **more, "rows": rows})
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,89 @@
+"""What the benchmarks print and leave, on sizes that say nothing of speed."""
+
+import json
+import sys
+
+import numpy as np
+from PIL import Image
+
+from benchmarks import growth, memory, report, scoring, timing
+
+
+def test_the_exponent_of_a_power_law_is_found():
+    sizes = [1, 2, 4, 8, 16]
+    seconds = [
+        5.0,
+        5.0,
+        *(0.25 * n**1.75 for n in sizes[2:]),
+    ]  # small sizes cost the same whatever they are
+    np.testing.assert_allclose(growth.exponent(sizes, seconds), 1.75)
+
+
+def test_functions_take_turns_and_medians_are_theirs(monkeypatch):
+    clock, order = [0.0], []
+
+    def call(name, seconds):
+        taken = iter(seconds)
+
+        def function():
+            order.append(name)
+            clock[0] += next(taken)
+            return np.zeros(1)
+
+        return function
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+    a, b = [9.0, 8.0, 1.0, 7.0, 3.0, 8.0, 2.0], [9.0, 9.0, 5.0, 9.0, 6.0, 9.0, 7.0]
+    took = timing.interleaved({"a": call("a", a), "b": call("b", b)}, rounds=3, calls=1)
+    assert order == ["a", "b"] + ["a", "a", "b", "b"] * 3
+    assert took == {"a": 2.0, "b": 6.0}  # the first call of a round is not counted
+
+
+def test_what_grows_is_one_computation_in_three_forms():
+    forms = growth.forms(16, 8)
+    scores = forms["score_matrix"]()
+    np.testing.assert_allclose(scores, forms["nested vmap"](), atol=1e-5)
+    assert forms["mine_quadruplets_fused"]().shape == (16,)
+    assert "nested vmap" not in growth.forms(16_384, 8)  # 8 GiB an array
+
+
+def test_growth_leaves_its_table_and_its_picture(tmp_path, monkeypatch, capsys):
+    def forms(b, d):
+        return {name: lambda: np.ones((b, d)) @ np.ones((d, b)) for name in ("one", "other")}
+
+    monkeypatch.setattr(growth, "forms", forms)
+    monkeypatch.setattr(sys, "argv", ["growth", "--rounds", "1", "--out", str(tmp_path / "new")])
+    growth.main()
+    left = json.loads((tmp_path / "new" / "growth.json").read_text())
+    assert {"cpu", "cores", "jax", "python"} <= set(left["machine"])
+    assert len(left["rows"]) == 2 * (6 + 5)
+    assert all(row["ms"] > 0 and np.isfinite(row["exponent"]) for row in left["rows"])
+    with Image.open(tmp_path / "new" / "growth.png") as picture:
+        assert picture.width > 800
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 2 + len(left["rows"])
+    assert printed[1].split() == list(left["rows"][0])
+
+
+def test_scoring_prints_what_it_leaves(tmp_path, monkeypatch, capsys):
+    arguments = ["--b", "24", "--d", "8", "--rounds", "1", "--calls", "1", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["scoring", *arguments])
+    scoring.main()
+    left = json.loads((tmp_path / "scoring.json").read_text())
+    assert (left["b"], left["d"], left["rows"][0]["times nested"]) == (24, 8, 1.0)
+    printed = capsys.readouterr().out
+    for row in left["rows"]:
+        assert row["function"] in printed
+        operations = 24 * 25 / 2 * 6 * 8 * 8
+        np.testing.assert_allclose(row["GFLOP/s needed"], operations / row["ms"] / 1e6)
+
+
+def test_memory_of_a_case_is_told_by_the_compiler():
+    told = memory.measure(memory.Case("score_matrix", 512, 16))
+    assert told["result, MiB"] == 1.0
+    assert 0 < told["beside it, by the compiler"] < 64
+    assert told["growth with the result"] >= 0
+
+
+def test_a_cell_is_short_and_whole():
+    assert [report._cell(x) for x in (1234.5678, 0.00012, 12, "a")] == ["1235", "0.00012", "12", "a"]
