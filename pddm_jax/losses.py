@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pddm_jax.checks import as_labels, as_matrix, check_choice
-from pddm_jax.pairwise import masked_mean, safe_sqrt, squared_distances
+from pddm_jax.mesh import spread
+from pddm_jax.pairwise import all_squared_distances, masked_mean, safe_sqrt, squared_distances
 from pddm_jax.scoring import check_unit, pair_scores
 from pddm_jax.types import AnyArray, Params, Quadruplets, Scalar
 
@@ -29,8 +30,9 @@ def hinge_means(
     """The means of E_m and E_e over the valid quadruplets; see `double_header_hinge`.
 
     Without params there is no score, and E_m is 0. With one head the hinges of j's negative are left
-    out: the triplet form.
+    out: the triplet form. Quadruplets are shared out over the devices that x lies on.
     """
+    mined = spread(mined, like=x)
     near = x[jnp.stack([mined.i, mined.i, mined.j])]
     far = x[jnp.stack([mined.j, mined.k, mined.l])]
 
@@ -88,15 +90,11 @@ def _classes(embeddings: AnyArray, labels: object) -> tuple[Array, Array]:
     """The checked embeddings, and [b, b]: is it one class?"""
     x = as_matrix("embeddings", embeddings)
     codes = jnp.asarray(as_labels("labels", labels, len(x)))
-    return x, codes[:, None] == codes
+    return x, spread(codes, like=x)[:, None] == codes
 
 
 def _positive_and_negative(same: Bool[Array, "b b"]) -> tuple[Bool[Array, "b b"], Bool[Array, "b b"]]:
     return same & ~jnp.eye(len(same), dtype=bool), ~same
-
-
-def _all_squared_distances(x: Float[Array, "b d"]) -> Float[Array, "b b"]:
-    return squared_distances(x[:, None], x[None])
 
 
 def contrastive_loss(
@@ -128,7 +126,7 @@ def contrastive_loss(
 @jax.jit
 def _contrastive(x: Array, same: Array, margin: Scalar) -> Array:
     positive, negative = _positive_and_negative(same)
-    squared = _all_squared_distances(x)
+    squared = all_squared_distances(x)
     apart = jnp.square(jax.nn.relu(margin - safe_sqrt(squared)))
     return masked_mean(squared, positive) + masked_mean(apart, negative)
 
@@ -171,7 +169,7 @@ def triplet_loss(
 @partial(jax.jit, static_argnums=3)
 def _triplet(x: Array, same: Array, margin: Scalar, mining: str) -> Array:
     positive, negative = _positive_and_negative(same)
-    squared = _all_squared_distances(x)
+    squared = all_squared_distances(x)
     nearest = jnp.min(jnp.where(negative, squared, jnp.inf), axis=1)
     if mining == "hard":
         farthest = jnp.max(jnp.where(positive, squared, -jnp.inf), axis=1)
@@ -220,7 +218,7 @@ def lifted_structure_loss(
 @jax.jit
 def _lifted_structure(x: Array, same: Array, margin: Scalar) -> Array:
     positive, negative = _positive_and_negative(same)
-    distances = safe_sqrt(_all_squared_distances(x))
+    distances = safe_sqrt(all_squared_distances(x))
     has_negative = negative.any(axis=1)
     # An image without negatives is kept out of the logarithm: its sum is empty, its gradient nan.
     terms = jnp.where(negative, margin - distances, jnp.where(has_negative[:, None], -jnp.inf, 0))
@@ -271,7 +269,7 @@ def _multi_similarity(
     x: Array, same: Array, alpha: Scalar, beta: Scalar, base: Scalar, margin: Scalar
 ) -> Array:
     positive, negative = _positive_and_negative(same)
-    similarity = jnp.matmul(x, x.T, precision="highest")
+    similarity = jnp.matmul(spread(x, like=x), x.T, precision="highest")
     lowest = jnp.min(jnp.where(positive, similarity, jnp.inf), axis=1, keepdims=True)
     highest = jnp.max(jnp.where(negative, similarity, -jnp.inf), axis=1, keepdims=True)
 

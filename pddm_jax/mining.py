@@ -137,8 +137,13 @@ def _positive_pairs(labels: Array, size: int | None) -> tuple[Array, Array]:
     if size is None:
         i, j = (jnp.asarray(index) for index in np.triu_indices(b, 1))
         return i, jnp.where(labels[i] == labels[j], j, NOBODY)
-    i, j = jnp.nonzero(jnp.triu(labels[:, None] == labels, 1), size=size, fill_value=NOBODY)
-    return jnp.where(i == NOBODY, 0, i), j
+    # Sorted by class, and by place within one, the pairs of an image are those that follow it in its class.
+    order = jnp.argsort(labels, stable=True)
+    place = jnp.argsort(order)
+    later = jnp.searchsorted(labels[order], labels, side="right") - 1 - place
+    i = jnp.repeat(jnp.arange(b), later, total_repeat_length=size)
+    nth = jnp.arange(size) - (jnp.cumsum(later) - later)[i]
+    return i, jnp.where(nth < later[i], order[(place + 1)[i] + nth], NOBODY)
 
 
 def _with_negatives(i: Array, j: Array, negative: Best) -> Quadruplets:

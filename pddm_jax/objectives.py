@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from pddm_jax import losses
 from pddm_jax.checks import check_choice
 from pddm_jax.mining import SCOPES, mine_quadruplets, mine_quadruplets_fused
-from pddm_jax.pairwise import squared_distances
+from pddm_jax.pairwise import all_squared_distances
 from pddm_jax.types import Params
 
 Logs = dict[str, Float[Array, ""]]
@@ -89,8 +89,7 @@ def _quadruplet(
 ) -> tuple[Array, Logs]:
     """Quadruplets mined by Euclidean distance; the hinges of distances."""
     del params
-    scores = -squared_distances(x[:, None], x[None])
-    mined = mine_quadruplets(scores, labels, per, _size(per, pairs))
+    mined = mine_quadruplets(-all_squared_distances(x), labels, per, _size(per, pairs))
     return losses.hinge_means(None, x, mined, alpha=0.0, beta=beta)[1], {}
 
 

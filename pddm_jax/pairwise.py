@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from pddm_jax.mesh import spread
+
 
 def safe_sqrt(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """The square root, with gradient 0 where x <= 0.
@@ -32,6 +34,11 @@ def squared_distances(x: Float[Array, "*n d"], y: Float[Array, "*m d"]) -> Float
     which XLA computes in one loop without holding [n, m, d].
     """
     return jnp.sum(jnp.square(x - y), axis=-1)
+
+
+def all_squared_distances(x: Float[Array, "b d"]) -> Float[Array, "b b"]:
+    """`squared_distances` of all pairs; each of the devices that x lies on holds its rows."""
+    return squared_distances(spread(x, like=x)[:, None], x[None])
 
 
 def masked_mean(x: Float[Array, "*s"], mask: Bool[Array, "*s"]) -> Float[Array, ""]:

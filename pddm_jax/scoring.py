@@ -11,13 +11,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from pddm_jax.checks import as_matrix, as_reals, check_choice
+from pddm_jax.mesh import mesh_of, shares
 from pddm_jax.pairwise import inverse_sqrt
 from pddm_jax.pddm import PDDM
-from pddm_jax.types import AnyArray, Params
+from pddm_jax.types import DTYPES, AnyArray, Params
 
 TILE = 8
 """Images along one side of a tile; small, so that little is computed below the diagonal."""
@@ -26,7 +28,6 @@ STEP = 2**20
 """Floats that the tiles scored together hold in all layers: few enough for a core's caches."""
 
 LAYERS = ("difference", "joint", "mean", "score")
-DTYPES = ("float32", "bfloat16")
 
 
 def check_unit(params: Params, dtype: DTypeLike) -> int:
@@ -244,12 +245,41 @@ def hardest_partners(
 ) -> Extremes:
     """The hardest partners of each image by PDDM score, never holding [b, b].
 
-    Tiles and scores are those of `score_matrix`, so that ties fall the same way.
+    Tiles and scores are those of `score_matrix`, so that ties fall the same way. The devices that x lies on
+    share out the steps, which do not depend on their number; the best of all are the best of their best.
     """
-    b = len(x)
     tiles = _cut(params, x, dtype)
-    images = jnp.arange(len(tiles.x) * TILE).reshape(-1, TILE)
-    classes = jnp.pad(labels, (0, images.size - b))[images]
+    classes = jnp.pad(labels, (0, len(tiles.x) * TILE - len(x))).reshape(-1, TILE)
+    steps = _steps(params, *np.triu_indices(len(tiles.x)))
+    search, mesh = partial(_search, len(x), dtype), mesh_of(x)
+    if mesh is None:
+        return search(params, tiles, classes, steps)
+
+    def search_share(*given: PyTree) -> Extremes:
+        return Extremes(*(best_of_all(found) for found in search(*given)))
+
+    def best_of_all(found: Best) -> Best:
+        value = jax.lax.pmax(found.value, mesh.axis_names)
+        partner = jnp.where(found.value == value, found.partner, NOBODY)
+        return Best(value, jax.lax.pmin(partner, mesh.axis_names))
+
+    everywhere = PartitionSpec()
+    specs = everywhere, everywhere, everywhere, shares(mesh)
+    share = jax.shard_map(search_share, mesh=mesh, in_specs=specs, out_specs=everywhere, check_vma=False)
+    steps = jnp.pad(steps, ((0, -len(steps) % mesh.size), (0, 0), (0, 0)), "edge")
+    return share(params, tiles, classes, steps)
+
+
+def _search(
+    b: int,
+    dtype: DTypeLike,
+    params: Params,
+    tiles: _Tiles,
+    classes: Int[Array, "n t"],
+    steps: Int[Array, "steps 2 g"],
+) -> Extremes:
+    """The hardest partners in some of the tiles: a running best for each of b images."""
+    images = jnp.arange(classes.size).reshape(classes.shape)
 
     def step(best: Extremes, rc: Int[Array, "2 g"]) -> tuple[Extremes, None]:
         r, c = rc
@@ -277,5 +307,4 @@ def hardest_partners(
         return Best(best.value.ravel(), best.partner.ravel())
 
     nothing = Best(jnp.full(b, -jnp.inf), jnp.full(b, NOBODY))
-    steps = _steps(params, *np.triu_indices(len(tiles.x)))
     return _scan(step, Extremes(nothing, nothing, nothing), steps)[0]

@@ -16,6 +16,10 @@ Params = dict[str, dict[str, Array]]
 """Parameters of a PDDM unit: `{layer: {"kernel": [in, out], "bias": [out]}}`."""
 
 
+DTYPES = ("float32", "bfloat16")
+"""What may be computed in, by name."""
+
+
 class Quadruplets(NamedTuple):
     """Mined indices into a batch: (i, j) a positive pair, k a negative of i, l a negative of j.
 

@@ -10,6 +10,7 @@ from conftest import ROOT
 LAYERS = (
     ("pddm_jax.types",),
     ("pddm_jax.checks", "pddm_jax.cores", "pddm_jax.files"),
+    ("pddm_jax.mesh",),
     ("pddm_jax.pairwise",),
     ("pddm_jax.pddm",),
     ("pddm_jax.scoring",),
