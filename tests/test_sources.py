@@ -15,7 +15,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from pddm_jax.data import protocols
+from pddm_jax.data import protocols, records
 from pddm_jax.data.decode import Encoded, Files, LeftOut, check, decode
 from pddm_jax.data.prepare import prepare
 from pddm_jax.data.protocols import Count, Expected
@@ -812,6 +812,17 @@ def test_shards_are_read_by_copies_and_by_threads(many, tmp_path):
         assert [*pool.map(fresh.read, order)] == [expected[n] for n in order]
 
 
+def test_few_shards_are_open_at_a_time(many, tmp_path, monkeypatch):
+    prepared("folder", many, tmp_path / "out")
+    monkeypatch.setattr(records, "OPEN", 2)
+    found, expected = find_folder(tmp_path / "out").images, contents(find_folder(many).images)
+    before = len([*Path("/proc/self/fd").iterdir()])
+    order = np.random.default_rng(0).integers(0, 30, 300).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        assert [*pool.map(found.read, order)] == [expected[n] for n in order]
+    assert len([*Path("/proc/self/fd").iterdir()]) <= before + 10  # two, and one at most for each thread
+
+
 def test_preparing_again_changes_nothing(many, tmp_path):
     prepared("folder", many, tmp_path / "out")
     before = files_of(tmp_path / "out")
@@ -916,7 +927,7 @@ def test_corrupt_shards_are_named(many, tmp_path):
         lambda text: "",
         lambda text: "[]",
         lambda text: "{}",
-        lambda text: text.replace('"version": 1', '"version": 2'),
+        lambda text: text.replace('"version": 2', '"version": 3'),
         lambda text: text.replace('"labels": [0, ', '"labels": ['),
         lambda text: text.replace('"labels": [0, ', '"labels": ["x", '),
         lambda text: text.replace('"layout"', '"format"'),
@@ -931,7 +942,7 @@ def test_a_spoilt_index_is_named(many, tmp_path, change):
 
 
 def command(*arguments):
-    return ("-m", "pddm_jax.data.prepare", "--source=folder", "--shard_images=4", *arguments)
+    return ("-m", "pddm_jax.data.prepare", "--source=folder", "--shard_images=4", "--workers=1", *arguments)
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(many, tmp_path, start, python):

@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 
 from pddm_jax.checks import check_choice
-from pddm_jax.data import closed_set, fashion_mnist, glyphs, protocols
+from pddm_jax.data import closed_set, fashion_mnist, glyphs, on_disk, protocols
 from pddm_jax.data.closed_set import ClosedSet
 from pddm_jax.data.decode import Encoded, LeftOut, check
 from pddm_jax.data.images import Images, Split, hold_out, some
@@ -44,7 +44,7 @@ PROTOCOLS: dict[str, Callable[[Source, int], Split]] = {
 }
 
 DATASETS = (*IN_MEMORY, *PROTOCOLS)
-CLOSED_SETS = ("glyphs", "folder")
+CLOSED_SETS = ("glyphs", "folder", *on_disk.LISTED)
 
 Parts = TypeVar("Parts", Split, ClosedSet)
 
@@ -85,12 +85,18 @@ def load(
 
 
 def load_closed_set(
-    name: str, root: str | None, image_size: int | None, seed: int, on_error: str = "stop"
+    name: str,
+    root: str | None,
+    image_size: int | None,
+    seed: int,
+    on_error: str = "stop",
+    classes: str | None = None,
+    ground_truth: str | None = None,
 ) -> ClosedSet:
     """The data set of a name in `CLOSED_SETS`, with images of the same classes for training and for test.
 
     Of glyphs the characters that `load` keeps for test, each in half of its typefaces for training; of a
-    folder its own train/ and test/, or where it has not both, half of the images of each class.
+    folder or of ImageNet its own parts, or where it has not both, half of the images of each class.
 
     Args:
         name: of the data set.
@@ -98,6 +104,8 @@ def load_closed_set(
         image_size: side in pixels of glyphs; images on disk keep their own.
         seed: of the halves, and of the characters.
         on_error: what an image does that cannot be read, as for `load`.
+        classes: file of WordNet ids, for ImageNet that was not prepared: see `imagenet.find_imagenet`.
+        ground_truth: likewise of the classes of numbered test images.
 
     Raises:
         FileNotFoundError: the data is not there.
@@ -109,9 +117,10 @@ def load_closed_set(
         split = glyphs.load(root, image_size, seed)
         found = closed_set.halves(split.test, seed)
         return found._replace(rule=f"the other {split.rule}; of these {found.rule}")
-    source = SOURCES[name](_given(root, name))
-    found = protocols.closed_set(source, seed)
-    return closed_set.checked(_readable(_told(found, source), on_error == "skip"))
+    skip = on_error == "skip"
+    source = on_disk.find(name, _given(root, name), classes, ground_truth, skip)
+    found = protocols.imagenet(name, source, seed)
+    return closed_set.checked(_readable(_told(found, source), skip))
 
 
 def _given(root: str | None, name: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
@@ -87,6 +87,9 @@ class Store(Protocol):
 
     def __len__(self) -> int: ...
 
+    def take(self, indices: Int[np.ndarray, " m"], /) -> "Store":
+        """Some of the images, numbered anew, and nothing of the others: small to be sent elsewhere."""
+
     def read(self, index: int, /) -> bytes:
         """The encoded image; ValueError or OSError, which names it, where it cannot be read."""
 
@@ -102,6 +105,10 @@ class Files:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def take(self, indices: Int[np.ndarray, " m"]) -> "Files":
+        """Some of the files."""
+        return Files([self.paths[index] for index in indices.tolist()])
 
     def read(self, index: int) -> bytes:
         """The bytes of a file."""
@@ -121,15 +128,15 @@ class Encoded:
     def __init__(
         self,
         store: Store,
-        indices: Int[np.ndarray, " n"] | None = None,
         boxes: Int[np.ndarray, "n 4"] | None = None,
+        left_out: Bool[np.ndarray, " n"] | None = None,
     ) -> None:
         self._store = store
-        self._indices = np.arange(len(store)) if indices is None else indices
         self._boxes = boxes
+        self._left_out = left_out  # None: it is not known which can be read
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self._store)
 
     def __getitem__(self, index: int | np.integer) -> UInt8[np.ndarray, "h w 3"]:
         """The pixels of an image.
@@ -146,24 +153,32 @@ class Encoded:
 
     def take(self, indices: Int[np.ndarray, " m"]) -> "Encoded":
         """Some of the images, in the order of these numbers; nothing is read."""
-        boxes = None if self._boxes is None else self._boxes[indices]
-        return Encoded(self._store, self._indices[indices], boxes)
+        arrays = (None if array is None else array[indices] for array in (self._boxes, self._left_out))
+        return Encoded(self._store.take(indices), *arrays)
 
     def read(self, index: int | np.integer) -> bytes:
         """The encoded bytes of one image, as they are on disk."""
-        return self._store.read(int(self._indices[index]))
+        return self._store.read(int(index))
 
     def name(self, index: int | np.integer) -> str:
         """What errors call an image: its path."""
-        return self._store.name(int(self._indices[index]))
+        return self._store.name(int(index))
 
     def cropped(self, boxes: Int[np.ndarray, "n 4"]) -> "Encoded":
         """The same images, of each only a box: left, top, right, bottom in pixels, half open."""
-        return Encoded(self._store, self._indices, boxes)
+        return Encoded(self._store, boxes)
+
+    def unknown(self) -> Int[np.ndarray, " m"]:
+        """The numbers of the images of which it is not known that they can be read."""
+        return np.arange(len(self)) if self._left_out is None else np.flatnonzero(self._left_out)
 
 
 def check(images: Encoded) -> dict[int, Exception]:
-    """Decode every image, in threads, under a bar: the error of each that fails, by number."""
+    """Decode the images, in threads, under a bar: the error of each that fails, by number.
+
+    What was decoded when its record was written is not decoded again.
+    """
+    numbers = images.unknown().tolist()
 
     def attempt(index: int) -> Exception | None:
         try:
@@ -173,6 +188,6 @@ def check(images: Encoded) -> dict[int, Exception]:
         return None
 
     with ThreadPoolExecutor() as pool:
-        errors = pool.map(attempt, range(len(images)))
-        bar = tqdm(errors, total=len(images), desc="decoding", unit="image", disable=None)
-        return {index: error for index, error in enumerate(bar) if error is not None}
+        errors = pool.map(attempt, numbers)
+        bar = tqdm(errors, total=len(numbers), desc="decoding", unit="image", disable=None)
+        return {index: error for index, error in zip(numbers, bar, strict=True) if error is not None}

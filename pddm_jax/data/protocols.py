@@ -29,6 +29,12 @@ EXPECTED = {
     "cub200": Expected(Count(100, 5_864), Count(100, 5_924)),
     "sop": Expected(Count(11_318, 59_551), Count(11_316, 60_502)),
 }
+# What the releases hold for training, and for validation or for test, with all classes in each.
+IMAGENET = {
+    "imagenet2010": [Expected(Count(1_000, 1_261_406), Count(1_000, n)) for n in (50_000, 150_000)],
+    "imagenet2012": [Expected(Count(1_000, 1_281_167), Count(1_000, 50_000))],
+}
+IMAGENET10K_CLASSES = 10_184  # of which no file tells how many images belong
 # The sets' own parts for classification, which hold all classes each; that is not what is wanted here.
 CLASSIFICATION = {"cars196": (8_144, 8_041), "cub200": (5_994, 5_794)}
 
@@ -97,6 +103,30 @@ def closed_set(source: Source, seed: int) -> ClosedSet:
     if source.in_train is None or len({*source.in_train.tolist()}) < 2:
         return halves(data, seed)
     return parted(data, source.in_train, "images of train/ for training, of test/ for test")
+
+
+def imagenet(name: str, source: Source, seed: int) -> ClosedSet:
+    """ILSVRC 2010 and 2012 with the releases' own parts, ImageNet-10K and any other list as `closed_set`.
+
+    The test images of 2010 are those for validation or those for test, whichever there are: which ones the
+    paper used is open.
+
+    Raises:
+        ValueError: the counts of ILSVRC differ, or the number of classes of ImageNet-10K.
+    """
+    found = closed_set(source, seed)
+    counts = Expected(*(Count(len(x.class_names), len(x.labels)) for x in (found.train, found.test)))
+    if counts not in IMAGENET.get(name, [counts]):
+        raise ValueError(
+            f"this is not the whole of {name}: training and test have {_words(counts)} where "
+            f"{' or '.join(map(_words, IMAGENET[name]))} belong (read from {source.layout})"
+        )
+    if name == "imagenet10k" and counts.train.classes != IMAGENET10K_CLASSES:
+        raise ValueError(
+            f"this is not the whole of {name}: {counts.train.classes:,} classes where "
+            f"{IMAGENET10K_CLASSES:,} belong (read from {source.layout})"
+        )
+    return found
 
 
 def _by_class_id(name: str, source: Source) -> Split:

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 
 from pddm_jax.data.decode import LeftOut
 from pddm_jax.files import replacing, write_text
 
 INDEX = "pddm_records.json"
-VERSION = 1
+OPEN = 256  # shards at a time, in each process: there may be thousands
+VERSION = 2  # 1, which is read too, did not tell what was skipped
 
 
 class Shard(NamedTuple):
@@ -36,16 +37,25 @@ class Index(NamedTuple):
     class_names: dict[int, str]
     boxes: Int[np.ndarray, "n 4"] | None
     in_train: Bool[np.ndarray, " n"] | None
+    skipped: Int[np.ndarray, " m"] | None = None  # the numbers of empty records; all others were decoded
 
 
 class Records:
-    """The shards of a folder as a store of encoded images.
+    """The shards of a folder, or images at some places in them, as a store of encoded images.
 
-    A shard is opened when it is first read, once in each process; threads share it. It can be pickled.
+    A shard is opened when it is read, in each process for itself; threads share it. It can be pickled.
+    Names are held as UTF-8.
     """
 
-    def __init__(self, root: Path, shards: list[Shard], names: list[str]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        shards: list[Shard],
+        names: Shaped[np.ndarray, " n"],
+        places: Int[np.ndarray, " n"] | None = None,
+    ) -> None:
         self._root, self._shards, self._names = root, shards, names
+        self._places = np.arange(len(names)) if places is None else places  # of the named among all
         self._ends = np.cumsum([shard.images for shard in shards])
         self._readers: dict[tuple[int, int], ArrayRecordReader] = {}
 
@@ -55,9 +65,13 @@ class Records:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_readers": {}}
 
+    def take(self, indices: Int[np.ndarray, " m"]) -> "Records":
+        """Some of the images."""
+        return Records(self._root, self._shards, self._names[indices], self._places[indices])
+
     def name(self, index: int) -> str:
         """The name that the image's file had."""
-        return self._names[index]
+        return self._names[index].decode()
 
     def read(self, index: int) -> bytes:
         """The bytes of a record.
@@ -66,12 +80,18 @@ class Records:
             ValueError: its shard is corrupt or truncated.
             LeftOut: the record is empty.
         """
-        shard = int(np.searchsorted(self._ends, index, side="right"))
+        place = int(self._places[index])
+        shard = int(np.searchsorted(self._ends, place, side="right"))
         key = os.getpid(), shard  # a reader's threads and its place in the file do not outlive a fork
         path = self._root / self._shards[shard].file
-        reader = self._readers.get(key) or self._readers.setdefault(key, open_shard(path))
+        reader = self._readers.get(key)
+        if reader is None:
+            if len(self._readers) >= OPEN:
+                oldest, *_ = list(self._readers)
+                self._readers.pop(oldest, None)
+            reader = self._readers.setdefault(key, open_shard(path))
         try:
-            data: bytes = reader.read([index - int(self._ends[shard]) + self._shards[shard].images])[0]
+            data: bytes = reader.read([place - int(self._ends[shard]) + self._shards[shard].images])[0]
         except RuntimeError as error:
             raise ValueError(f"{path} is corrupt or truncated: {error}") from error
         if not data:
@@ -118,7 +138,7 @@ def read_index(root: Path) -> Index:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         version = fields.pop("version")
-        if version != VERSION:
+        if version not in (1, VERSION):
             raise ValueError(f"its version is {version}, not {VERSION}")
         index = Index(**fields)
         index = index._replace(
@@ -127,11 +147,14 @@ def read_index(root: Path) -> Index:
             class_names={int(label): name for label, name in index.class_names.items()},
             boxes=None if index.boxes is None else np.array(index.boxes, np.int32).reshape(-1, 4),
             in_train=None if index.in_train is None else np.array(index.in_train, bool),
+            skipped=None if index.skipped is None else np.array(index.skipped, np.int32),
         )
         lists = (index.names, index.labels, index.boxes, index.in_train)
         lengths = {len(values) for values in lists if values is not None}
         if lengths != {sum(shard.images for shard in index.shards)}:
             raise ValueError("its lists and shards are not of one length")
+        if index.skipped is not None and not np.isin(index.skipped, range(len(index.names))).all():
+            raise ValueError("it tells of skipped images that there are not")
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"{path} is not an index of prepared images: {error}") from error
     return index

@@ -77,7 +77,7 @@ def find_cars196(root: str | Path) -> Source:
             return _cars_by_class(base)
     if store := find_store(root, "cars196"):
         return _from_store(store, first=1)
-    raise _nothing(
+    raise nothing(
         root,
         "CARS196",
         "car_ims/ with cars_annos.mat",
@@ -182,7 +182,7 @@ def _check_one_class_a_folder(paths: list[Path], labels: np.ndarray, base: Path)
         found = Counter(pair[side] for pair in pairs)
         if odd := [f"{folder} = {label}" for folder, label in pairs if found[(folder, label)[side]] > 1]:
             files = "anno_train.csv and anno_test.csv"
-            raise ValueError(f"{base}: the folders do not fit the classes of {files}: {_few(odd)}")
+            raise ValueError(f"{base}: the folders do not fit the classes of {files}: {few(odd)}")
 
 
 def _innermost(base: Path, name: str) -> Path:
@@ -217,7 +217,7 @@ def find_cub200(root: str | Path) -> Source:
     if store := find_store(root, "caltech_birds2011"):
         return _from_store(store, first=0)
     files = "images/ with images.txt, also in CUB_200_2011/"
-    raise _nothing(root, "CUB-200-2011", files, "a TensorFlow Datasets store")
+    raise nothing(root, "CUB-200-2011", files, "a TensorFlow Datasets store")
 
 
 def _cub(base: Path) -> Source:
@@ -233,7 +233,7 @@ def _cub(base: Path) -> Source:
     for file, table in zip(files[1:3], (labels_of, boxes_of), strict=True):
         if table.keys() != images.keys():
             odd = sorted(table.keys() ^ images.keys())
-            raise ValueError(f"{file} and images.txt do not tell of the same images: {_few(odd)}")
+            raise ValueError(f"{file} and images.txt do not tell of the same images: {few(odd)}")
     paths = _existing([base / "images" / name for (name,) in images.values()], files[0])
     labels = np.array([labels_of[image][0] for image in images], np.int32)
     edges = np.array([boxes_of[image] for image in images], float).reshape(-1, 4)
@@ -267,7 +267,7 @@ def find_sop(root: str | Path) -> Source:
         if (base / "Ebay_train.txt").is_file() or (base / "Ebay_test.txt").is_file():
             return _sop(base)
     files = "Ebay_train.txt and Ebay_test.txt, also in Stanford_Online_Products/"
-    raise _nothing(root, "Stanford Online Products", files)
+    raise nothing(root, "Stanford Online Products", files)
 
 
 def _sop(base: Path) -> Source:
@@ -314,16 +314,16 @@ def find_folder(root: str | Path) -> Source:
         (path, folder.name, part == "train")
         for part, base in parts.items()
         for folder in _folders(base)
-        for path in _files(folder)
+        for path in files_in(folder)
     ]
     images = [x for x in found if x[0].suffix.lower() in EXTENSIONS]
     if not images:
-        raise _nothing(root, "images by class", "<class>/ with images", "train/<class>/ and test/<class>/")
+        raise nothing(root, "images by class", "<class>/ with images", "train/<class>/ and test/<class>/")
     number = {name: label for label, name in enumerate(sorted({name for _, name, _ in images}))}
     labels = np.array([number[name] for _, name, _ in images], np.int32)
     in_train = np.array([part for *_, part in images], bool)
     paths = [path for path, *_ in images]
-    aside = sum(1 for _ in _files(root)) - len(images)
+    aside = sum(1 for _ in files_in(root)) - len(images)
     layout = "a folder for each class" + (f" in {'/ and '.join(parts)}/" if "" not in parts else "")
     return Source(
         Encoded(Files(paths)),
@@ -351,7 +351,8 @@ def _folders(base: Path) -> list[Path]:
     return sorted(x for x in base.iterdir() if x.is_dir() and not x.name.startswith("."))
 
 
-def _files(folder: Path) -> Iterable[Path]:
+def files_in(folder: Path) -> Iterable[Path]:
+    """All files of a folder, however deep, in order, without those that are hidden."""
     for where, folders, files in os.walk(folder):
         folders[:] = sorted(x for x in folders if not x.startswith("."))
         yield from (Path(where, x) for x in sorted(files) if not x.startswith("."))
@@ -368,7 +369,12 @@ def find_records(root: Path, name: str) -> Source:
     if index.source != name:
         raise ValueError(f"{root} holds prepared images of {index.source}, not of {name}")
     check_shards(root, index)
-    images = Encoded(Records(root, index.shards, index.names))
+    left_out = None
+    if index.skipped is not None:
+        left_out = np.zeros(len(index.names), bool)
+        left_out[index.skipped] = True
+    names = np.array([name.encode() for name in index.names], bytes)
+    images = Encoded(Records(root, index.shards, names), None, left_out)
     return Source(images, index.labels, index.class_names, index.boxes, index.in_train, index.layout)
 
 
@@ -415,7 +421,7 @@ def _existing(paths: list[Path], named_by: Path) -> list[Path]:
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise ValueError(
-            f"{named_by} names {len(paths)} images, of which {len(missing)} are missing: {_few(missing)}"
+            f"{named_by} names {len(paths)} images, of which {len(missing)} are missing: {few(missing)}"
         )
     return paths
 
@@ -423,16 +429,18 @@ def _existing(paths: list[Path], named_by: Path) -> list[Path]:
 def _named(labels: np.ndarray, names: dict[int, str], file: Path) -> dict[int, str]:
     unnamed = sorted({*labels.tolist()} - names.keys())
     if unnamed:
-        raise ValueError(f"{file} does not name the classes {_few(unnamed)}, of which there are images")
+        raise ValueError(f"{file} does not name the classes {few(unnamed)}, of which there are images")
     return names
 
 
-def _few(values: Sequence[object]) -> str:
+def few(values: Sequence[object]) -> str:
+    """The first three, and how many more there are."""
     return ", ".join(map(str, values[:3])) + (f" and {len(values) - 3} more" if len(values) > 3 else "")
 
 
-def _nothing(root: Path, what: str, *looked_for: str) -> FileNotFoundError:
+def nothing(root: Path, what: str, *looked_for: str) -> FileNotFoundError:
+    """The error that tells what was looked for, and what is there."""
     inside = sorted(x.name + "/" * x.is_dir() for x in root.iterdir()) if root.is_dir() else None
-    found = "no such folder" if inside is None else f"found {_few(inside) or 'nothing'}"
+    found = "no such folder" if inside is None else f"found {few(inside) or 'nothing'}"
     wanted = "; or ".join([*looked_for, f"{INDEX} of prepared images"])
     return FileNotFoundError(f"no {what} in {root}: looked for {wanted}; {found}")

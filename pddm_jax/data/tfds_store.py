@@ -14,20 +14,27 @@ ENCODED = ("image", "segmentation_mask")
 
 
 class Examples:
-    """The images of a store, as they are encoded there, by number through all of its parts."""
+    """Images of a store, as they are encoded there: all, or those at some places through its parts."""
 
-    def __init__(self, folder: Path, parts: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, parts: dict[str, Any], places: Int[np.ndarray, " n"] | None = None
+    ) -> None:
         self._folder, self._parts = folder, parts
+        self._ends = np.cumsum([len(part) for part in parts.values()])
+        self._places = np.arange(self._ends[-1]) if places is None else places
 
     def __len__(self) -> int:
-        return sum(len(part) for part in self._parts.values())
+        return len(self._places)
+
+    def take(self, indices: Int[np.ndarray, " m"]) -> "Examples":
+        """Some of the images."""
+        return Examples(self._folder, self._parts, self._places[indices])
 
     def _place(self, index: int) -> tuple[str, int]:
-        for name, part in self._parts.items():
-            if index < len(part):
-                return name, index
-            index -= len(part)
-        raise IndexError(f"there are only {len(self)} images")
+        place = int(self._places[index])
+        part = int(np.searchsorted(self._ends, place, side="right"))
+        name = [*self._parts][part]
+        return name, place - int(self._ends[part]) + len(self._parts[name])
 
     def example(self, index: int) -> dict[str, Any]:
         """What the store holds of an image.

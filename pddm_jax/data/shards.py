@@ -1,0 +1,83 @@
+"""One shard: some images, each decoded once, written whole or not at all; whichever process does it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from pddm_jax.data.decode import Encoded, decode
+from pddm_jax.data.records import INDEX, open_shard, write_shard
+
+
+class Task(NamedTuple):
+    """A shard that is wanted."""
+
+    path: Path
+    images: Encoded
+    skip: bool  # leave the record of an image that cannot be decoded empty, instead of stopping
+
+
+class Done(NamedTuple):
+    """A shard that is there: its bytes, and which of its images were skipped; or else why it is not."""
+
+    size: int
+    skipped: list[int]
+    error: str = ""
+
+
+def make(task: Task) -> Done:
+    """Write a shard, unless it is there with just these images; one image is held at a time.
+
+    An error is returned, so that it is the same through whatever ran this.
+    """
+    try:
+        skipped = _held(task)
+        if skipped is None:
+            skipped = []
+            (task.path.parent / INDEX).unlink(missing_ok=True)  # which would tell of what is now replaced
+            write_shard(task.path, _records(task, skipped))
+        return Done(task.path.stat().st_size, skipped)
+    except (ValueError, OSError) as error:
+        return Done(0, [], str(error))
+
+
+def _records(task: Task, skipped: list[int]) -> Iterator[bytes]:
+    """The encoded images; empty and noted where one is skipped."""
+    for number in range(len(task.images)):
+        try:
+            data = task.images.read(number)
+            decode(data)
+        except (ValueError, OSError) as error:
+            if not task.skip:
+                raise ValueError(f"{task.images.name(number)} {error}") from error
+            skipped.append(number)
+            data = b""
+        yield data
+
+
+def _held(task: Task) -> list[int] | None:
+    """Which images were skipped in a shard that is there with just these; None where it is not."""
+    path, images, skip = task
+    if not path.is_file():
+        return None
+    reader, skipped = open_shard(path), []
+    try:
+        if reader.num_records() != len(images):
+            return None
+        for number in range(len(images)):
+            data = reader.read([number])[0]
+            if data and data == images.read(number):  # what was written was decoded
+                continue
+            if data or not skip or _is_readable(images, number):
+                return None
+            skipped.append(number)
+    except RuntimeError:  # of ArrayRecord, where the file is corrupt
+        return None
+    return skipped
+
+
+def _is_readable(images: Encoded, number: int) -> bool:
+    try:
+        decode(images.read(number))
+    except (ValueError, OSError):
+        return False
+    return True
