@@ -331,6 +331,21 @@ def test_nearest_in_a_gallery_of_many_strips(k, monkeypatch):
     assert_nearest(pddm_jax.nearest(queries, gallery, k), queries, gallery, k, exact=True)
 
 
+@pytest.mark.parametrize(("g", "k"), [(40, 40), (1500, 7), (5 * 1024 + 3, 1200)])
+def test_nearest_approximately(g, k, monkeypatch):
+    """Each has its own score and comes once, best first; without a TPU none is missed."""
+    monkeypatch.setattr(retrieval, "STRIP", 2)
+    queries, gallery = normal_rows(140), normal_rows(141, g)
+    scores, index = (np.asarray(x) for x in pddm_jax.nearest(queries, gallery, k, approx=True))
+    distances = np.sum((queries[:, None].astype(float) - gallery[index]) ** 2, axis=2)
+    np.testing.assert_allclose(scores, -distances, rtol=1e-4, atol=1e-5)
+    assert (np.diff(scores, axis=1) <= 0).all()
+    assert all(len(set(row)) == k for row in index.tolist())
+    exact = np.asarray(pddm_jax.nearest(queries, gallery, k)[1])
+    found = np.mean([len(set(a) & set(b)) / k for a, b in zip(index.tolist(), exact.tolist(), strict=True)])
+    assert found >= (retrieval.RECALL if jax.default_backend() == "tpu" else 1)
+
+
 ON_EIGHT_DEVICES = """
 import jax, numpy as np, pddm_jax
 rng = np.random.default_rng(0)
