@@ -17,6 +17,7 @@ NEEDS = {
     "memory": (),
     "train_step": ("torch", "pytorch_metric_learning"),
     "retrieval": ("faiss",),
+    "class_means": (),
     "reading": (),
     "depthwise": (),
 }

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.results import align, versions
+from experiments.results import align
 from pddm_jax.cores import cores
 from pddm_jax.files import write_json
+from pddm_jax.provenance import versions
 
 Rows = Sequence[dict[str, Any]]
 

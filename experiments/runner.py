@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from experiments import plots
-from experiments.results import Results, digest, versions
+from experiments.results import Results
 from pddm_jax import data, metrics
 from pddm_jax.checkpoint import Checkpoints, Preempted
 from pddm_jax.data import Images, Split
@@ -28,6 +28,8 @@ from pddm_jax.networks import EmbeddingNetwork, make_network
 from pddm_jax.networks.pretrained import file_sha256, load_pretrained, weights_path
 from pddm_jax.objectives import Loss, make_objective
 from pddm_jax.pddm import PDDM
+from pddm_jax.provenance import digest, versions
+from pddm_jax.trained import transform_of
 from pddm_jax.training import (
     TrainState,
     data_mesh,
@@ -44,7 +46,7 @@ from pddm_jax.writer import Row, Writer
 EMBED = 128
 """Images embedded at a time, by all devices together, or the next multiple of their number."""
 
-MAY_DIFFER = ("data.workers", "devices")
+MAY_DIFFER = ("data.workers", "devices", "image_shape")
 """Fields that a run may go on with other values of: they change nothing of what it leaves, or are told."""
 
 
@@ -65,7 +67,6 @@ def make_recipe(config: FrozenConfigDict) -> Recipe:
     p, k, name = config.data.classes_per_batch, config.data.images_per_class, config.objective.name
     given = {field: x for field, x in config.objective.items() if field != "name" and x is not None}
     loss, fields = make_objective(name, pairs=p * k * (k - 1) // 2, **given)
-    of_transform = {field: config.data[field] for fields in AUGMENT.values() for field in fields}
     pretrained = None
     if config.network.pretrained:
         path = weights_path(config.network.pretrained)
@@ -81,7 +82,7 @@ def make_recipe(config: FrozenConfigDict) -> Recipe:
         make_network(config.network.name, config.network.embedding_dim, config.network.freeze_statistics),
         PDDM(config.network.unit_dim, config.network.unit_dim),
         make_optimizer(**config.optimizer, steps=config.train.steps),
-        data.make_transform(config.data.augment, config.data.image_size, **of_transform),
+        transform_of(config),
         pretrained,
     )
 
@@ -252,7 +253,8 @@ def train(
 
                 if step == 1 and writes:  # what could not make one step does not claim the workdir
                     fields = json.loads(config.to_json())
-                    write_json(workdir / "config.json", fields | {"devices": mesh.size})
+                    told = {"devices": mesh.size, "image_shape": shape}
+                    write_json(workdir / "config.json", fields | told)
                 stop = checkpoints.preempted(step)
                 log, evaluate = due(config.train.log_every), due(config.train.eval_every)
                 judged = evaluate and bool(config.data.validation)

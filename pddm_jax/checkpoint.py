@@ -93,3 +93,21 @@ class Checkpoints:
                 signal.signal(signal.SIGTERM, self._handler)
         if self._preempted and error is None:
             raise Preempted(0)
+
+
+def restore_chosen(folder: Path, like: TrainState, scored: bool) -> TrainState:
+    """The checkpoint of highest score where they are scored, or else the newest; nothing is written.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} holds no checkpoint")
+    options = ocp.CheckpointManagerOptions(read_only=True, best_fn=_score if scored else None)
+    with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
+        best = manager.best_step() if scored else None
+        step = manager.latest_step() if best is None else best
+        if step is None:
+            raise FileNotFoundError(f"{folder} holds no checkpoint")
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        return manager.restore(step, args=ocp.args.StandardRestore(abstract))

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 from PIL import Image
 
-from benchmarks import growth, memory, report, scoring, timing
+from benchmarks import class_means, growth, memory, report, scoring, timing
 
 
 def test_the_exponent_of_a_power_law_is_found():
@@ -83,6 +83,30 @@ def test_memory_of_a_case_is_told_by_the_compiler():
     assert told["result, MiB"] == 1.0
     assert 0 < told["beside it, by the compiler"] < 64
     assert told["growth with the result"] >= 0
+
+
+def test_class_means_prints_what_it_leaves(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(class_means, "BLOCK", 200)
+    sizes = "--images", "500", "--d", "8", "--classes", "30", "--rounds", "1", "--folder", str(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["class_means", *sizes, "--out", str(tmp_path)])
+    class_means.main()
+    left = json.loads((tmp_path / "class_means.json").read_text())
+    assert [row["read by"] for row in left["rows"]] == [
+        "NumPy, new arrays",
+        "NumPy, one array",
+        "class_means",
+    ]
+    ours = left["rows"][2]
+    np.testing.assert_allclose(ours["NumPy, one array / this"] * ours["s"], left["rows"][1]["s"])
+    np.testing.assert_allclose(ours["GB/s"] * ours["s"] * 1e9, 500 * 8 * 4)
+    assert left["relative_error"] < 1e-6
+    assert left["peak_mib"] >= 0
+    assert [path.name for path in tmp_path.iterdir()] == ["class_means.json"]
+    assert "class_means" in capsys.readouterr().out
+
+
+def test_the_memory_that_a_function_takes_is_seen():
+    assert class_means.peak_of(lambda: np.ones(2**23).sum()) > 32  # of 64 MiB
 
 
 def test_a_cell_is_short_and_whole():

@@ -11,12 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 
 import pddm_jax
 from pddm_jax.transfer import class_means as module
+from pddm_jax.transfer import linear_probe
 from pddm_jax.transfer.class_means import ClassMeans, class_means, load, merged, over_processes, save
 from pddm_jax.transfer.classification import nearest_classes, per_class_accuracy, top_k_accuracy
+from pddm_jax.transfer.hierarchy import hierarchical_accuracy, read_hierarchy
 from pddm_jax.transfer.neighbours import neighbour_classes
 
 EXACT = 1e-6
@@ -183,6 +186,7 @@ IN_TWO_PROCESSES = (
 jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]), initialization_timeout=60)
 from pddm_jax.training import data_mesh, sharded
 from pddm_jax.transfer import class_means as module
+from pddm_jax.transfer import linear_probe
 from pddm_jax.transfer.class_means import class_means, over_processes, save
 from pathlib import Path
 module.GATHERED = 300
@@ -368,3 +372,143 @@ def test_neighbours_refuse_what_does_not_fit():
         neighbour_classes(rows(46), rows(47)[:, :2], some_labels(48))
     with pytest.raises(ValueError, match=r"\bk\b"):
         neighbour_classes(rows(46), rows(47), some_labels(48), 301)
+
+
+# ----------------------------------------------------------------------------------------- linear probe
+
+
+@pytest.fixture(scope="module")
+def probe():
+    """On the digits, in blocks that do not divide them, and scikit-learn's of the same penalty."""
+    known, labels, queries, _ = digits()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linear_probe, "BLOCK", 200)
+        ours = linear_probe.fit(known / 16, 3 * labels - 5, weight_decay=0.01, steps=400)
+    penalty = LogisticRegression(C=1 / (0.01 * len(known)), tol=1e-8, max_iter=2000)
+    return ours, penalty.fit(known.astype(np.float64) / 16, 3 * labels - 5), queries / 16
+
+
+def test_the_linear_probe_is_the_minimum_that_scikit_learn_finds(probe):
+    ours, theirs, _ = probe
+    assert ours.classes.tolist() == theirs.classes_.tolist()
+    np.testing.assert_allclose(ours.kernel.T, theirs.coef_, atol=2e-3 * np.abs(theirs.coef_).max())
+    centred = theirs.intercept_ - theirs.intercept_.mean()  # which the loss leaves open
+    np.testing.assert_allclose(ours.bias - np.mean(ours.bias), centred, atol=2e-3 * np.abs(centred).max())
+
+
+def test_the_linear_probe_ranks_as_scikit_learn_does(probe):
+    ours, theirs, queries = probe
+    expected = np.argsort(-theirs.decision_function(queries.astype(np.float64)), axis=1)[:, :3]
+    same = ours.ranked(queries, 3) == ours.classes[expected]
+    assert same.mean() > 0.999  # a near tie may fall either way
+    assert same[:, 0].all()
+
+
+@pytest.mark.parametrize(
+    ("labels", "fields", "words"),
+    [
+        (np.zeros(299, int), {}, r"labels.*\[300\].*299"),
+        (some_labels(50), {"weight_decay": 0.0}, "weight_decay.*0.0"),
+        (some_labels(50), {"weight_decay": np.inf}, "weight_decay.*inf"),
+        (some_labels(50), {"steps": 0}, "steps.*0"),
+    ],
+)
+def test_the_linear_probe_refuses_what_does_not_fit(labels, fields, words):
+    with pytest.raises(ValueError, match=words):
+        linear_probe.fit(rows(51), labels, **{"weight_decay": 0.1, "steps": 1} | fields)
+
+
+# -------------------------------------------------------------------------------------------- hierarchy
+
+IS_A = """
+thing animal
+thing tool
+animal dog
+animal cat
+dog poodle
+dog terrier
+tool hammer
+pet dog
+pet cat
+thing pet
+unused other
+"""
+NAMES = ["poodle", "terrier", "cat", "hammer", "dog"]
+
+
+def loop_meeting(names, lines):
+    """{(a, b): height of the lowest common ancestor}, and the height of the whole, by recursion."""
+    parents = {}
+    for line in lines.split("\n"):
+        if line:
+            parent, child = line.split()
+            parents.setdefault(child, set()).add(parent)
+
+    def above(node):
+        return {node}.union(*(above(p) for p in parents.get(node, ())))
+
+    nodes = set().union(*(above(name) for name in names))
+
+    def height(node):
+        return max((1 + height(n) for n in nodes if node in parents.get(n, ())), default=0)
+
+    top = max(height(node) for node in nodes)
+    meeting = {
+        (a, b): 0 if a == b else min((height(n) for n in above(a) & above(b)), default=top)
+        for a in names
+        for b in names
+    }
+    return meeting, top
+
+
+def is_a(path, text):
+    path.write_text(text.strip("\n") + "\n", encoding="utf-8")
+    return path
+
+
+def test_classes_meet_where_the_loops_say(tmp_path):
+    hierarchy = read_hierarchy(is_a(tmp_path / "is_a", IS_A), NAMES)
+    meeting, top = loop_meeting(NAMES, IS_A)
+    assert top == 3
+    assert meeting["poodle", "terrier"] == 1
+    assert meeting["poodle", "dog"] == 1
+    assert meeting["cat", "terrier"] == 2
+    for (a, b), height in meeting.items():
+        found = hierarchical_accuracy(hierarchy, *(np.array([NAMES.index(name)]) for name in (a, b)))
+        assert found == pytest.approx(1 - height / top, abs=EXACT), (a, b)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 25))
+def test_hierarchical_accuracy_in_any_hierarchy_against_the_loops(tmp_path_factory, seed, size):
+    """Of nodes that each have up to two parents among those before; some have none."""
+    rng = np.random.default_rng(seed)
+    lines = [
+        f"n{p} n{n}" for n in range(1, size) for p in {*rng.integers(0, n, rng.integers(0, 3)).tolist()}
+    ]
+    nodes = sorted({node for line in lines for node in line.split()})
+    if not nodes:
+        return
+    names = rng.permutation(nodes)[: rng.integers(1, len(nodes) + 1)].tolist()
+    path = is_a(tmp_path_factory.mktemp("is_a") / "is_a", "\n".join(lines))
+    predicted, labels = rng.integers(0, len(names), (2, 50))
+    meeting, top = loop_meeting(names, "\n".join(lines))
+    costs = [meeting[names[p], names[y]] / max(top, 1) for p, y in zip(predicted, labels, strict=True)]
+    found = hierarchical_accuracy(read_hierarchy(path, names), predicted, labels)
+    assert found == pytest.approx(1 - sum(costs) / 50, abs=EXACT)
+
+
+def test_a_hierarchy_that_is_none_is_refused(tmp_path):
+    path = tmp_path / "is_a"
+    with pytest.raises(OSError, match="is_a"):
+        read_hierarchy(path, ["a"])
+    with pytest.raises(ValueError, match=r"line 2: 'a b c'"):
+        read_hierarchy(is_a(path, "a b\na b c"), ["a"])
+    with pytest.raises(ValueError, match=r"lacks 2 of 3 classes, such as x"):
+        read_hierarchy(is_a(path, "a b"), ["a", "x", "y"])
+    with pytest.raises(ValueError, match=r"cycle through [ab]"):
+        read_hierarchy(is_a(path, "a b\nb a\nb c"), ["c"])
+    hierarchy = read_hierarchy(is_a(path, "a b"), ["a", "b"])
+    for wrong in ([2], [-1], []):
+        with pytest.raises(ValueError, match="2 classes"):
+            hierarchical_accuracy(hierarchy, np.array(wrong, int), np.array(wrong, int))

@@ -1,0 +1,222 @@
+"""Embeddings of a data set by a trained network, written down for whatever is done with them next.
+
+    python -m pddm_jax.embed --checkpoint=WORKDIR --out=OUT [--data=NAME --root=DIR] [--parts=test]
+
+OUT/embeddings.npy [n, d] float32 and OUT/labels.npy [n] can be read as memory maps; OUT/about.json says
+where they come from. OUT appears when all of it is written. What was killed goes on where it was; of
+several processes, with one OUT that all can write to, each reads its images and writes its rows.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from jax.experimental.multihost_utils import sync_global_devices
+from jaxtyping import Float32, Int
+from tqdm import tqdm
+
+from pddm_jax import data
+from pddm_jax.data import ClosedSet, Split
+from pddm_jax.data.images import some
+from pddm_jax.files import write_json
+from pddm_jax.provenance import digest, versions
+from pddm_jax.trained import Config, load, read_config, transform_of
+from pddm_jax.training import data_mesh, make_embed
+
+PARTS = ("train", "test")
+SAVED = 64
+"""Batches after which it is written down how far all processes have come."""
+
+FLAGS = flags.FLAGS
+
+
+class Stored(NamedTuple):
+    """What `embed` wrote, as memory maps, and what is told of it."""
+
+    embeddings: Float32[np.ndarray, "n d"]
+    labels: Int[np.ndarray, " n"]
+    about: dict[str, Any]
+
+
+def read(folder: Path) -> Stored:
+    """The embeddings in a folder; of the arrays nothing is read before it is used.
+
+    Raises:
+        OSError: they are not there.
+    """
+    embeddings, labels = (
+        np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("embeddings", "labels")
+    )
+    return Stored(embeddings, labels, json.loads((folder / "about.json").read_text(encoding="utf-8")))
+
+
+def embed(
+    workdir: Path,
+    out: Path,
+    name: str | None = None,
+    root: str | None = None,
+    parts: Sequence[str] = PARTS,
+    batch: int = 128,
+    workers: int = 0,
+) -> Stored:
+    """Embed a data set as the run's own test images were; every process calls it.
+
+    Args:
+        workdir: of the run.
+        out: the folder to be written; where it holds these embeddings, nothing is done.
+        name: of the data set; None = that of the run.
+        root: its folder; None = that of the run, or the data set's own place.
+        parts: of the data set, whose rows follow one another.
+        batch: images at a time, by all devices together.
+        workers: processes that read images; 0 = threads.
+
+    Raises:
+        OSError: the run, its checkpoint or the data is not there.
+        ValueError: `out` holds something else, or the data does not fit the run.
+    """
+    config, mesh = read_config(workdir), data_mesh()
+    found = _load(config, name, root)
+    images = {part: getattr(found, part) for part in parts}
+    transform = transform_of(config)
+    shape = transform.test(images[parts[0]].images[0]).shape
+    network, state = load(workdir, config, shape, mesh)
+    variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
+    about = {
+        "data": name or config["data"]["name"],
+        "split": found.rule,
+        "rows": {part: len(of.labels) for part, of in images.items()},
+        "columns": jax.eval_shape(network.apply, variables, np.zeros((1, *shape), np.uint8)).shape[1],
+        "classes": {str(n): text for of in images.values() for n, text in of.class_names.items()},
+        "step": int(state.step),
+        "params_sha256": digest(state),
+        "config": config,
+        "versions": versions(),
+    }
+    if out.exists():
+        _check_same(out, about)
+        return read(out)
+    unfinished = out.with_name(f".{out.name}.part")
+    done = _begin(unfinished, about, np.concatenate([of.labels for of in images.values()]))
+    embeddings = np.load(unfinished / "embeddings.npy", mmap_mode="r+")
+    forward = make_embed(network, mesh)
+    places, place = jax.process_count(), jax.process_index()
+    share = -(-batch // mesh.size) * mesh.size // places
+
+    def batches() -> Iterator[tuple[int, np.ndarray]]:
+        """The first row of each batch that is not done, and its embeddings."""
+        first = 0
+        for of in images.values():
+            start = min(max(done - first, 0), len(of.labels))
+            left = some(of, np.arange(start, len(of.labels)))
+            read = data.ordered_batches(left.images, transform, share * places, workers, place, places)
+            for number, pixels in enumerate(read):
+                row = start + number * share * places
+                yield first + row, forward(state, [pixels])[: len(of.labels) - row]
+            first += len(of.labels)
+
+    with tqdm(total=len(embeddings), initial=done, unit="image", disable=None) as bar:
+        for number, (row, embedded) in enumerate(batches(), 1):
+            mine = embedded[place * share : (place + 1) * share]
+            embeddings[row + place * share :][: len(mine)] = mine
+            done = row + len(embedded)
+            if number % SAVED == 0:
+                _save(unfinished, embeddings, done)
+            bar.update(len(embedded))
+    _save(unfinished, embeddings, done)
+    if place == 0:
+        (unfinished / "done.json").unlink()
+        unfinished.rename(out)
+    _together("renamed")
+    return read(out)
+
+
+def _load(config: Config, name: str | None, root: str | None) -> Split | ClosedSet:
+    fields = config["data"]
+    if name is None or name == fields["name"]:
+        name, root = fields["name"], root or fields["root"]
+    where = {"root": root, "seed": config["seed"]}
+    where |= {field: fields[field] for field in ("image_size", "on_error")}
+    if name in data.DATASETS:
+        return data.load(name, **where, crop=fields["crop"])
+    return data.load_closed_set(name, **where)
+
+
+def _begin(folder: Path, about: dict[str, Any], labels: np.ndarray) -> int:
+    """How many rows an unfinished folder holds; one that is not there is made."""
+    told = folder / "about.json"  # written last
+    if jax.process_index() == 0 and not told.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        np.save(folder / "labels.npy", labels)
+        shape = len(labels), about["columns"]
+        np.lib.format.open_memmap(folder / "embeddings.npy", "w+", np.float32, shape).flush()
+        write_json(folder / "done.json", 0)
+        write_json(told, about)
+    _together("begun")
+    _check_same(folder, about)
+    return int(json.loads((folder / "done.json").read_text(encoding="utf-8")))
+
+
+def _check_same(folder: Path, about: dict[str, Any]) -> None:
+    """Raise a ValueError where a folder holds something else; that of other versions is the same."""
+    path = folder / "about.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} is there already, and holds no embeddings")
+    theirs, ours = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(about))
+    differing = [name for name in ours if name != "versions" and theirs.get(name) != ours[name]]
+    if differing:
+        raise ValueError(
+            f"{folder} holds embeddings of another run or data set ({', '.join(differing)} differ): choose "
+            "another --out, or delete it"
+        )
+
+
+def _save(folder: Path, embeddings: np.memmap, rows: int) -> None:
+    """Write down that all rows before `rows` are there, once those of all processes are."""
+    embeddings.flush()
+    _together("flushed")
+    if jax.process_index() == 0:
+        write_json(folder / "done.json", rows)
+
+
+def _together(name: str) -> None:
+    if jax.process_count() > 1:
+        sync_global_devices(name)
+
+
+def main(arguments: list[str]) -> None:
+    """Run with the flags of the command line."""
+    if len(arguments) > 1:
+        raise app.UsageError(f"unknown argument {arguments[1]!r}")
+    logging.set_verbosity(logging.ERROR)
+    workdir, out = Path(FLAGS.checkpoint).expanduser(), Path(FLAGS.out).expanduser()
+    try:
+        if FLAGS.distributed:
+            jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+        stored = embed(workdir, out, FLAGS.data, FLAGS.root, FLAGS.parts, FLAGS.batch, FLAGS.workers)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    if jax.process_index() == 0:
+        n, d = stored.embeddings.shape
+        print(f"{out}: {n} embeddings of {d} dimensions, step {stored.about['step']} of {workdir}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("checkpoint", None, "Workdir of the run.", required=True)
+    flags.DEFINE_string("out", None, "Folder for the embeddings, not there or of the same.", required=True)
+    flags.DEFINE_string("data", None, "Name of a data set; by default the run's own.")
+    flags.DEFINE_string("root", None, "Its folder.")
+    flags.DEFINE_multi_enum("parts", [*PARTS], [*PARTS], "Which of its images; may be given twice.")
+    flags.DEFINE_integer("batch", 128, "Images at a time.", lower_bound=1)
+    flags.DEFINE_integer("workers", 0, "Processes that read images; 0: threads.", lower_bound=0)
+    flags.DEFINE_bool("distributed", False, "Join the other processes (found by JAX on a pod).")
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where JAX cannot find it.")
+    flags.DEFINE_integer("num_processes", None, "How many processes, likewise.")
+    flags.DEFINE_integer("process_id", None, "Which of them this one is, likewise.")
+    app.run(main)

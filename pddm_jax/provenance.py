@@ -1,0 +1,37 @@
+"""Where numbers come from: what they were computed on, and with which parameters."""
+
+import hashlib
+import platform
+from importlib.metadata import version
+
+import jax
+import numpy as np
+
+import pddm_jax
+from pddm_jax.training import TrainState
+
+PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy"),
+    *("pillow", "opencv-python-headless"),
+)
+
+
+def digest(state: TrainState) -> str:
+    """SHA-256 over all parameters and batch statistics, in the order of their names."""
+    sha = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path((state.params, state.batch_stats)):
+        sha.update(jax.tree_util.keystr(path).encode())
+        sha.update(np.asarray(leaf).tobytes())
+    return sha.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """What a run stands on."""
+    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    return {
+        "python": platform.python_version(),
+        "device": device,
+        "machine": platform.machine(),
+        "pddm_jax": pddm_jax.__version__,
+        **{package: version(package) for package in PACKAGES},
+    }

@@ -1,0 +1,66 @@
+"""A trained network, out of the folder that its run left."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jax.sharding import Mesh
+
+from pddm_jax.checkpoint import restore_chosen
+from pddm_jax.data.transforms import AUGMENT, Transform, make_transform
+from pddm_jax.networks import EmbeddingNetwork, make_network
+from pddm_jax.pddm import PDDM
+from pddm_jax.training import TrainState, init_state, make_optimizer
+
+Config = Mapping[str, Any]
+
+
+class Trained(NamedTuple):
+    """A network and its state at some step."""
+
+    network: EmbeddingNetwork
+    state: TrainState
+
+
+def read_config(workdir: Path) -> Config:
+    """The fields of the run.
+
+    Raises:
+        FileNotFoundError: there is no run that has made a step.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{workdir} holds no run: it has no config.json")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def transform_of(config: Config) -> Transform:
+    """What the run did to images."""
+    fields = {field: config["data"][field] for of_kind in AUGMENT.values() for field in of_kind}
+    return make_transform(config["data"]["augment"], config["data"]["image_size"], **fields)
+
+
+def load(workdir: Path, config: Config, image_shape: tuple[int, ...], mesh: Mesh) -> Trained:
+    """The network at the checkpoint that validation classes chose, or else at the last one.
+
+    Args:
+        workdir: of the run; while it goes on its checkpoint so far is taken.
+        config: its fields.
+        image_shape: of what is given to the network: height, width, channels.
+        mesh: over which the state is replicated.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint yet.
+        ValueError: the network was trained on images of another shape.
+    """
+    if list(image_shape) != config["image_shape"]:
+        raise ValueError(
+            f"{workdir} was trained on images of shape {config['image_shape']}, not {[*image_shape]}"
+        )
+    fields, width = config["network"], config["network"]["unit_dim"]
+    network = make_network(fields["name"], fields["embedding_dim"], fields["freeze_statistics"])
+    optimizer = make_optimizer(**config["optimizer"], steps=config["train"]["steps"])
+    fresh = init_state(network, PDDM(width, width), optimizer, image_shape, config["seed"], mesh)
+    scored = bool(config["data"]["validation"])
+    return Trained(network, restore_chosen(workdir / "checkpoints", fresh, scored))

@@ -1,0 +1,126 @@
+"""A linear classifier on frozen embeddings: what they tell of classes to who may learn."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from pddm_jax.checks import as_finite_matrix
+from pddm_jax.retrieval import nearest
+from pddm_jax.types import AnyArray
+
+BLOCK = 4096
+"""Images whose logits are held at a time."""
+
+Weights = tuple[Float[Array, "d c"], Float[Array, " c"]]
+
+
+class LinearProbe(NamedTuple):
+    """Logits x W + b of the classes."""
+
+    classes: Int[np.ndarray, " c"]  # ascending
+    kernel: Float[Array, "d c"]
+    bias: Float[Array, " c"]
+
+    def ranked(self, embeddings: Float[AnyArray, "n d"], k: int = 1) -> Int[np.ndarray, "n k"]:
+        """The k classes of highest logit for each image, best first; of equals the lowest first.
+
+        Raises:
+            ValueError: the embeddings are not finite or of another width, or k is out of its range.
+        """
+        x = as_finite_matrix("embeddings", embeddings, len(self.kernel))
+        ones = jnp.ones((len(x), 1))
+        planes = jnp.concatenate([self.kernel, self.bias[None]]).T
+        index = nearest(jnp.concatenate([x, ones], axis=1), planes, k, _products)[1]
+        return self.classes[np.asarray(index)]
+
+
+def _products(x: Float[Array, "a d"], y: Float[Array, "b d"]) -> Float[Array, "a b"]:
+    return jnp.matmul(x, y.T, precision="highest")
+
+
+def fit(
+    embeddings: Float[AnyArray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    weight_decay: float,
+    steps: int,
+    tolerance: float = 1e-5,
+) -> LinearProbe:
+    """Multinomial logistic regression, the minimum of
+
+        1/n sum_i -log softmax(x_i W + b)[y_i] + weight_decay / 2 |W|^2
+
+    by L-BFGS on all images, of which the logits of a block are held at a time.
+
+    Args:
+        embeddings: [n, d].
+        labels: [n], integers.
+        weight_decay: above 0, so that the minimum is one.
+        steps: at most.
+        tolerance: the length of the gradient at which it ends sooner.
+
+    Raises:
+        ValueError: shapes do not fit, an embedding is not finite, or a number is out of its range.
+
+    Source: Liu, Nocedal, "On the Limited Memory BFGS Method for Large Scale Optimization", 1989; the
+    optimiser is Optax's.
+    """
+    x = as_finite_matrix("embeddings", embeddings)
+    if labels.shape != x.shape[:1] or not len(x):
+        raise ValueError(f"labels must be those of at least one image, [{len(x)}], got {labels.shape}")
+    if not 0 < weight_decay < np.inf or steps < 1:
+        raise ValueError(
+            f"weight_decay must be above 0 and finite and steps at least 1, got {weight_decay} and {steps}"
+        )
+    classes, codes = np.unique(labels, return_inverse=True)
+    size = min(BLOCK, len(x))
+    fill = -len(x) % size
+    blocks = jnp.pad(x, ((0, fill), (0, 0))).reshape(-1, size, x.shape[1])
+    rows = jnp.pad(jnp.asarray(codes, jnp.int32), (0, fill), constant_values=-1).reshape(-1, size)
+    return LinearProbe(classes, *_fit(blocks, rows, len(x), len(classes), weight_decay, steps, tolerance))
+
+
+@partial(jax.jit, static_argnames=("classes", "steps"))
+def _fit(
+    blocks: Float[Array, "k b d"],
+    rows: Int[Array, "k b"],
+    count: int,
+    classes: int,
+    weight_decay: float,
+    steps: int,
+    tolerance: float,
+) -> Weights:
+    @jax.checkpoint
+    def of_block(weights: Weights, x: Float[Array, "b d"], y: Int[Array, " b"]) -> Float[Array, ""]:
+        logits = jnp.matmul(x, weights[0], precision="highest") + weights[1]
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(y, 0))
+        return jnp.sum(jnp.where(y < 0, 0, losses)) / count
+
+    def loss(weights: Weights) -> Float[Array, ""]:
+        start = weight_decay / 2 * jnp.sum(jnp.square(weights[0]))
+        return jax.lax.scan(
+            lambda total, block: (total + of_block(weights, *block), None), start, (blocks, rows)
+        )[0]
+
+    optimizer = optax.lbfgs()
+    value_and_grad = optax.value_and_grad_from_state(loss)
+
+    def step(carry: tuple[Weights, optax.OptState]) -> tuple[Weights, optax.OptState]:
+        weights, state = carry
+        value, gradient = value_and_grad(weights, state=state)
+        updates, state = optimizer.update(
+            gradient, state, weights, value=value, grad=gradient, value_fn=loss
+        )
+        return optax.apply_updates(weights, updates), state
+
+    def unfinished(carry: tuple[Weights, optax.OptState]) -> Array:
+        count = optax.tree.get(carry[1], "count")
+        gradient = optax.tree.get(carry[1], "grad")
+        return (count == 0) | ((count < steps) & (optax.tree.norm(gradient) > tolerance))
+
+    weights = jnp.zeros((blocks.shape[2], classes)), jnp.zeros(classes)
+    return jax.lax.while_loop(unfinished, step, (weights, optimizer.init(weights)))[0]

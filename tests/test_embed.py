@@ -1,0 +1,239 @@
+"""Embeddings written down by the command, killed, gone on with, by one process and by two."""
+
+import json
+import shutil
+import socket
+import time
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from conftest import LIMIT
+from PIL import Image
+
+from experiments.configs import folder
+from pddm_jax import data
+from pddm_jax import embed as module
+from pddm_jax.checkpoint import Checkpoints
+from pddm_jax.embed import embed, read
+from pddm_jax.networks import make_network
+from pddm_jax.pddm import PDDM
+from pddm_jax.trained import Trained, transform_of
+from pddm_jax.training import TrainState, data_mesh, init_state, make_optimizer
+
+CLASSES, EACH = 6, 7
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of noisy patterns, a class each."""
+    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for label in range(CLASSES):
+        (root / f"class {label}").mkdir()
+        for number in range(EACH):
+            pixels = rng.integers(0, 256, (20 + number, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / f"class {label}" / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def config(photos):
+    """The fields of a run on it."""
+    config = folder.get_config()
+    config.data.update(root=str(photos), image_size=16)
+    config.network.update(embedding_dim=5, unit_dim=4)
+    return json.loads(config.to_json()) | {"image_shape": [16, 16, 3]}
+
+
+def fresh(config, seed):
+    network = make_network("small_cnn", 5)
+    optimizer = make_optimizer(**config["optimizer"], steps=config["train"]["steps"])
+    return network, init_state(network, PDDM(4, 4), optimizer, (16, 16, 3), seed, data_mesh())
+
+
+@pytest.fixture(scope="module")
+def workdir(config, tmp_path_factory):
+    """A run's folder with checkpoints of steps 3 and 7, of the weights of these seeds."""
+    workdir = tmp_path_factory.mktemp("run")
+    (workdir / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with Checkpoints(workdir / "checkpoints", 2) as checkpoints:
+        for step in (3, 7):
+            checkpoints.save(step, fresh(config, step)[1].replace(step=np.int32(step)))
+    return workdir
+
+
+class Linear(nn.Module):
+    """What compiles in no time."""
+
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(5)(images.reshape(len(images), -1) / 255)
+
+
+@pytest.fixture
+def linear(monkeypatch):
+    """In place of the run's own network."""
+    network = Linear()
+    params = network.init(jax.random.key(0), np.zeros((1, 16, 16, 3)))["params"]
+    state = TrainState(np.int32(7), {"network": params}, {}, None)
+    monkeypatch.setattr(module, "load", lambda *_: Trained(network, state))
+    return lambda images: network.apply({"params": params}, images)
+
+
+def inputs(config, photos):
+    """What is given to the network: the training images and then the others; and their labels."""
+    split, transform = data.load("folder", str(photos), None, 0), transform_of(config)
+    images = [transform.test(part.images[n]) for part in split[:2] for n in range(len(part.labels))]
+    return np.stack(images), np.concatenate([part.labels for part in split[:2]])
+
+
+@pytest.fixture
+def expected(linear, config, photos):
+    """By the linear network, all at once."""
+    images, labels = inputs(config, photos)
+    return np.array(linear(images)), labels
+
+
+def assert_stored(stored, expected):
+    embeddings, labels, about = stored
+    assert isinstance(embeddings, np.memmap)
+    np.testing.assert_allclose(embeddings, expected[0], atol=1e-5)
+    np.testing.assert_array_equal(labels, expected[1])
+    assert about["rows"] == {"train": 3 * EACH, "test": 3 * EACH}
+    assert about["step"] == 7
+    assert len(about["params_sha256"]) == 64
+    assert about["classes"] == {str(n): f"class {n}" for n in range(CLASSES)}
+    assert about["config"]["network"]["embedding_dim"] == 5
+    assert {"jax", "python", "device"} <= {*about["versions"]}
+
+
+def test_all_images_are_embedded_in_their_order(workdir, expected, tmp_path):
+    assert_stored(embed(workdir, tmp_path / "out", batch=8), expected)
+    assert_stored(read(tmp_path / "out"), expected)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("embeddings.npy", "labels.npy", "about.json")
+    }
+
+
+def test_one_part_alone(workdir, expected, tmp_path):
+    stored = embed(workdir, tmp_path / "out", parts=["test"], batch=100)
+    np.testing.assert_allclose(stored.embeddings, expected[0][3 * EACH :], atol=1e-5)
+    np.testing.assert_array_equal(stored.labels, expected[1][3 * EACH :])
+
+
+@pytest.mark.parametrize("batches", [1, 3, 5])
+def test_what_was_broken_off_goes_on(batches, workdir, expected, tmp_path, monkeypatch):
+    read_batches, seen = data.ordered_batches, []
+
+    def breaking(images, *rest):
+        for x in read_batches(images, *rest):
+            if len(seen) == batches:
+                raise OSError("the disk is gone")
+            seen.append(len(x))
+            yield x
+
+    monkeypatch.setattr(module, "SAVED", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "ordered_batches", breaking)
+        with pytest.raises(OSError, match="gone"):
+            embed(workdir, tmp_path / "out", batch=8)
+    assert not (tmp_path / "out").exists()
+    done = json.loads((tmp_path / ".out.part" / "done.json").read_text(encoding="utf-8"))
+    assert done == [0, 16, 29][batches // 2]  # the last batch for training holds 5 images
+    counted = []
+
+    def counting(images, *rest):
+        counted.append(len(images))
+        return read_batches(images, *rest)
+
+    monkeypatch.setattr(data, "ordered_batches", counting)
+    assert_stored(embed(workdir, tmp_path / "out", batch=10), expected)
+    assert sum(counted) == 6 * EACH - done
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_is_finished_is_not_made_again(linear, workdir, tmp_path, monkeypatch):
+    embed(workdir, tmp_path / "out")
+    monkeypatch.setattr(data, "ordered_batches", None)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert len(embed(workdir, tmp_path / "out").labels) == 6 * EACH
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_another_place_is_left_alone(linear, workdir, config, tmp_path):
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ValueError, match=r"mine is there already"):
+        embed(workdir, tmp_path / "mine")
+    embed(workdir, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"out holds.*\(rows\b.*differ"):
+        embed(workdir, tmp_path / "out", parts=["train"])
+    other = tmp_path / "other run"
+    shutil.copytree(workdir, other)
+    (other / "config.json").write_text(json.dumps(config | {"seed": 1}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"out holds.*split.*config.*differ"):
+        embed(other, tmp_path / "out")
+
+
+def test_what_is_not_there_is_told(workdir, config, photos, tmp_path):
+    with pytest.raises(OSError, match=r"nowhere holds no run"):
+        embed(tmp_path / "nowhere", tmp_path / "out")
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    (begun / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(OSError, match="holds no checkpoint"):
+        embed(begun, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"data\.name.*'glyphs'.*'nothing'"):
+        embed(workdir, tmp_path / "out", name="nothing")
+    (begun / "config.json").write_text(json.dumps(config | {"image_shape": [9, 9, 1]}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"trained on images of shape \[9, 9, 1\], not \[16, 16, 3\]"):
+        embed(begun, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def command(workdir, out, *more):
+    return "-m", "pddm_jax.embed", f"--checkpoint={workdir}", f"--out={out}", *more
+
+
+def test_two_processes_that_are_killed_are_followed_by_one(start, workdir, config, photos, tmp_path):
+    """On as many images as take a while, many of them the same file."""
+    many = tmp_path / "many"
+    for label in range(2):
+        (many / f"class {label}").mkdir(parents=True)
+        for number in range(1500):
+            source = photos / f"class {label}" / f"{number % EACH}.png"
+            (many / f"class {label}" / f"{number:04}.png").hardlink_to(source)
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        port = found.getsockname()[1]
+    more = f"--root={many}", "--data=folder", "--batch=2", "--distributed", "--num_processes=2"
+    given = command(workdir, tmp_path / "out", *more, f"--coordinator=localhost:{port}")
+    both = [start(*given, f"--process_id={i}") for i in range(2)]
+    progress, deadline = tmp_path / ".out.part" / "done.json", time.monotonic() + LIMIT
+    while not (progress.exists() and json.loads(progress.read_text(encoding="utf-8"))):
+        ended = [process.poll() for process in both]
+        assert ended == [None, None] and time.monotonic() < deadline, both[0].communicate()  # noqa: PT018
+        time.sleep(0.01)
+    for process in both:
+        process.kill()
+        process.communicate()
+    done = json.loads(progress.read_text(encoding="utf-8"))
+    assert 0 < done < 3000
+    assert not (tmp_path / "out").exists()
+    followed = embed(workdir, tmp_path / "out", name="folder", root=str(many), batch=256)
+    assert followed.about["rows"] == {"train": 1500, "test": 1500}
+    network, state = fresh(config, 7)
+    variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
+    images = inputs(config, many)[0]
+    of_files = jax.jit(network.apply)(variables, np.concatenate([images[:EACH], images[1500:][:EACH]]))
+    whole = np.concatenate([np.resize(of, (1500, 5)) for of in np.split(np.array(of_files), 2)])
+    np.testing.assert_allclose(followed.embeddings, whole, atol=1e-5)
+    np.testing.assert_array_equal(followed.labels, inputs(config, many)[1])
+
+
+def test_the_command_tells_what_is_not_there(python, tmp_path):
+    status, _, err = python(*command(tmp_path / "nowhere", tmp_path / "out"))
+    assert status not in (0, None)
+    assert err.splitlines()[-1].startswith(f"error: {tmp_path}/nowhere holds no run")
+    assert "Traceback" not in err
