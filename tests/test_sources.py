@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import resource
 import shutil
 import signal
 import time
@@ -810,6 +811,17 @@ def test_shards_are_read_by_copies_and_by_threads(many, tmp_path):
     fresh = find_folder(tmp_path / "out").images
     with ThreadPoolExecutor(8) as pool:
         assert [*pool.map(fresh.read, order)] == [expected[n] for n in order]
+
+
+def test_a_shard_for_which_there_is_no_room_is_named(many, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    try:
+        with pytest.raises(ValueError, match=r"out/images-00000-of-00008\S* cannot be written.*too large"):
+            prepared("folder", many, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not [*(tmp_path / "out").iterdir()]
 
 
 def test_few_shards_are_open_at_a_time(many, tmp_path, monkeypatch):

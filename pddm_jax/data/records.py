@@ -111,14 +111,21 @@ def open_shard(path: Path) -> ArrayRecordReader:
 
 
 def write_shard(path: Path, records: Iterable[bytes]) -> None:
-    """Write a shard, whole or not at all; the same records make the same bytes."""
+    """Write a shard, whole or not at all; the same records make the same bytes.
+
+    Raises:
+        OSError: there is no room.
+    """
     with replacing(path) as part:
         writer = ArrayRecordWriter(str(part), "group_size:1,uncompressed")
         try:
-            for record in records:
-                writer.write(record)
-        finally:
-            writer.close()
+            try:
+                for record in records:
+                    writer.write(record)
+            finally:
+                writer.close()
+        except RuntimeError as error:
+            raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def write_index(root: Path, index: Index) -> None:
