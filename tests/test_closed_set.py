@@ -94,7 +94,7 @@ def test_a_folder_is_halved_or_keeps_its_own_parts(tmp_path):
     assert [found.test.images.name(n) for n in range(3)] == [
         str(tmp_path / "parted" / "test" / name) for name in ("a/0.png", "a/6.png", "b/3.png")
     ]
-    assert found.rule.startswith("images of train/ for training, of test/ for test; read from")
+    assert found.rule.startswith("images parted as they are on disk; read from")
 
 
 def test_a_class_whose_images_for_training_are_all_unreadable_is_told(tmp_path):

@@ -154,7 +154,7 @@ def test_the_parts_of_the_release_or_halves_are_a_closed_set(lists, tmp_path):
     found = load_closed_set("imagenet", str(tmp_path / "data"), None, 0, **lists)
     assert found.test.labels.tolist() == TRUTH
     assert found.rule.startswith(
-        "images of train/ for training, of test/ for test; read from images by Word"
+        "images parted as they are on disk; read from images by WordNet id in tars"
     )
     halved = []
     for form in (tars, folders):

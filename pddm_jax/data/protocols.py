@@ -102,7 +102,7 @@ def closed_set(source: Source, seed: int) -> ClosedSet:
     data = Images(source.images, source.labels, source.class_names)
     if source.in_train is None or len({*source.in_train.tolist()}) < 2:
         return halves(data, seed)
-    return parted(data, source.in_train, "images of train/ for training, of test/ for test")
+    return parted(data, source.in_train, "images parted as they are on disk")
 
 
 def imagenet(name: str, source: Source, seed: int) -> ClosedSet:
