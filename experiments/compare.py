@@ -1,6 +1,7 @@
 """Train objectives under one budget and set them side by side: one table, one convergence plot.
 
     python -m experiments.compare --objectives=pddm,quadruplet --seeds=0,1,2
+    python -m experiments.compare --config=experiments/configs/zero_shot.py --evaluation=zero_shot
 
 Each run stands in WORKDIR/OBJECTIVE-SEED and goes on where it was stopped. The fields of
 `config.objective` apply to the objective that `config.objective.name` names; the others stand at
@@ -8,26 +9,28 @@ their own defaults.
 """
 
 import statistics
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import command, plots, retrieval, runner
+from experiments import command, naming, plots, retrieval, runner
 from experiments.results import Results
+from experiments.runner import Evaluation
 from pddm_jax.checks import check_choice
 from pddm_jax.files import write_json, write_text
 from pddm_jax.objectives import OBJECTIVES
 from pddm_jax.writer import read_rows
 
-Numbers = list[float]
-Summary = dict[str, dict[str, Numbers | None]]
+EVALUATIONS = {evaluation.name: evaluation for evaluation in (retrieval.EVALUATION, naming.EVALUATION)}
+
+Summary = dict[str, list[float] | None]  # by column: the value of each seed, None where there is none
 
 
-def compare(config: ConfigDict, workdir: Path, objectives: list[str], seeds: list[int]) -> str:
+def compare(
+    config: ConfigDict, workdir: Path, objectives: list[str], seeds: list[int], evaluation: Evaluation
+) -> str:
     """Run each objective with each seed, write compare.json, compare.md and convergence.png.
 
     Returns:
@@ -45,11 +48,11 @@ def compare(config: ConfigDict, workdir: Path, objectives: list[str], seeds: lis
     for seed in seeds:
         for name in objectives:
             folder = workdir / f"{name}-{seed}"
-            found = runner.run(one(config, name, seed), folder, "compare", retrieval.EVALUATION)
+            found = runner.run(one(config, name, seed), folder, "compare", evaluation)
             results[name].append(found)
             curves[name].append(plots.curve(read_rows(folder / "metrics.jsonl")))
             jax.clear_caches()
-    summary = {name: summarise(runs) for name, runs in results.items()}
+    summary = {name: summarise([evaluation.columns(run) for run in runs]) for name, runs in results.items()}
     table = as_table(summary, results[objectives[0]][0], seeds)
     if jax.process_index() == 0:
         write_json(workdir / "compare.json", {"seeds": seeds, "objectives": summary})
@@ -69,39 +72,28 @@ def one(config: ConfigDict, objective: str, seed: int) -> ConfigDict:
     return config
 
 
-def summarise(runs: list[Results]) -> Summary:
-    """By measure and ranking: the value of each seed, None where the score is not trained."""
-
-    def each(measure: Callable[[Results, str], Any]) -> dict[str, Numbers | None]:
-        values = {score: [measure(run, score) for run in runs] for score in ("euclidean", "pddm")}
-        return {score: None if None in of_seeds else of_seeds for score, of_seeds in values.items()}
-
+def summarise(runs: list[dict[str, float | None]]) -> Summary:
+    """The columns of all seeds, each run's given."""
+    by_column = {column: [run[column] for run in runs] for column in runs[0]}
     return {
-        "recall_at_1": each(lambda run, score: (run["recall_at_k"][score] or {}).get("1")),
-        "map_at_r": each(lambda run, score: run["map_at_r"][score]),
+        column: None if None in values else [x for x in values if x is not None]
+        for column, values in by_column.items()
     }
 
 
 def as_table(summary: dict[str, Summary], example: Results, seeds: list[int]) -> str:
-    """A Markdown table, best Recall@1 by embedding first."""
+    """A Markdown table, by its first column, best first."""
 
-    def cell(values: Numbers | None) -> str:
+    def cell(values: list[float] | None) -> str:
         if values is None:
             return "-"
         spread = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
         return f"{100 * statistics.mean(values):.2f}{spread}"
 
-    lines = [
-        "| objective | Recall@1 | Recall@1, PDDM score | MAP@R | MAP@R, PDDM score |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for name, of in sorted(
-        summary.items(), key=lambda item: -sum(item[1]["recall_at_1"]["euclidean"] or [])
-    ):
-        cells = [
-            cell(of[measure][score]) for measure in ("recall_at_1", "map_at_r") for score in of[measure]
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    first, *_ = columns = [*next(iter(summary.values()))]
+    lines = [f"| objective | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
+    for name, of in sorted(summary.items(), key=lambda item: -sum(item[1][first] or [])):
+        lines.append(f"| {name} | {' | '.join(cell(of[column]) for column in columns)} |")
     protocol = example["protocol"]
     return "\n".join(lines) + (
         f"\n\n{protocol['data']}, {example['steps']} steps; "
@@ -117,7 +109,9 @@ def body() -> None:
         seeds = [int(seed) for seed in flags.FLAGS.seeds]
     except ValueError:
         raise ValueError(f"--seeds must be integers, got {','.join(flags.FLAGS.seeds)}") from None
-    table = compare(flags.FLAGS.config, workdir, flags.FLAGS.objectives, seeds)
+    check_choice("--evaluation", flags.FLAGS.evaluation, EVALUATIONS)
+    evaluation = EVALUATIONS[flags.FLAGS.evaluation]
+    table = compare(flags.FLAGS.config, workdir, flags.FLAGS.objectives, seeds, evaluation)
     if jax.process_index() == 0:
         print(f"{table}\nfiles: {workdir}")
 
@@ -128,4 +122,5 @@ if __name__ == "__main__":
         "objectives", ["pddm", "quadruplet", "triplet_semihard", "multi_similarity"], "Names."
     )
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds: of the split, the weights and the batches.")
+    flags.DEFINE_string("evaluation", retrieval.EVALUATION.name, f"What is measured: {[*EVALUATIONS]}.")
     command.launch(body)

@@ -18,6 +18,7 @@ Curve = list[tuple[str, int, float]]  # whose Recall@1, at which step, in per ce
 RIGHT, WRONG, QUERY = ("#2e8b57", "-"), ("#c0392b", (0, (2, 1))), ("#555555", "-")
 NEIGHBOURS = 8
 TYPICAL, FAILURES = 6, 4
+NAMED = 7
 
 
 def curve(rows: list[Row]) -> Curve:
@@ -79,6 +80,60 @@ def gallery(test: Images, ranking: Ranking, seed: int, path: Path) -> None:
                 for axes, index, match in found:
                     _draw(axes, test.images[index], *(RIGHT if match else WRONG))
     _save(figure, path)
+
+
+def successes_and_failures(places: np.ndarray, labels: np.ndarray, seed: int) -> list[int]:
+    """Images whose class comes first, then as many whose does not, of different classes, drawn by seed."""
+    order = stream(seed, GALLERY).permutation(len(places))
+    first = places[order] == 0
+    return [n for some in (order[first], order[~first]) for n in _spread(some.tolist(), labels, NAMED)]
+
+
+def named(
+    test: Images,
+    shown: list[int],
+    places: np.ndarray,
+    found: np.ndarray,
+    names: dict[int, str],
+    path: Path,
+) -> None:
+    """Images, each with the name of its class and the names that it is given, best first.
+
+    Args:
+        test: of which they are.
+        shown: their numbers.
+        places: for all of `test`, where the right class comes, from 0.
+        found: for those shown, the labels of the classes that come first.
+        names: of the classes.
+        path: of the picture.
+    """
+    figure = Figure(figsize=(13, 1.45 * NAMED + 0.5), layout="constrained")
+    halves = figure.subfigures(1, 2, squeeze=False)[0]
+    titles = "The right name comes first", "It does not; in brackets, where it comes"
+    for half, title, right in zip(halves, titles, (True, False), strict=True):
+        half.suptitle(title, fontsize=11)
+        grid = half.subplots(NAMED, 2, width_ratios=[1, 4.2])
+        for axes in grid.flat:
+            axes.set_axis_off()
+        rows = [n for n, image in enumerate(shown) if (places[image] == 0) == right]
+        for (drawing, text), n in zip(grid, rows, strict=False):
+            label, place = int(test.labels[shown[n]]), int(places[shown[n]]) + 1
+            drawing.set_axis_on()
+            _draw(drawing, test.images[shown[n]], *QUERY)
+            _write(text, 0, f"{_short(names[label])}{'' if right else f' ({place})'}", "black", "bold")
+            for line, other in enumerate(found[n].tolist(), 1):
+                _write(text, line, _short(names[other]), (RIGHT if other == label else WRONG)[0], "normal")
+    _save(figure, path)
+
+
+def _write(axes: Axes, line: int, text: str, colour: str, weight: str) -> None:
+    height, style = 1 - line / 5.5, {"color": colour, "weight": weight}
+    axes.text(0, height, text, style, transform=axes.transAxes, fontsize=8, va="center", parse_math=False)
+
+
+def _short(name: str) -> str:
+    """So much of a name as fits beside an image."""
+    return name if len(name) <= 60 else f"{name[:57]}..."
 
 
 def _spread(queries: list[int], labels: np.ndarray, count: int) -> list[int]:

@@ -60,4 +60,15 @@ def table(results: Results) -> str:
     )
 
 
-EVALUATION = Evaluation("retrieval", measure, table)
+def columns(results: Results) -> dict[str, float | None]:
+    """Recall@1 and MAP@R, by distance and by score."""
+    recall, map_at_r = results["recall_at_k"], results["map_at_r"]
+    return {
+        "Recall@1": recall["euclidean"]["1"],
+        "Recall@1, PDDM score": (recall["pddm"] or {}).get("1"),
+        "MAP@R": map_at_r["euclidean"],
+        "MAP@R, PDDM score": map_at_r["pddm"],
+    }
+
+
+EVALUATION = Evaluation("retrieval", measure, table, columns)

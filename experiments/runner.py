@@ -102,6 +102,8 @@ class Learned(NamedTuple):
     config: FrozenConfigDict
     workdir: Path
     split: Split
+    train: Images  # what it was trained on
+    seen: Images | None  # images of the same classes that it was not trained on
     state: TrainState
     embed: Callable[[Images], np.ndarray]
 
@@ -115,6 +117,8 @@ class Evaluation(NamedTuple):
     name: str
     measure: Callable[[Learned], tuple[Results, Results]]  # what the protocol says of it; what was found
     table: Callable[[Results], str]  # the results of a run as text
+    columns: Callable[[Results], dict[str, float | None]]  # what objectives are compared by, best first
+    check: Callable[[FrozenConfigDict, Split], None] = lambda config, split: None  # before training
 
 
 def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluation) -> Results:
@@ -145,7 +149,7 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
         return results
 
     stood_on, recipe = versions(), make_recipe(config)
-    where = {field: config.data[field] for field in ("root", "image_size", "crop", "on_error")}
+    where = {field: config.data[field] for field in ("root", "image_size", "crop", "on_error", "unseen")}
     split = data.load(config.data.name, **where, seed=config.seed)
     if config.data.augment == "shift" and not isinstance(split.train.images, np.ndarray):
         raise ValueError(f'data.augment must be "crop" for {config.data.name}: its images have many sizes')
@@ -153,6 +157,14 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
         train_images, watched = data.hold_out(split.train, config.data.validation, config.seed)
     else:
         train_images, watched = split.train, split.test
+    seen = None
+    if config.data.seen_test:
+        apart = data.drawn(train_images, config.data.seen_test, config.seed)
+        if not apart.any():
+            raise ValueError(f"data.seen_test of {config.data.seen_test} keeps no image of any class")
+        seen = data.some(train_images, np.flatnonzero(apart))
+        train_images = data.some(train_images, np.flatnonzero(~apart))
+    evaluation.check(config, split)
     say(
         f"{experiment}: {config.objective.name} on {config.data.name}, seed {config.seed}; "
         f"{config.train.steps} steps on {len(train_images.labels)} images of "
@@ -166,10 +178,13 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
         say("ended by SIGTERM: all is saved, and the same command goes on from there")
         raise
 
-    rule, found = evaluation.measure(Learned(config, workdir, split, state, partial(embed, state)))
+    learned = Learned(config, workdir, split, train_images, seen, state, partial(embed, state))
+    rule, found = evaluation.measure(learned)
     parts = {"train": train_images, "test": split.test}
     if config.data.validation:
         parts["validation"] = watched
+    if seen:
+        parts["seen_test"] = seen
     chosen_by = "best by validation" if config.data.validation else "last"
     results = {
         "experiment": experiment,
@@ -314,8 +329,9 @@ def check_config(config: FrozenConfigDict) -> None:
             raise ValueError(f"{group}.{name} must be finite and not below 0, got {config[group][name]}")
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed must lie in 0 to 2**32 - 1, got {config.seed}")
-    if not 0 <= config.data.validation < 1:
-        raise ValueError(f"data.validation must lie in 0 to 1, got {config.data.validation}")
+    for name in ("validation", "seen_test"):
+        if not 0 <= config.data[name] < 1:
+            raise ValueError(f"data.{name} must lie in 0 to 1, got {config.data[name]}")
 
 
 def check_same_run(workdir: Path, config: FrozenConfigDict) -> None:

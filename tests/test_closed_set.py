@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from test_sources import picture
 
 from pddm_jax.data import CLOSED_SETS, glyphs, load_closed_set
-from pddm_jax.data.closed_set import halves, parted
+from pddm_jax.data.closed_set import drawn, halves, parted
 from pddm_jax.data.images import Images
 
 
@@ -51,6 +51,14 @@ def test_the_halves_are_drawn_by_seed_and_those_of_a_class_stay_when_others_come
     assert {n for n in first if n < 40} != {n - 40 for n in first if n >= 40}  # each class by itself
     more = numbers_of(halves(numbered([5] * 40 + [2] * 6 + [7] * 41), 0).train)
     assert [n for n in more if n < 40] + [n - 6 for n in more if n >= 46] == first
+
+
+@given(st.lists(st.integers(0, 4), max_size=40), st.sampled_from([0.0, 0.2, 0.5, 0.9]))
+def test_a_share_of_each_class_is_drawn_and_rounded_down(labels, share):
+    chosen = drawn(numbered(labels), share, 0)
+    assert chosen.shape == (len(labels),)
+    for label, count in Counter(labels).items():
+        assert chosen[np.array(labels) == label].sum() == int(share * count)
 
 
 def test_every_image_is_for_test_by_some_seed_about_as_often_as_not():

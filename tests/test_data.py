@@ -34,10 +34,12 @@ def split(glyph_root):
 
 @pytest.fixture(scope="session")
 def rendered(glyph_root, split):
-    """Images [n, 32, 32], labels [n], the lowest code point of each class."""
+    """Images [n, 32, 32], labels [n], the lowest code point of each class, all with their classes."""
     (path,) = glyph_root.iterdir()
     with np.load(path) as stored:
-        return stored["images"][..., 0], stored["labels"], stored["code_points"]
+        characters = stored["characters"]
+        lowest = [characters[characters[:, 1] == label, 0].min() for label in np.unique(characters[:, 1])]
+        return stored["images"][..., 0], stored["labels"], np.array(lowest), characters
 
 
 def test_sixteen_faces_exist():
@@ -48,7 +50,7 @@ def test_sixteen_faces_exist():
 
 
 def test_a_few_thousand_classes_each_drawn_by_half_of_the_faces_or_more(rendered):
-    images, labels, code_points = rendered
+    images, labels, code_points, _ = rendered
     assert images.shape[1:] == (32, 32)
     assert images.dtype == np.uint8
     assert 2000 < len(code_points) < 4000
@@ -83,16 +85,22 @@ def test_characters_that_look_alike_are_one_class(rendered):
 
 
 def test_no_drawing_is_in_two_classes(rendered):
-    images, labels, _ = rendered
+    images, labels, *_ = rendered
     classes = {}
     for image, label in zip(images, labels, strict=True):
         classes.setdefault(image.tobytes(), set()).add(int(label))
     assert all(len(labels) == 1 for labels in classes.values())
 
 
-def test_classes_are_named_by_their_character(split):
+def test_classes_are_named_by_all_of_their_characters(split, rendered):
     names = split.train.class_names | split.test.class_names
-    assert "A LATIN CAPITAL LETTER A" in names.values()
+    (of_a,) = (name for name in names.values() if name.startswith("A LATIN CAPITAL LETTER A"))
+    assert {"Α GREEK CAPITAL LETTER ALPHA", "А CYRILLIC CAPITAL LETTER A"} < {*of_a.split(" / ")}
+    assert "/ SOLIDUS" in "".join(names.values())
+    for label, name in names.items():
+        of_class = rendered[3][rendered[3][:, 1] == label, 0]
+        assert glyphs.character_names(name) == [unicodedata.name(chr(c), "") for c in of_class]
+        assert [part[0] for part in name.split(" / ")] == [chr(c) for c in of_class]
 
 
 def test_training_and_test_classes_are_disjoint_halves_of_all(split, rendered):
@@ -133,7 +141,8 @@ def renderings(monkeypatch, rendered):
 
     def render(size):
         made.append(size)
-        return rendered[0][:20, :size, :size, None], rendered[1][:20], rendered[2][: rendered[1][19] + 1]
+        few = rendered[3][:, 1] <= rendered[1][19]
+        return rendered[0][:20, :size, :size, None], rendered[1][:20], rendered[3][few]
 
     monkeypatch.setattr(glyphs, "render", render)
     return made

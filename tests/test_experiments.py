@@ -245,7 +245,8 @@ def test_compare_sets_objectives_side_by_side(python, arguments, tmp_path):
         runs = [results(tmp_path / f"{name}-{seed}") for seed in (3, 4)]
         assert [run["protocol"]["objective"]["margin"] for run in runs] == [margin] * 2
         recalls = [run["recall_at_k"]["euclidean"]["1"] for run in runs]
-        assert summary["objectives"][name]["recall_at_1"] == {"euclidean": recalls, "pddm": None}
+        assert summary["objectives"][name]["Recall@1"] == recalls
+        assert summary["objectives"][name]["Recall@1, PDDM score"] is None
         assert f"| {name} | {50 * sum(recalls):.2f} ± " in out
     assert (tmp_path / "compare.md").read_text(encoding="utf-8") in out
     with Image.open(tmp_path / "convergence.png") as picture:

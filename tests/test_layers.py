@@ -66,7 +66,7 @@ LAYERS = (
     ("experiments.configs.*",),
     ("experiments.machine", "experiments.plots", "experiments.results"),
     ("experiments.runner",),
-    ("experiments.retrieval",),
+    ("experiments.naming", "experiments.retrieval"),
     ("experiments.command",),
     ("experiments.*",),
 )

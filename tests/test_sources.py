@@ -16,7 +16,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from pddm_jax.data import protocols, records
+from pddm_jax.data import load, protocols, records
 from pddm_jax.data.decode import Encoded, Files, LeftOut, check, decode
 from pddm_jax.data.prepare import prepare
 from pddm_jax.data.protocols import Count, Expected
@@ -519,6 +519,58 @@ def test_missing_and_foreign_classes_are_told(small):
 def test_a_product_in_both_parts_is_told(small):
     with pytest.raises(ValueError, match=r"class 3 is in both"):
         protocols.sop(labelled([1, 1, 2, 2, 3, 3, 3, 4, 5, 5], [True] * 6 + [False] * 4))
+
+
+def source_of(labels):
+    images = np.arange(len(labels), dtype=np.uint8)[:, None, None, None]
+    names = {label: f"name {label}" for label in {*labels}}
+    return Source(images, np.array(labels), names, None, None, "here")
+
+
+def test_other_test_classes_are_drawn_by_seed_or_read_from_a_file(tmp_path):
+    source, listed = source_of([3, 1, 4, 1, 5, 9, 2, 6]), tmp_path / "unseen"
+    listed.write_text("name 9\n\n name 1 \n", encoding="utf-8")
+    split = protocols.by_class(source, str(listed), seed=0)
+    assert split.test.labels.tolist() == [1, 1, 9]
+    assert split.train.labels.tolist() == [3, 4, 5, 2, 6]
+    assert split.test.class_names == {1: "name 1", 9: "name 9"}
+    assert split.train.images.ravel().tolist() == [0, 2, 4, 6, 7]
+    assert split.rule == f"2 of 7 classes for test, those of {listed}; the others for training"
+    drawn = [protocols.by_class(source, "3", seed) for seed in (0, 0, 1, 2, 3)]
+    tests = [{*split.test.class_names} for split in drawn]
+    assert tests[0] == tests[1]
+    assert len({frozenset(classes) for classes in tests}) > 2
+    for split in drawn:
+        assert len(split.test.class_names) == 3
+        assert not {*split.train.labels.tolist()} & {*split.test.labels.tolist()}
+        assert len(split.train.labels) + len(split.test.labels) == 8
+    assert "3 of 7 classes for test, by seed 0" in drawn[0].rule
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("name 3\nname 8\n", "'name 8' .* has no image"),
+        ("name 3\nname 1\nname 3\n", "'name 3' .* twice"),
+        ("", "keeps 0 of 2"),
+        ("name 3\nname 1\n", "keeps 2 of 2"),
+        (0, "0 keeps 0 of 2"),
+        (2, "2 keeps 2 of 2"),
+        (9, "9 keeps 2 of 2"),
+    ],
+)
+def test_test_classes_that_make_no_split_are_told(content, words, tmp_path):
+    (tmp_path / "unseen").write_text(str(content), encoding="utf-8")
+    unseen = content if isinstance(content, int) else tmp_path / "unseen"
+    with pytest.raises(ValueError, match=f"data.unseen: .*{words}"):
+        protocols.by_class(source_of([3, 1, 1]), str(unseen), seed=0)
+
+
+def test_other_test_classes_need_images_on_disk(tmp_path):
+    with pytest.raises(ValueError, match=r"data\.unseen does not apply to fashion_mnist"):
+        load("fashion_mnist", str(tmp_path), None, 0, unseen="2")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        protocols.by_class(source_of([1, 2]), str(tmp_path / "nowhere"), 0)
 
 
 def test_a_folder_is_halved_by_seed_or_keeps_its_own_parts():

@@ -1,5 +1,6 @@
 """Descriptions of classes from files and names; maps into their space; where the right class comes."""
 
+import json
 import math
 from collections import Counter
 
@@ -9,8 +10,15 @@ import oracles
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ml_collections import FrozenConfigDict
+from PIL import Image
 from scipy.optimize import linprog
 
+from experiments import naming
+from experiments.configs.zero_shot import get_config
+from experiments.runner import Learned, run
+from pddm_jax.data import drawn, glyphs, some
+from pddm_jax.data.images import of_classes
 from pddm_jax.transfer import placement, zero_shot
 from pddm_jax.transfer.descriptions import read_descriptions, word_descriptions
 
@@ -163,25 +171,25 @@ def test_broken_and_missing_files_are_named(tmp_path):
 def test_words_are_weighted_by_how_few_names_have_them():
     names = ["LATIN SMALL LETTER A", "Latin capital letter A-acute", "ACUTE ACCENT", "SNOWMAN"]
     found = word_descriptions(names)
-    words = ["a", "acute", "latin", "letter"]  # of two names or more
+    words = ["a", "accent", "acute", "capital", "latin", "letter", "small", "snowman"]
     assert found.shape == (4, len(words))
+    count = [2, 1, 2, 1, 2, 2, 1, 1]
     for name, row in zip(names, found, strict=True):
         has = {*name.lower().replace("-", " ").split()}
-        np.testing.assert_allclose(row, [math.log(2) if word in has else 0 for word in words], rtol=1e-6)
-    assert not found[3].any()
+        weights = [math.sqrt(math.log(4 / n)) * (word in has) for word, n in zip(words, count, strict=True)]
+        np.testing.assert_allclose(row, weights, rtol=1e-6)
     assert word_descriptions([]).shape == (0, 0)
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdefg"), max_size=5).map(" ".join), min_size=1, max_size=8))
-def test_a_column_is_a_word_that_classes_share(names):
+def test_the_product_of_two_names_is_what_their_shared_words_say(names):
     found = word_descriptions(names)
     count = Counter(word for name in names for word in {*name.split()})
-    shared = sorted(word for word in count if count[word] > 1)
-    assert found.shape == (len(names), len(shared))
-    for column, word in zip(found.T, shared, strict=True):
-        assert {*np.flatnonzero(column)} <= {n for n, name in enumerate(names) if word in name.split()}
-        if count[word] < len(names):
-            assert (column > 0).sum() == count[word]
+    assert found.shape == (len(names), len(count))
+    for a, x in zip(names, found, strict=True):
+        for b, y in zip(names, found, strict=True):
+            said = sum(math.log(len(names) / count[word]) for word in {*a.split()} & {*b.split()})
+            assert float(x @ y) == pytest.approx(said, abs=1e-5)
 
 
 # ------------------------------------------------------------------------- into the space of descriptions
@@ -382,6 +390,20 @@ def test_places_where_many_cosines_tie(seed):
     assert placement.hit_at_k(found, (5,)) == {5: 1.0}
 
 
+@each_method
+def test_the_likeliest_are_those_that_come_first(method):
+    x, rows, s = problem()
+    into = made(method)
+    found = placement.likeliest(into, x, s, 4)
+    for ranked, scores in zip(found, scores_of(into, x, s), strict=True):
+        np.testing.assert_allclose([scores[j] for j in ranked], sorted(scores)[:-5:-1], atol=1e-5)
+    every = placement.likeliest(into, x, s, 100)
+    assert every.shape == (N, CLASS_COUNT)
+    np.testing.assert_array_equal(
+        (every == rows[:, None]).argmax(axis=1), placement.places(into, x, rows, s)
+    )
+
+
 def test_places_of_many_blocks_are_those_of_one(monkeypatch):
     x, rows, s = problem()
     into = made("ridge")
@@ -414,3 +436,135 @@ def test_places_name_what_does_not_fit():
     ):
         with pytest.raises(ValueError, match=words):
             placement.places(into, *arguments)
+
+
+# --------------------------------------------------------------------------------------- the experiment
+
+
+def assert_hits(hits):
+    assert [*hits] == [str(k) for k in placement.KS]
+    assert [*hits.values()] == sorted(hits.values())
+
+
+def test_characters_never_seen_are_known_by_their_names(glyph_root, tmp_path):
+    """Already by their pixels: every fifth character, seen and unseen, without a network."""
+    config = get_config()
+    config.zero_shot.ranking_steps = 40
+    config = FrozenConfigDict(config)
+    whole = glyphs.load(str(glyph_root), None, 0)
+    few = [of_classes(part, np.unique(part.labels)[::5]) for part in (whole.train, whole.test)]
+    split = whole._replace(train=few[0], test=few[1])
+    apart = drawn(split.train, config.data.seen_test, 0)
+    train, seen = (some(split.train, np.flatnonzero(chosen)) for chosen in (~apart, apart))
+
+    def pixels(data):
+        coarse = data.images.reshape(-1, 8, 4, 8, 4).mean(axis=(2, 4)).reshape(-1, 64)
+        return coarse / np.linalg.norm(coarse, axis=1, keepdims=True)
+
+    rule, found = naming.measure(Learned(config, tmp_path, split, train, seen, None, pixels))
+    assert rule["zero_shot"]["classes"] == {"seen": len(split.train.class_names), "unseen": 284}
+    hits = found["hit_at_k"]
+    assert [*hits] == ["chance", "word frequency", "conse", "ranking", "ridge"]
+    assert hits["chance"] == {str(k): k / 284 for k in placement.KS}
+    for name in ("conse", "ranking", "ridge"):
+        assert_hits(hits[name])
+        for k in ("1", "5"):
+            assert hits[name][k] > 4 * max(hits["chance"][k], hits["word frequency"][k]), (name, k)
+        of = found["generalised"][name]
+        for part in ("seen", "unseen", "harmonic mean"):
+            assert_hits(of[part])
+        for k, share in of["seen"].items():
+            unseen = of["unseen"][k]
+            assert unseen < share
+            assert of["harmonic mean"][k] == pytest.approx(2 * share * unseen / (share + unseen))
+    with Image.open(tmp_path / "zero_shot.png") as picture:
+        assert len(picture.convert("RGB").getcolors(2**20)) > 100
+    described = {"data": "glyphs", "seed": 0, "objective": {"name": "pddm"}, "images": {"test": 1}}
+    results = {"experiment": "x", "protocol": described | rule, "steps": 1, "seconds": 1, **found}
+    line = next(line for line in naming.table(results).splitlines() if line.split()[:1] == ["conse"])
+    assert line.split()[1:] == [f"{100 * share:.2f}" for share in hits["conse"].values()]
+
+
+def test_the_ordering_by_word_frequency_is_that_of_the_counts():
+    seen, unseen = ["A B", "A C", "A"], ["C", "B C D", "A", "E", "A B"]
+    vectors = word_descriptions([*seen, *unseen])
+    places = naming.by_frequency(vectors[:3], vectors[3:])
+    means = [1, 2 / 3, 3, 0, 2]  # seen classes with each word of the name
+    assert places.tolist() == [sorted(means, reverse=True).index(mean) for mean in means]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of ten classes of five images, a file that describes them, one that names three of them."""
+    rng = np.random.default_rng(0)
+    for label in range(10):
+        (tmp_path / "photos" / f"n{label}").mkdir(parents=True)
+        for number in range(5):
+            pixels = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / f"n{label}" / f"{number}.png")
+    vectors = rng.normal(size=(10, 4)).tolist()
+    (tmp_path / "words.txt").write_text(text(rows([f"n{label}" for label in range(10)], np.array(vectors))))
+    (tmp_path / "unseen.txt").write_text("n7\nn2\n\nn4\n")
+    return tmp_path
+
+
+def fields(photos):
+    """Of a short run on the photos."""
+    return {
+        "data.name": "folder",
+        "data.root": str(photos / "photos"),
+        "data.unseen": str(photos / "unseen.txt"),
+        "data.image_size": 16,
+        "data.seen_test": 0.2,
+        "data.workers": 0,
+        "data.classes_per_batch": 4,
+        "network.name": "small_cnn",
+        "network.embedding_dim": 8,
+        "network.unit_dim": 8,
+        "train.steps": 2,
+        "zero_shot.descriptions": str(photos / "words.txt"),
+    }
+
+
+def test_compare_sets_objectives_side_by_side_by_the_naming_of_unseen_classes(python, photos):
+    given = [f"--config.{name}={value}" for name, value in fields(photos).items()]
+    status, out, err = python(
+        *("-m", "experiments.compare", "--config=experiments/configs/zero_shot.py:ilsvrc2010"),
+        *("--evaluation=zero_shot", "--objectives=pddm,triplet", "--seeds=3"),
+        *(f"--workdir={photos / 'run'}", *given),
+    )
+    assert status == 0, err
+    summary = json.loads((photos / "run" / "compare.json").read_text(encoding="utf-8"))
+    for name in ("pddm", "triplet"):
+        results = (photos / "run" / f"{name}-3" / "results.json").read_text(encoding="utf-8")
+        run = json.loads(results)
+        assert run["evaluation"] == "zero_shot"
+        assert [*run["hit_at_k"]] == ["chance", "conse", "ranking", "ridge"]
+        assert run["hit_at_k"]["conse"]["5"] == 1.0  # of three classes
+        assert run["protocol"]["images"] == {"train": 28, "test": 15, "seen_test": 7}
+        assert "3 of 10 classes for test" in run["protocol"]["split"]
+        assert summary["objectives"][name]["ridge Hit@1"] == [run["hit_at_k"]["ridge"]["1"]]
+        mean = run["generalised"]["ridge"]["harmonic mean"]["1"]
+        assert summary["objectives"][name]["ridge harmonic mean"] == [mean]
+        assert "published: Hit@5 48.2" in naming.table(run)
+    assert out.startswith("| objective | conse Hit@1 | conse Hit@5 |")
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"zero_shot.descriptions": "/nowhere.txt"}, "/nowhere.txt"),
+        ({"zero_shot.ids": "ids.txt"}, r"\.npy.*ids\.txt"),
+        ({"zero_shot.ridge_weight": math.nan}, r"zero_shot\.ridge_weight .* nan"),
+        ({"data.unseen": "0"}, r"data\.unseen: 0 keeps 0 of 10"),
+        ({"data.seen_test": 0.1}, r"data\.seen_test of 0\.1 keeps no image"),
+        ({"data.seen_test": 1.0}, r"data\.seen_test must lie in 0 to 1"),
+        ({"data.unseen": None, "data.name": "imagenet2010"}, r"data\.name .* 'imagenet2010'"),
+    ],
+)
+def test_what_is_wrong_is_told_before_training(changed, words, photos):
+    config = get_config("ilsvrc2010")
+    config.update_from_flattened_dict(fields(photos) | changed)
+    with pytest.raises((ValueError, OSError), match=words):
+        run(config, photos / "run", "zero_shot", naming.EVALUATION)
+    assert not (photos / "run" / "config.json").exists()

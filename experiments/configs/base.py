@@ -27,6 +27,8 @@ def get_config(variant: str, variants: Sequence[str] = VARIANTS) -> ConfigDict:
                 "image_size": config_dict.placeholder(int),  # pixels; None: the data set's own
                 "crop": "none",  # or bbox: images cut to their annotated boxes
                 "on_error": "stop",  # or skip: what an unreadable image does, unless `prepare` skipped it
+                "unseen": config_dict.placeholder(str),  # test classes: how many by seed, or file of names
+                "seen_test": 0.0,  # share of the images of each training class that are kept for the end
                 "validation": 0.0,  # share of the training classes that choose the checkpoint instead
                 "workers": 0,  # processes that read images; 0: threads
                 "classes_per_batch": 16,

@@ -11,12 +11,12 @@ from absl import logging
 
 from pddm_jax.checks import check_choice
 from pddm_jax.data import closed_set, fashion_mnist, glyphs, on_disk, protocols
-from pddm_jax.data.closed_set import ClosedSet
+from pddm_jax.data.closed_set import ClosedSet, drawn
 from pddm_jax.data.decode import Encoded, LeftOut, check
 from pddm_jax.data.images import Images, Split, hold_out, some
 from pddm_jax.data.pipeline import ordered_batches, train_batches
 from pddm_jax.data.sampler import PKSampler
-from pddm_jax.data.sources import SOURCES, Source, cropped
+from pddm_jax.data.sources import Source, cropped
 from pddm_jax.data.transforms import make_transform
 
 __all__ = [
@@ -26,11 +26,13 @@ __all__ = [
     "Images",
     "PKSampler",
     "Split",
+    "drawn",
     "hold_out",
     "load",
     "load_closed_set",
     "make_transform",
     "ordered_batches",
+    "some",
     "train_batches",
 ]
 
@@ -56,31 +58,36 @@ def load(
     seed: int,
     crop: str = "none",
     on_error: str = "stop",
+    unseen: str | None = None,
 ) -> Split:
     """The data set of a name in `DATASETS`.
 
     Args:
-        name: of the data set.
+        name: of the data set; with `unseen`, one of `CLOSED_SETS` too, as `prepare` wrote it.
         root: its folder; glyphs and fashion_mnist have places of their own, see their modules.
         image_size: side in pixels of glyphs and fashion_mnist; images on disk keep their own.
         seed: of the split, where it is drawn.
         crop: "none", whole images; or "bbox", cut to the annotated boxes.
         on_error: what an image does that cannot be read: "stop", or "skip". One that was skipped when
             records were written is left out either way, and counted in the split's rule.
+        unseen: other test classes than the set's own, of images on disk: see `protocols.by_class`.
 
     Raises:
         FileNotFoundError: the data is not there.
         ValueError: it is corrupt, or not the whole data set; or an argument is wrong.
     """
-    check_choice("data.name", name, DATASETS)
+    check_choice("data.name", name, DATASETS if unseen is None else (*DATASETS, *on_disk.LISTED))
     check_choice("data.crop", crop, ("none", "bbox"))
     check_choice("data.on_error", on_error, ("stop", "skip"))
     if name in IN_MEMORY:
         if crop != "none":
             raise ValueError(f'data.crop must be "none" for {name}, which has no boxes')
+        if unseen is not None:
+            raise ValueError(f"data.unseen does not apply to {name}, which has test classes of its own")
         return IN_MEMORY[name](root, image_size, seed)
-    source = SOURCES[name](_given(root, name))
-    split = PROTOCOLS[name](cropped(source) if crop == "bbox" else source, seed)
+    source = on_disk.find(name, _given(root, name), skip=on_error == "skip")
+    source = cropped(source) if crop == "bbox" else source
+    split = protocols.by_class(source, unseen, seed) if unseen else PROTOCOLS[name](source, seed)
     return _readable(_told(split, source), on_error == "skip")
 
 

@@ -20,21 +20,29 @@ class ClosedSet(NamedTuple):
 def halves(data: Images, seed: int) -> ClosedSet:
     """Half of the images of each class, drawn by seed, for training (the larger half), the others for test.
 
-    Of a class of n images those are for training that come first in the permutation of n that the stream
-    of (seed, label) draws: so the halves of a class do not depend on what other classes there are.
-
     Raises:
         ValueError: a class has one image only.
     """
-    in_train = np.zeros(len(data.labels), bool)
+    labels, counts = np.unique(data.labels, return_counts=True)
+    if (counts < 2).any():
+        name = data.class_names[int(labels[counts < 2][0])]
+        raise ValueError(f"class {name!r} has one image, which cannot be halved")
+    return parted(data, ~drawn(data, 0.5, seed), f"half of the images of each class by seed {seed}")
+
+
+def drawn(data: Images, share: float, seed: int) -> Bool[np.ndarray, " n"]:
+    """Which images are in a share of each class, drawn by seed and rounded down.
+
+    Of a class of n images those are not in it that come first in the permutation of n that the stream of
+    (seed, label) draws: so the share of a class does not depend on what other classes there are.
+    """
+    chosen = np.zeros(len(data.labels), bool)
     order = np.argsort(data.labels, kind="stable")
     labels, starts = np.unique(data.labels[order], return_index=True)
     for label, numbers in zip(labels.tolist(), np.split(order, starts)[1:], strict=True):
-        if len(numbers) < 2:
-            raise ValueError(f"class {data.class_names[label]!r} has one image, which cannot be halved")
-        drawn = stream(seed, HALVES, label).permutation(len(numbers))
-        in_train[numbers[drawn[: (len(numbers) + 1) // 2]]] = True
-    return parted(data, in_train, f"half of the images of each class by seed {seed}")
+        permuted = stream(seed, HALVES, label).permutation(len(numbers))
+        chosen[numbers[permuted[len(numbers) - int(share * len(numbers)) :]]] = True
+    return chosen
 
 
 def parted(data: Images, in_train: Bool[np.ndarray, " n"], rule: str) -> ClosedSet:

@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 import PIL
 from fontTools.ttLib import TTFont
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from pddm_jax.data.images import Images, Split, split_half
@@ -26,6 +26,7 @@ FACES = (
 LEAST_FACES = 8
 CATEGORIES = "LNSP"  # Unicode's letters, numbers, symbols and punctuation
 EM = 0.6875  # of the image's side: 22 pixels of 32
+BETWEEN = " / "  # the characters of a class, in its name
 LAYOUT = 2  # raised when the rendering changes, so that no old cache is read
 
 
@@ -33,7 +34,8 @@ def load(root: str | None, image_size: int | None, seed: int) -> Split:
     """Glyphs of `image_size` (32) pixels, half of the characters for training, the others for test.
 
     A character is taken where at least 8 of the 16 faces have it. Characters that are drawn alike
-    anywhere, to the pixel (Latin A, Greek Alpha), are one class, which each face draws once.
+    anywhere, to the pixel (Latin A, Greek Alpha), are one class, which each face draws once, and which has
+    the names of all of them: see `character_names`.
 
     Args:
         root: where the rendering is cached; None = the user's cache folder.
@@ -57,17 +59,31 @@ def _cached(folder: Path, size: int) -> Images:
     path = folder / f"glyphs-{size}-{versions}.npz"
     try:
         with path.open("rb") as file, np.load(file) as stored:
-            images, labels, code_points = (stored[k] for k in ("images", "labels", "code_points"))
+            images, labels, characters = (stored[k] for k in ("images", "labels", "characters"))
     except (OSError, EOFError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error):
-        images, labels, code_points = render(size)
+        images, labels, characters = render(size)
         with replacing(path) as part:
-            np.savez(part, images=images, labels=labels, code_points=code_points)
-    names = {label: f"{chr(c)} {unicodedata.name(chr(c), '')}" for label, c in enumerate(code_points)}
+            np.savez(part, images=images, labels=labels, characters=characters)
+    names: dict[int, str] = {}
+    for c, label in characters.tolist():
+        before = f"{names[label]}{BETWEEN}" if label in names else ""
+        names[label] = f"{before}{chr(c)} {unicodedata.name(chr(c), '')}"
     return Images(images, labels, names)
 
 
-def render(size: int) -> tuple[UInt8[np.ndarray, "n h w 1"], np.ndarray, np.ndarray]:
-    """Images, class labels 0.. in the order of code points, and each class's lowest code point."""
+def character_names(class_name: str) -> list[str]:
+    """The Unicode names of the characters of a class, from its name.
+
+    >>> character_names("A LATIN CAPITAL LETTER A / Α GREEK CAPITAL LETTER ALPHA")
+    ['LATIN CAPITAL LETTER A', 'GREEK CAPITAL LETTER ALPHA']
+    """
+    return [character[2:] for character in class_name.split(BETWEEN)]
+
+
+def render(
+    size: int,
+) -> tuple[UInt8[np.ndarray, "n h w 1"], Int[np.ndarray, " n"], Int[np.ndarray, "m 2"]]:
+    """Images; class labels 0.. in the order of lowest code points; each code point with its class."""
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     paths = [fonts / f"{face}.ttf" for face in FACES]
     maps = []
@@ -95,7 +111,7 @@ def render(size: int) -> tuple[UInt8[np.ndarray, "n h w 1"], np.ndarray, np.ndar
         by_class.setdefault((label_of[first[c]], face), drawing)
     images = np.stack([by_class[key] for key in sorted(by_class)])[..., None]
     labels = np.array([label for label, _ in sorted(by_class)], np.int32)
-    return images, labels, np.array(classes, np.int32)
+    return images, labels, np.array([(c, label_of[first[c]]) for c in sorted(first)], np.int32)
 
 
 def _draw(character: str, font: ImageFont.FreeTypeFont, size: int) -> np.ndarray | None:

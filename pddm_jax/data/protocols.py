@@ -1,5 +1,6 @@
 """Who is for training and who for test, with the counts of the literature."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +9,7 @@ from jaxtyping import Int
 from pddm_jax.data.closed_set import ClosedSet, halves, parted
 from pddm_jax.data.images import Images, Split, of_classes, split_half
 from pddm_jax.data.sources import Source
+from pddm_jax.data.streams import SPLIT, stream
 
 
 class Count(NamedTuple):
@@ -91,6 +93,38 @@ def folder(source: Source, seed: int) -> Split:
         names = ", ".join(source.class_names.values())
         raise ValueError(f"one class cannot be split into training and test: {names}")
     return split_half(Images(source.images, source.labels, source.class_names), seed)
+
+
+def by_class(source: Source, unseen: str, seed: int) -> Split:
+    """Other test classes than a data set's own.
+
+    Args:
+        source: all of its images, whatever part of it they are in.
+        unseen: how many classes are for test, drawn by seed; or the file of their names, one a line.
+        seed: of the classes.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it names a class that has no image, or one twice; or test or training has no class.
+    """
+    data = Images(source.images, source.labels, source.class_names)
+    labels = np.unique(data.labels)
+    if unseen.isdecimal():
+        test = stream(seed, SPLIT).permutation(labels)[: int(unseen)]
+        rule = f"by seed {seed}"
+    else:
+        names = [line.strip() for line in Path(unseen).read_text(encoding="utf-8").splitlines()]
+        known = {data.class_names[label]: label for label in labels.tolist()}
+        for name in (names := [name for name in names if name]):
+            if name not in known or names.count(name) > 1:
+                told = "has no image" if name not in known else "stands there twice"
+                raise ValueError(f"data.unseen: {name!r} of {unseen} {told}")
+        test = np.array([known[name] for name in names], labels.dtype)
+        rule = f"those of {unseen}"
+    if not 0 < len(test) < len(labels):
+        raise ValueError(f"data.unseen: {unseen} keeps {len(test)} of {len(labels)} classes for test")
+    rule = f"{len(test)} of {len(labels)} classes for test, {rule}; the others for training"
+    return Split(of_classes(data, np.setdiff1d(labels, test)), of_classes(data, test), rule)
 
 
 def closed_set(source: Source, seed: int) -> ClosedSet:

@@ -127,22 +127,22 @@ def _checked(vector: np.ndarray, where: str, name: str) -> np.ndarray:
     return vector
 
 
-def word_descriptions(names: Sequence[str]) -> Float[np.ndarray, "c a"]:
-    """A class as the words of its name: a column for each word that two classes or more have.
+def word_descriptions(names: Sequence[str]) -> Float[np.ndarray, "c w"]:
+    """A class as the words of its name: a column for each word, in alphabetical order.
 
-        s[c, w] = log(number of classes / number of classes with w) where c has w, else 0
+        s[c, w] = sqrt(log(number of classes / number of classes with w)) where c has w, else 0
 
-    The weight is the inverse document frequency of Sparck Jones (1972): what most names have says little. A
-    word of one name alone cannot be learned from other classes; a name of only such words is a row of 0.
+    so that in a product of two classes each shared word counts by its inverse document frequency (Sparck
+    Jones 1972): what most names have says little.
 
     Args:
         names: a class each; a word is a run of letters and digits, capitals or not.
     """
     words = [{*re.findall(r"\w+", name.casefold())} for name in names]
     count = Counter(word for of_class in words for word in of_class)
-    columns = {word: n for n, word in enumerate(sorted(word for word in count if count[word] > 1))}
+    columns = {word: n for n, word in enumerate(sorted(count))}
     found = np.zeros((len(names), len(columns)), np.float32)
     for row, of_class in zip(found, words, strict=True):
-        for word in of_class & columns.keys():
-            row[columns[word]] = math.log(len(names) / count[word])
+        for word in of_class:
+            row[columns[word]] = math.sqrt(math.log(len(names) / count[word]))
     return found

@@ -53,6 +53,21 @@ def _places(
     return jax.lax.map(place, (x, rows), batch_size=BLOCK)
 
 
+def likeliest(
+    into: Into, embeddings: Float[AnyArray, "n d"], descriptions: Float[AnyArray, "c a"], k: int
+) -> Int[np.ndarray, "n k"]:
+    """The rows of the first k classes of each image, in the order of `places`; all where there are fewer.
+
+    [n, c] is held, so it is for a few images.
+
+    Raises:
+        ValueError: as `places`.
+    """
+    x = as_finite_matrix("embeddings", embeddings)
+    s = as_finite_matrix("descriptions", descriptions)
+    return np.asarray(jax.lax.top_k(cosines(into, x, s), min(k, len(s)))[1])
+
+
 def cosines(
     into: Into, embeddings: Float[Array, "n d"], descriptions: Float[Array, "c a"]
 ) -> Float[Array, "n c"]:

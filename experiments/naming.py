@@ -1,0 +1,155 @@
+"""How well images of unseen classes are named, by what is known of the classes beside images."""
+
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+from ml_collections import FrozenConfigDict
+
+from experiments import plots
+from experiments.results import Results, align
+from experiments.runner import Evaluation, Learned, say
+from pddm_jax.data import Split
+from pddm_jax.data.glyphs import character_names
+from pddm_jax.transfer import zero_shot
+from pddm_jax.transfer.descriptions import read_descriptions, word_descriptions
+from pddm_jax.transfer.placement import KS, harmonic_mean, hit_at_k, likeliest, places
+
+Vectors = Float[np.ndarray, "c a"]
+Labels = Int[np.ndarray, " c"]
+
+
+def class_names(config: FrozenConfigDict, split: Split) -> dict[int, str]:
+    """The name of each class, by ascending label; of glyphs the Unicode names of all of its characters."""
+    names = split.train.class_names | split.test.class_names
+    if config.data.name == "glyphs":
+        names = {label: " / ".join(character_names(name)) for label, name in names.items()}
+    return dict(sorted(names.items()))
+
+
+def describe(config: FrozenConfigDict, split: Split) -> tuple[Labels, Vectors]:
+    """All classes, by ascending label, and their descriptions: of a file, or the words of their names."""
+    names, fields = class_names(config, split), config.zero_shot
+    if fields.descriptions is None:
+        return np.array([*names]), word_descriptions([*names.values()])
+    ids = None if fields.ids is None else Path(fields.ids)
+    return np.array([*names]), read_descriptions(Path(fields.descriptions), [*names.values()], ids)
+
+
+def check(config: FrozenConfigDict, split: Split) -> None:
+    """Raise a ValueError or OSError for what would else be found wrong after training."""
+    for name, value in config.zero_shot.items():
+        if isinstance(value, int | float) and not 0 < value < math.inf:
+            raise ValueError(f"zero_shot.{name} must be above 0 and finite, got {value}")
+    describe(config, split)
+
+
+def measure(learned: Learned) -> tuple[Results, Results]:
+    """Learn the three ways on seen classes, and place the images of the others; leaves zero_shot.png."""
+    config, train, test = learned.config, learned.train, learned.split.test
+    labels, vectors = describe(config, learned.split)
+    seen, unseen = (np.unique(part.labels) for part in (train, test))
+    say(f"naming {len(test.labels)} images of {len(unseen)} unseen classes; {len(seen)} are seen")
+    of_seen, of_unseen, of_both = (
+        vectors[np.searchsorted(labels, some)] for some in (seen, unseen, np.union1d(seen, unseen))
+    )
+    ways = learn(config, learned.embed(train), np.searchsorted(seen, train.labels), of_seen)
+    embeddings, rows = learned.embed(test), np.searchsorted(unseen, test.labels)
+    placed = {name: places(into, embeddings, rows, of_unseen) for name, into in ways.items()}
+    hits = {"chance": {str(k): min(k / len(unseen), 1.0) for k in KS}}
+    if config.zero_shot.descriptions is None:
+        hits["word frequency"] = shares(by_frequency(of_seen, of_unseen)[rows])
+    hits |= {name: shares(found) for name, found in placed.items()}
+
+    generalised = None
+    if learned.seen:
+        parts = {"seen": (learned.embed(learned.seen), learned.seen.labels)}
+        parts["unseen"] = embeddings, test.labels
+        both, generalised = np.union1d(seen, unseen), {}
+        for name, into in ways.items():
+            of = {
+                part: shares(places(into, x, np.searchsorted(both, y), of_both), y)
+                for part, (x, y) in parts.items()
+            }
+            of["harmonic mean"] = {k: harmonic_mean(x, of["unseen"][k]) for k, x in of["seen"].items()}
+            generalised[name] = of
+
+    if jax.process_index() == 0:
+        names = class_names(config, learned.split)
+        shown = plots.successes_and_failures(placed["conse"], test.labels, config.seed)
+        first = likeliest(ways["conse"], embeddings[shown], of_unseen, 5)
+        plots.named(test, shown, placed["conse"], unseen[first], names, learned.workdir / "zero_shot.png")
+    rule = {
+        "zero_shot": config.zero_shot.to_dict()
+        | {"classes": {"seen": len(seen), "unseen": len(unseen)}, "attributes": vectors.shape[1]}
+    }
+    return rule, {"hit_at_k": hits, "generalised": generalised}
+
+
+def shares(placed: np.ndarray, classes: np.ndarray | None = None) -> dict[str, float]:
+    """Hit@K by K, as JSON has it."""
+    return {str(k): share for k, share in hit_at_k(placed, classes=classes).items()}
+
+
+def learn(
+    config: FrozenConfigDict, embeddings: np.ndarray, rows: Labels, descriptions: Vectors
+) -> dict[str, zero_shot.Into]:
+    """The three ways from an embedding into the space of descriptions."""
+    fields, seen = config.zero_shot, (embeddings, rows, descriptions)
+    return {
+        "conse": zero_shot.conse(*seen, fields.conse_top, fields.conse_temperature),
+        "ranking": zero_shot.ranking(
+            *seen, fields.ranking_margin, fields.ranking_rate, fields.ranking_steps, config.seed
+        ),
+        "ridge": zero_shot.ridge(*seen, fields.ridge_weight),
+    }
+
+
+def by_frequency(seen: Vectors, unseen: Vectors) -> Labels:
+    """The place of each unseen class, whatever the image, by how many seen classes its words have."""
+    has = unseen > 0
+    frequency = has @ (seen > 0).sum(axis=0) / np.maximum(has.sum(axis=1), 1)
+    return np.argsort(np.argsort(-frequency, kind="stable"))
+
+
+def table(results: Results) -> str:
+    """The results of a run as text."""
+    protocol = results["protocol"]
+    classes = protocol["zero_shot"]["classes"]
+
+    def rows(by_name: dict[str, dict[str, float]]) -> list[list[str]]:
+        return [[name, *(f"{100 * x:.2f}" for x in of.values())] for name, of in by_name.items()]
+
+    head = [f"Hit@{k}" for k in KS]
+    text = (
+        f"{results['experiment']}: {protocol['objective']['name']} on {protocol['data']}, seed "
+        f"{protocol['seed']}; {protocol['images']['test']} images of {classes['unseen']} unseen classes, "
+        f"{classes['seen']} seen; {results['steps']} steps in {results['seconds']} s\n"
+        f"{align([['among the unseen', *head], *rows(results['hit_at_k'])])}"
+    )
+    if results["generalised"]:
+        both = {
+            f"{name}, {of}": hits
+            for name, parts in results["generalised"].items()
+            for of, hits in parts.items()
+        }
+        text += f"\n\n{align([['among all, by class', *head], *rows(both)])}"
+    published = protocol["zero_shot"]["published"]
+    return text + (f"\npublished: {published}" if published else "")
+
+
+def columns(results: Results) -> dict[str, float | None]:
+    """Hit@1 and Hit@5 of each way among unseen classes, and the harmonic mean of Hit@1 among all."""
+    ways = [name for name in results["hit_at_k"] if name not in ("chance", "word frequency")]
+    found: dict[str, float | None] = {}
+    for name in ways:
+        found |= {f"{name} Hit@{k}": results["hit_at_k"][name][str(k)] for k in (1, 5)}
+    for name in ways:
+        of = (results["generalised"] or {}).get(name)
+        found[f"{name} harmonic mean"] = of and of["harmonic mean"]["1"]
+    return found
+
+
+EVALUATION = Evaluation("zero_shot", measure, table, columns, check)

@@ -1,0 +1,6 @@
+"""Name unseen classes by their descriptions: of glyphs, characters by the words of their Unicode names."""
+
+from experiments import command, naming
+
+if __name__ == "__main__":
+    command.main("zero_shot", naming.EVALUATION)
