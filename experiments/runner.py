@@ -50,6 +50,10 @@ MAY_DIFFER = ("data.workers", "devices", "image_shape")
 """Fields that a run may go on with other values of: they change nothing of what it leaves, or are told."""
 
 
+NETWORK = ("name", "embedding_dim", "freeze_statistics", "dtype")
+"""Fields of `network` that make it; the others are of the unit and of the first weights."""
+
+
 class Recipe(NamedTuple):
     """What a config says of learning: made before data is read, so that a slip in it is told at once."""
 
@@ -79,7 +83,7 @@ def make_recipe(config: FrozenConfigDict) -> Recipe:
     return Recipe(
         loss,
         {"name": name, **fields},
-        make_network(config.network.name, config.network.embedding_dim, config.network.freeze_statistics),
+        make_network(**{field: config.network[field] for field in NETWORK}),
         PDDM(config.network.unit_dim, config.network.unit_dim),
         make_optimizer(**config.optimizer, steps=config.train.steps),
         transform_of(config),

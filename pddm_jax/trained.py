@@ -59,7 +59,9 @@ def load(workdir: Path, config: Config, image_shape: tuple[int, ...], mesh: Mesh
             f"{workdir} was trained on images of shape {config['image_shape']}, not {[*image_shape]}"
         )
     fields, width = config["network"], config["network"]["unit_dim"]
-    network = make_network(fields["name"], fields["embedding_dim"], fields["freeze_statistics"])
+    network = make_network(
+        fields["name"], fields["embedding_dim"], fields["freeze_statistics"], fields["dtype"]
+    )
     optimizer = make_optimizer(**config["optimizer"], steps=config["train"]["steps"])
     fresh = init_state(network, PDDM(width, width), optimizer, image_shape, config["seed"], mesh)
     scored = bool(config["data"]["validation"])

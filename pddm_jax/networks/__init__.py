@@ -5,8 +5,9 @@ from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, PyTree, UInt8
 
 from pddm_jax.checks import check_choice
 from pddm_jax.networks import alexnet, efficientnet_lite, googlenet, resnet
@@ -16,6 +17,7 @@ from pddm_jax.networks.googlenet import GoogLeNet
 from pddm_jax.networks.resnet import ResNet50
 from pddm_jax.networks.small_cnn import SmallCNN
 from pddm_jax.pairwise import l2_normalize
+from pddm_jax.types import DTYPES
 
 
 class Backbone(NamedTuple):
@@ -48,6 +50,8 @@ class EmbeddingNetwork(nn.Module):
         mean: of the bytes of an image, per channel; a grey image is given as many channels.
         std: their deviation.
         freeze_statistics: whether the backbone's own batch normalisations keep their statistics.
+        dtype: what the backbone computes in, "float32" or "bfloat16"; its parameters, its statistics, and
+            all that comes after it stay float32.
     """
 
     backbone: nn.Module
@@ -55,12 +59,13 @@ class EmbeddingNetwork(nn.Module):
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (255.0,)
     freeze_statistics: bool = False
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, images: UInt8[Array, "b h w c"], train: bool = False) -> Float[Array, "b d"]:
         """Embeddings [b, d]; with `train`, by the statistics of this batch."""
         images = (images.astype(jnp.float32) - jnp.array(self.mean)) / jnp.array(self.std)
-        features = self.backbone(images, train=train and not self.freeze_statistics)
+        features = self.features(images, train and not self.freeze_statistics)
         if not self.embedding_dim:
             return l2_normalize(features)
         x = nn.Dense(self.embedding_dim, use_bias=False, name="embedding")(features)
@@ -69,15 +74,31 @@ class EmbeddingNetwork(nn.Module):
         )(x)
         return l2_normalize(x)
 
+    def features(self, images: Float[Array, "b h w c"], train: bool) -> Float[Array, "b f"]:
+        """Of the backbone, which sees its parameters and the images in `dtype`."""
+        if self.dtype == "float32" or self.is_initializing():
+            return self.backbone(images, train=train)
 
-def make_network(name: str, embedding_dim: int, freeze_statistics: bool = False) -> EmbeddingNetwork:
+        def rounded(tree: PyTree) -> PyTree:
+            return jax.tree.map(lambda x: x.astype(self.dtype), tree)
+
+        backbone = nn.map_variables(lambda backbone, x: backbone(x, train=train), "params", rounded)
+        return backbone(self.backbone, rounded(images)).astype(jnp.float32)
+
+
+def make_network(
+    name: str, embedding_dim: int, freeze_statistics: bool = False, dtype: str = "float32"
+) -> EmbeddingNetwork:
     """The network of a name in `NETWORKS`, with an embedding of the given width; see `EmbeddingNetwork`.
 
     Raises:
-        ValueError: no network has this name, or embedding_dim is below 0.
+        ValueError: no network has this name, embedding_dim is below 0, or dtype is not one of the two.
     """
     check_choice("network.name", name, NETWORKS)
+    check_choice("network.dtype", dtype, DTYPES)
     if embedding_dim < 0:
         raise ValueError(f"network.embedding_dim must not be below 0, got {embedding_dim}")
     backbone = NETWORKS[name]
-    return EmbeddingNetwork(backbone.make(), embedding_dim, backbone.mean, backbone.std, freeze_statistics)
+    return EmbeddingNetwork(
+        backbone.make(), embedding_dim, backbone.mean, backbone.std, freeze_statistics, dtype
+    )
