@@ -20,6 +20,7 @@ NEEDS = {
     "class_means": (),
     "reading": (),
     "depthwise": (),
+    "pod": ("libtpu",),
 }
 """The benchmarks, and the packages that they need beside the project's own."""
 

@@ -1,6 +1,6 @@
 """The train state, its step, and the loop that runs it."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import flax.struct
@@ -33,13 +33,13 @@ class TrainState:
     opt_state: optax.OptState
 
 
-def data_mesh() -> Mesh:
-    """All devices of all processes along one axis, `data`, those of a process side by side.
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """All devices of all processes, or those given, along one axis, `data`, by process.
 
     So that the share of a batch that a process holds is one run of its rows; `jax.make_mesh` would
     order the devices of a pod by how they are wired.
     """
-    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 

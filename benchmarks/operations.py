@@ -1,0 +1,69 @@
+"""The operations of the products and convolutions that a traced program asks for, before any compiler."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from jax.lax import Precision
+
+
+def operations(jaxpr: Jaxpr) -> Counter[int]:
+    """Multiplications and additions, over all devices, by the bfloat16 passes that a TPU takes for them.
+
+    A loop counts as often as it runs; of branches, the one that counts most. Not counted: zeros that a
+    convolution pads or spreads its input with.
+
+    Raises:
+        ValueError: a loop does not say how often it runs.
+    """
+    total: Counter[int] = Counter()
+    for equation in jaxpr.eqns:
+        kind, params = equation.primitive.name, equation.params
+        if kind == "dot_general":
+            depth = [equation.invars[0].aval.shape[axis] for axis in params["dimension_numbers"][0][0]]
+            total[passes(equation)] += 2 * equation.outvars[0].aval.size * math.prod(depth)
+        elif kind == "conv_general_dilated":
+            total[passes(equation)] += convolution(equation)
+        else:
+            inner = [operations(sub) for sub in parts(equation)]
+            if kind == "while" and any(inner):
+                raise ValueError("a loop with products does not say how often it runs")
+            if kind == "cond":
+                inner = [max(inner, key=Counter.total)]
+            times = params["mesh"].size if kind == "shard_map" else params.get("length", 1)
+            for found in inner:
+                total.update({width: times * count for width, count in found.items()})
+    return total
+
+
+def parts(equation: JaxprEqn) -> Iterator[Jaxpr]:
+    """The programs within an equation."""
+    for value in equation.params.values():
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, Jaxpr | ClosedJaxpr):
+                yield part.jaxpr if isinstance(part, ClosedJaxpr) else part
+
+
+def passes(equation: JaxprEqn) -> int:
+    """Passes of a product in bfloat16 that stand for one of this type and precision (six give float32)."""
+    said = equation.params["precision"]
+    exact = Precision.HIGHEST in (said if isinstance(said, tuple) else (said,))
+    return 6 if exact and equation.invars[0].aval.dtype == np.float32 else 1
+
+
+def convolution(equation: JaxprEqn) -> int:
+    """Twice the products of a kernel's and an input's number, where a kernel's place meets the input."""
+    params, (x, kernel) = equation.params, (variable.aval for variable in equation.invars)
+    numbers = params["dimension_numbers"]
+    total = 2 * equation.outvars[0].aval.size * kernel.shape[numbers.rhs_spec[1]]
+    for n, axis in enumerate(numbers.lhs_spec[2:]):
+        size, taps = x.shape[axis], kernel.shape[numbers.rhs_spec[2 + n]]
+        places = equation.outvars[0].aval.shape[numbers.out_spec[2 + n]]
+        spread = params["lhs_dilation"][n]
+        at = np.arange(places)[:, None] * params["window_strides"][n]
+        at = at + np.arange(taps) * params["rhs_dilation"][n] - params["padding"][n][0]
+        meets = (at >= 0) & (at <= (size - 1) * spread) & (at % spread == 0)
+        total = total * int(meets.sum()) // places
+    return total
