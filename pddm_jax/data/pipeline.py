@@ -1,6 +1,6 @@
 """Batches for training and for test, read ahead by Grain; an image's chances are keyed by its place."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import grain
@@ -28,13 +28,17 @@ def train_batches(
         seed: of the random numbers.
         workers: processes that read; 0 = threads of this process. The batches are the same.
     """
+    size = sampler.local_size
 
-    def read(reference: tuple[int, int]) -> Batch:
-        index, place = reference
-        image = transform.train(data.images[index], stream(seed, IMAGE, place))
-        return Batch(image, data.labels[index])
+    def read(number: int) -> Batch:
+        index, places = zip(
+            *(sampler[slot] for slot in range(number * size, (number + 1) * size)), strict=True
+        )
+        chances = (stream(seed, IMAGE, place) for place in places)
+        images = [transform.train(data.images[i], rng) for i, rng in zip(index, chances, strict=True)]
+        return Batch(np.stack(images), data.labels[list(index)])
 
-    return _read_ahead(grain.MapDataset.source(sampler).map(read).batch(sampler.local_size), workers)
+    return _read_ahead(read, len(sampler) // size, workers, data.images)
 
 
 def ordered_batches(
@@ -52,17 +56,22 @@ def ordered_batches(
     share = size // process_count
     batches = -(-len(images) // size)
 
-    def read(slot: int) -> UInt8[np.ndarray, "h w c"]:
-        batch, offset = divmod(slot, share)
-        index = batch * size + process_index * share + offset
-        return transform.test(images[min(index, len(images) - 1)])
+    def read(batch: int) -> UInt8[np.ndarray, "b h w c"]:
+        first = batch * size + process_index * share
+        index = np.minimum(np.arange(first, first + share), len(images) - 1)
+        return np.stack([transform.test(images[i]) for i in index.tolist()])
 
-    return _read_ahead(grain.MapDataset.range(batches * share).map(read).batch(share), workers)
+    return _read_ahead(read, batches, workers, images)
 
 
-def _read_ahead(batches: grain.MapDataset, workers: int) -> Generator[Any]:
-    threads = 1 if workers else cores()
-    ahead = batches.to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=max(8, 2 * threads)))
+def _read_ahead(
+    read: Callable[[int], Any], batches: int, workers: int, images: ImageSequence
+) -> Generator[Any]:
+    # Batches are Grain's elements: image by image it takes longer than what is done to an image in memory.
+    # That is all Python, and a second thread only gets in its way; decoding lets go of the interpreter.
+    threads = 1 if workers or isinstance(images, np.ndarray) else cores()
+    options = grain.ReadOptions(threads, prefetch_buffer_size=max(8, 2 * threads))
+    ahead = grain.MapDataset.range(batches).map(read).to_iter_dataset(options)
     if workers:
         if not flags.FLAGS.is_parsed():  # outside of an absl app; Grain's processes ask flags of their own
             flags.FLAGS.mark_as_parsed()
