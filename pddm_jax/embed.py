@@ -143,7 +143,7 @@ def _load(config: Config, name: str | None, root: str | None) -> Split | ClosedS
     where = {"root": root, "seed": config["seed"]}
     where |= {field: fields[field] for field in ("image_size", "on_error")}
     if name in data.DATASETS:
-        return data.load(name, **where, crop=fields["crop"])
+        return data.load(name, **where, crop=fields["crop"], unseen=fields.get("unseen"))
     return data.load_closed_set(name, **where)
 
 
