@@ -2,6 +2,7 @@
 
     python -m experiments.compare --objectives=pddm,quadruplet --seeds=0,1,2
     python -m experiments.compare --config=experiments/configs/zero_shot.py --evaluation=zero_shot
+    python -m experiments.compare --config=experiments/configs/imagenet2010.py:glyphs --evaluation=transfer
 
 Each run stands in WORKDIR/OBJECTIVE-SEED and goes on where it was stopped. The fields of
 `config.objective` apply to the objective that `config.objective.name` names; the others stand at
@@ -15,7 +16,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import command, naming, plots, retrieval, runner
+from experiments import command, naming, plots, retrieval, runner, transfer
 from experiments.results import Results
 from experiments.runner import Evaluation
 from pddm_jax.checks import check_choice
@@ -23,7 +24,10 @@ from pddm_jax.files import write_json, write_text
 from pddm_jax.objectives import OBJECTIVES
 from pddm_jax.writer import read_rows
 
-EVALUATIONS = {evaluation.name: evaluation for evaluation in (retrieval.EVALUATION, naming.EVALUATION)}
+EVALUATIONS = {
+    evaluation.name: evaluation
+    for evaluation in (retrieval.EVALUATION, naming.EVALUATION, transfer.EVALUATION)
+}
 
 Summary = dict[str, list[float] | None]  # by column: the value of each seed, None where there is none
 

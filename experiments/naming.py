@@ -11,7 +11,7 @@ from ml_collections import FrozenConfigDict
 from experiments import plots
 from experiments.results import Results, align
 from experiments.runner import Evaluation, Learned, say
-from pddm_jax.data import Split
+from pddm_jax.data import ClosedSet, Split
 from pddm_jax.data.glyphs import character_names
 from pddm_jax.transfer import zero_shot
 from pddm_jax.transfer.descriptions import read_descriptions, word_descriptions
@@ -21,7 +21,7 @@ Vectors = Float[np.ndarray, "c a"]
 Labels = Int[np.ndarray, " c"]
 
 
-def class_names(config: FrozenConfigDict, split: Split) -> dict[int, str]:
+def class_names(config: FrozenConfigDict, split: Split | ClosedSet) -> dict[int, str]:
     """The name of each class, by ascending label; of glyphs the Unicode names of all of its characters."""
     names = split.train.class_names | split.test.class_names
     if config.data.name == "glyphs":
@@ -29,7 +29,7 @@ def class_names(config: FrozenConfigDict, split: Split) -> dict[int, str]:
     return dict(sorted(names.items()))
 
 
-def describe(config: FrozenConfigDict, split: Split) -> tuple[Labels, Vectors]:
+def describe(config: FrozenConfigDict, split: Split | ClosedSet) -> tuple[Labels, Vectors]:
     """All classes, by ascending label, and their descriptions: of a file, or the words of their names."""
     names, fields = class_names(config, split), config.zero_shot
     if fields.descriptions is None:
@@ -38,7 +38,7 @@ def describe(config: FrozenConfigDict, split: Split) -> tuple[Labels, Vectors]:
     return np.array([*names]), read_descriptions(Path(fields.descriptions), [*names.values()], ids)
 
 
-def check(config: FrozenConfigDict, split: Split) -> None:
+def check(config: FrozenConfigDict, split: Split | ClosedSet) -> None:
     """Raise a ValueError or OSError for what would else be found wrong after training."""
     for name, value in config.zero_shot.items():
         if isinstance(value, int | float) and not 0 < value < math.inf:

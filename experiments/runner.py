@@ -21,7 +21,7 @@ from experiments import plots
 from experiments.results import Results
 from pddm_jax import data, metrics
 from pddm_jax.checkpoint import Checkpoints, Preempted
-from pddm_jax.data import Images, Split
+from pddm_jax.data import ClosedSet, Images, Split
 from pddm_jax.data.transforms import AUGMENT, Transform
 from pddm_jax.files import write_json
 from pddm_jax.networks import EmbeddingNetwork, make_network
@@ -105,7 +105,7 @@ class Learned(NamedTuple):
 
     config: FrozenConfigDict
     workdir: Path
-    split: Split
+    split: Split | ClosedSet
     train: Images  # what it was trained on
     seen: Images | None  # images of the same classes that it was not trained on
     state: TrainState
@@ -122,7 +122,8 @@ class Evaluation(NamedTuple):
     measure: Callable[[Learned], tuple[Results, Results]]  # what the protocol says of it; what was found
     table: Callable[[Results], str]  # the results of a run as text
     columns: Callable[[Results], dict[str, float | None]]  # what objectives are compared by, best first
-    check: Callable[[FrozenConfigDict, Split], None] = lambda config, split: None  # before training
+    # Raises what would else be found wrong after training.
+    check: Callable[[FrozenConfigDict, Split | ClosedSet], None] = lambda config, split: None
 
 
 def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluation) -> Results:
@@ -153,8 +154,7 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
         return results
 
     stood_on, recipe = versions(), make_recipe(config)
-    where = {field: config.data[field] for field in ("root", "image_size", "crop", "on_error", "unseen")}
-    split = data.load(config.data.name, **where, seed=config.seed)
+    split = load(config)
     if config.data.augment == "shift" and not isinstance(split.train.images, np.ndarray):
         raise ValueError(f'data.augment must be "crop" for {config.data.name}: its images have many sizes')
     if config.data.validation:
@@ -223,6 +223,18 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
         plots.convergence({title: [plots.curve(rows)]}, title, workdir / "convergence.png")
         write_json(finished, results)
     return results
+
+
+def load(config: FrozenConfigDict) -> Split | ClosedSet:
+    """The data set of a config: classes for training and others for test, or all classes for both."""
+    fields, seed = config.data, config.seed
+    where = {name: fields[name] for name in ("name", "root", "image_size", "on_error")}
+    if fields.name in data.DATASETS or fields.name not in data.CLOSED_SETS:
+        return data.load(**where, crop=fields.crop, unseen=fields.unseen, seed=seed)
+    if fields.crop != "none" or fields.unseen is not None:
+        raise ValueError(f"data.crop and data.unseen do not apply to {fields.name}, a closed set")
+    lists = {name: fields[name] for name in ("classes", "ground_truth")}
+    return data.load_closed_set(**where, **lists, seed=seed)
 
 
 def train(

@@ -138,13 +138,16 @@ def embed(
 
 def _load(config: Config, name: str | None, root: str | None) -> Split | ClosedSet:
     fields = config["data"]
+    lists, unseen = {}, None
     if name is None or name == fields["name"]:
         name, root = fields["name"], root or fields["root"]
+        lists = {field: fields[field] for field in ("classes", "ground_truth")}
+        unseen = fields["unseen"]
     where = {"root": root, "seed": config["seed"]}
     where |= {field: fields[field] for field in ("image_size", "on_error")}
     if name in data.DATASETS:
-        return data.load(name, **where, crop=fields["crop"], unseen=fields.get("unseen"))
-    return data.load_closed_set(name, **where)
+        return data.load(name, **where, crop=fields["crop"], unseen=unseen)
+    return data.load_closed_set(name, **where, **lists)
 
 
 def _begin(folder: Path, about: dict[str, Any], labels: np.ndarray) -> int:

@@ -62,11 +62,11 @@ LAYERS = (
     ("experiments", "experiments.configs"),
     ("experiments.configs.base",),
     ("experiments.configs.photos",),
-    ("experiments.configs.folder",),
+    ("experiments.configs.folder", "experiments.configs.transfers"),
     ("experiments.configs.*",),
     ("experiments.machine", "experiments.plots", "experiments.results"),
     ("experiments.runner",),
-    ("experiments.naming", "experiments.retrieval"),
+    ("experiments.naming", "experiments.retrieval", "experiments.transfer"),
     ("experiments.command",),
     ("experiments.*",),
 )

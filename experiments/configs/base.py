@@ -24,6 +24,8 @@ def get_config(variant: str, variants: Sequence[str] = VARIANTS) -> ConfigDict:
             "data": {
                 "name": config_dict.placeholder(str),
                 "root": config_dict.placeholder(str),  # None: the data set's own place
+                "classes": config_dict.placeholder(str),  # file of WordNet ids, for ImageNet
+                "ground_truth": config_dict.placeholder(str),  # likewise of its test images' classes
                 "image_size": config_dict.placeholder(int),  # pixels; None: the data set's own
                 "crop": "none",  # or bbox: images cut to their annotated boxes
                 "on_error": "stop",  # or skip: what an unreadable image does, unless `prepare` skipped it

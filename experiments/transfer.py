@@ -1,0 +1,179 @@
+"""How well frozen embeddings tell classes apart: by class means, by neighbours, by a linear probe.
+
+The classes are those of a closed set: its images for training make the means, the gallery of the neighbours
+and the probe; its images for test are named.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int
+from ml_collections import FrozenConfigDict
+
+from experiments.results import Results, align
+from experiments.runner import Evaluation, Learned, say
+from pddm_jax import data
+from pddm_jax.checks import check_choice
+from pddm_jax.data import ClosedSet, Images, Split
+from pddm_jax.data.images import some
+from pddm_jax.data.streams import WAYS, stream
+from pddm_jax.objectives import OBJECTIVES
+from pddm_jax.retrieval import ScoreFn
+from pddm_jax.scoring import score_matrix
+from pddm_jax.transfer import linear_probe
+from pddm_jax.transfer.class_means import class_means
+from pddm_jax.transfer.classification import KS, nearest_classes, per_class_accuracy, top_k_accuracy
+from pddm_jax.transfer.hierarchy import Hierarchy, hierarchical_accuracy, read_hierarchy
+from pddm_jax.transfer.neighbours import neighbour_classes
+
+BLOCK = 2**16
+"""Images whose embeddings are held at a time, where they are summed alone."""
+
+Ranked = Int[np.ndarray, "n k"]
+
+
+def check(config: FrozenConfigDict, split: Split | ClosedSet) -> None:
+    """Raise a ValueError or OSError for what would else be found wrong after training."""
+    fields = config.transfer
+    if fields.name is not None:
+        check_choice("transfer.name", fields.name, data.CLOSED_SETS)
+    elif not isinstance(split, ClosedSet):
+        check_choice("data.name", config.data.name, data.CLOSED_SETS)
+    for name in ("root", "classes", "ground_truth", "hierarchy"):
+        if fields[name] is not None and not Path(fields[name]).expanduser().exists():
+            raise FileNotFoundError(f"transfer.{name}: there is no {fields[name]}")
+    for name in ("ways", "neighbours"):
+        if any(n < 1 for n in fields[name]):
+            raise ValueError(f"transfer.{name} must hold numbers of at least 1, got {fields[name]}")
+    if fields.probe_steps < 0 or not 0 < fields.probe_decay < math.inf:
+        raise ValueError(
+            "transfer.probe_steps must not be below 0 and transfer.probe_decay above 0 and finite, got "
+            f"{fields.probe_steps} and {fields.probe_decay}"
+        )
+
+
+def closed_set(learned: Learned) -> ClosedSet:
+    """What is classified: the closed set that was trained on, or the one that the config names."""
+    config, fields = learned.config, learned.config.transfer
+    if fields.name is None and isinstance(learned.split, ClosedSet):
+        return learned.split
+    of = config.data if fields.name is None else fields
+    where = {name: of[name] for name in ("name", "root", "classes", "ground_truth")}
+    where |= {name: config.data[name] for name in ("image_size", "on_error")}
+    return data.load_closed_set(**where, seed=config.seed)
+
+
+def measure(learned: Learned) -> tuple[Results, Results]:
+    """Name the test images of a closed set in as many ways as the config asks for."""
+    config, fields, closed = learned.config, learned.config.transfer, closed_set(learned)
+    known, test = closed.train, closed.test
+    say(f"classifying {len(test.labels)} images of {len(known.class_names)} classes ({closed.rule})")
+    gallery = None
+    if fields.neighbours or fields.probe_steps:
+        gallery = learned.embed(known)
+        means = class_means([(gallery, known.labels)])
+    else:
+        means = class_means(_blocks(learned, known))
+    embeddings = learned.embed(test)
+    scores: dict[str, ScoreFn | None] = {"means": None}
+    if OBJECTIVES[config.objective.name].learns_score:
+        unit = jax.device_get(learned.state.params["unit"])
+        scores["means, PDDM score"] = jax.tree_util.Partial(score_matrix, unit)
+    hierarchy = None if fields.hierarchy is None else _hierarchy(Path(fields.hierarchy), known)
+
+    found: dict[str, Any] = {}
+    drawn = stream(config.seed, WAYS).permutation(means.classes)
+    for ways in sorted({min(n, len(drawn)) for n in fields.ways} or {len(drawn)}):
+        classes = np.sort(drawn[:ways])
+        asked, there = np.isin(test.labels, classes), np.isin(known.labels, classes)
+        x, y, of_classes = embeddings[asked], test.labels[asked], means.of(classes)
+        if not len(y):
+            raise ValueError(f"transfer.ways: of {ways} classes there are no test images")
+        depth = min(max(KS), ways)
+        ranked = {name: nearest_classes(x, of_classes, depth, score) for name, score in scores.items()}
+        if gallery is not None:
+            near = gallery[there], known.labels[there]
+            for k in fields.neighbours:
+                votes = neighbour_classes(x, *near, k=min(k, int(there.sum())))
+                ranked[f"{k} neighbours"] = votes[:, None]
+            if fields.probe_steps:
+                probe = linear_probe.fit(*near, fields.probe_decay, fields.probe_steps)
+                ranked["linear probe"] = probe.ranked(x, depth)
+        found[str(ways)] = {name: _accuracies(of, y, hierarchy) for name, of in ranked.items()}
+    rule = {
+        "classified": fields.name or config.data.name,
+        "closed_set": closed.rule,
+        "known_images": len(known.labels),
+        "classified_images": len(test.labels),
+        "ways": "classes drawn by seed, the fewer among the more",
+        "transfer": fields.to_dict(),
+    }
+    return rule, {"accuracy": found}
+
+
+def _blocks(learned: Learned, images: Images) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for start in range(0, len(images.labels), BLOCK):
+        part = some(images, np.arange(start, min(start + BLOCK, len(images.labels))))
+        yield learned.embed(part), part.labels
+
+
+Meeting = Callable[[Ranked, Int[np.ndarray, " n"]], float]
+
+
+def _hierarchy(path: Path, known: Images) -> Meeting:
+    """The hierarchical accuracy of rankings, by the classes' names."""
+    labels = np.array(sorted(known.class_names))
+    above: Hierarchy = read_hierarchy(path.expanduser(), [known.class_names[n] for n in labels.tolist()])
+    return lambda ranked, y: hierarchical_accuracy(
+        above, np.searchsorted(labels, ranked[:, 0]), np.searchsorted(labels, y)
+    )
+
+
+def _accuracies(ranked: Ranked, labels: Int[np.ndarray, " n"], hierarchy: Meeting | None) -> Results:
+    """Flat accuracy, the mean and quartiles of the classes' own, and the hierarchical one."""
+    of_classes = per_class_accuracy(ranked, labels)[1]
+    ks = [k for k in KS if k <= ranked.shape[1]]
+    return {
+        "flat": {str(k): share for k, share in top_k_accuracy(ranked, labels, ks).items()},
+        "per_class": {
+            "mean": float(of_classes.mean()),
+            "quartiles": np.quantile(of_classes, [0, 0.25, 0.5, 0.75, 1]).tolist(),
+        },
+        "hierarchical": None if hierarchy is None else hierarchy(ranked, labels),
+    }
+
+
+def table(results: Results) -> str:
+    """The results of a run as text: a row a way of naming, top-1 and top-5 of so many classes."""
+    accuracy, protocol = results["accuracy"], results["protocol"]
+    head = ["named by", *(f"top-{k} of {ways}" for ways in accuracy for k in KS)]
+    rows = []
+    for name in next(iter(accuracy.values())):
+        shares = [of[name]["flat"].get(str(k)) for of in accuracy.values() for k in KS]
+        rows.append([name, *("-" if share is None else f"{100 * share:.1f}" for share in shares)])
+    published = protocol["transfer"]["published"]
+    return (
+        f"{results['experiment']}: {protocol['objective']['name']} on {protocol['data']}, seed "
+        f"{protocol['seed']}; {protocol['classified_images']} images of {protocol['classified']}; "
+        f"{results['steps']} steps in {results['seconds']} s\n{align([head, *rows])}"
+        + (f"\npublished: {published}" if published else "")
+    )
+
+
+def columns(results: Results) -> dict[str, float | None]:
+    """Top-1 of every number of classes by class means, and of the most classes all else."""
+    accuracy = results["accuracy"]
+    found = {f"top-1 of {ways}": of["means"]["flat"]["1"] for ways, of in reversed(accuracy.items())}
+    most, last = list(accuracy.items())[-1]
+    found[f"top-5 of {most}"] = last["means"]["flat"].get("5")
+    score = last.get("means, PDDM score", {"flat": {}})["flat"]
+    found |= {f"top-{k}, PDDM score": score.get(str(k)) for k in KS}
+    others = [name for name in last if not name.startswith("means")]
+    return found | {f"top-1, {name}": last[name]["flat"]["1"] for name in others}
+
+
+EVALUATION = Evaluation("transfer", measure, table, columns, check)

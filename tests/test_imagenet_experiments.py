@@ -1,0 +1,164 @@
+"""Classification by transfer, run whole on small glyphs, and what it says computed once more."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
+
+from experiments import transfer
+from experiments.configs import imagenet2010
+from pddm_jax.data import ClosedSet, Images, Split, load_closed_set, ordered_batches
+from pddm_jax.data.streams import WAYS, stream
+from pddm_jax.trained import load, read_config, transform_of
+from pddm_jax.training import data_mesh, make_embed
+
+GLYPHS = "--config=experiments/configs/imagenet2010.py:glyphs"
+SMALL = {
+    "data.image_size": 8,
+    "data.classes_per_batch": 6,
+    "network.embedding_dim": 16,
+    "network.unit_dim": 8,
+    "train.steps": 3,
+    "train.log_every": 1,
+    "transfer.ways": "(7, 60)",
+    "transfer.neighbours": "(3,)",
+    "transfer.probe_steps": 5,
+}
+
+
+def given(glyph_root, **more):
+    fields = SMALL | {"data.root": glyph_root} | more
+    return [GLYPHS, *(f"--config.{name}={value}" for name, value in fields.items())]
+
+
+@pytest.fixture(scope="module")
+def run(python, glyph_root, tmp_path_factory):
+    """The workdir of a run, and what it printed."""
+    workdir = tmp_path_factory.mktemp("transfer") / "run"
+    status, out, err = python("-m", "experiments.imagenet2010", f"--workdir={workdir}", *given(glyph_root))
+    assert status == 0, err
+    return workdir, out
+
+
+def results(workdir):
+    return json.loads((workdir / "results.json").read_text(encoding="utf-8"))
+
+
+def test_what_is_reported_is_what_scikit_learn_finds(run, glyph_root):
+    workdir, found = run[0], results(run[0])
+    closed, config = load_closed_set("glyphs", str(glyph_root), 8, 0), read_config(workdir)
+    mesh, transform = data_mesh(), transform_of(config)
+    network, state = load(workdir, config, (8, 8, 1), mesh)
+    known, asked = (
+        make_embed(network, mesh)(state, ordered_batches(of.images, transform, 128))[: len(of.labels)]
+        for of in closed[:2]
+    )
+    drawn = stream(0, WAYS).permutation(np.unique(closed.train.labels))
+    for ways in (7, 60):
+        some = [np.isin(of.labels, drawn[:ways]) for of in closed[:2]]
+        fit = known[some[0]].astype(np.float64), closed.train.labels[some[0]]
+        x, y = asked[some[1]].astype(np.float64), closed.test.labels[some[1]]
+        told = found["accuracy"][str(ways)]
+        centroids = NearestCentroid().fit(*fit)
+        right = centroids.predict(x) == y
+        assert told["means"]["flat"]["1"] == pytest.approx(right.mean(), abs=1e-9)
+        of_classes = [right[y == c].mean() for c in np.unique(y)]
+        assert told["means"]["per_class"]["mean"] == pytest.approx(np.mean(of_classes))
+        assert told["means"]["per_class"]["quartiles"][2] == pytest.approx(np.median(of_classes))
+        distances = ((x[:, None] - centroids.centroids_) ** 2).sum(-1)
+        five = centroids.classes_[np.argsort(distances, axis=1)[:, :5]]
+        assert told["means"]["flat"]["5"] == pytest.approx((five == y[:, None]).any(1).mean(), abs=1e-9)
+        votes = KNeighborsClassifier(3, algorithm="brute").fit(*fit).predict(x)
+        assert told["3 neighbours"]["flat"]["1"] == pytest.approx((votes == y).mean(), abs=0.01)  # ties
+        for name in ("means, PDDM score", "linear probe"):
+            assert 0 < told[name]["flat"]["1"] <= told[name]["flat"]["5"] <= 1
+        assert told["means"]["hierarchical"] is None
+    assert [*found["accuracy"]] == ["7", "60"]
+
+
+def test_the_results_carry_their_protocol(run):
+    found = results(run[0])
+    protocol = found["protocol"]
+    assert found["evaluation"] == "transfer"
+    assert protocol["classified"] == "glyphs"
+    assert "half of the images of each class by seed 0" in protocol["closed_set"]
+    assert protocol["known_images"] >= protocol["classified_images"] > 7000
+    assert protocol["transfer"]["ways"] == [7, 60]
+    lines = run[1].splitlines()
+    assert "top-1 of 7" in lines[1]
+    for name, of in found["accuracy"]["60"].items():
+        line = next(line for line in lines if line.strip().startswith(f"{name}  "))
+        assert f"{100 * of['flat']['1']:.1f}" in line.split()
+
+
+def test_objectives_are_compared_by_transfer(python, glyph_root, tmp_path):
+    fields = given(glyph_root, **{"transfer.probe_steps": 0})
+    objectives = "--evaluation=transfer", "--objectives=pddm,contrastive", "--seeds=0"
+    status, out, err = python("-m", "experiments.compare", f"--workdir={tmp_path}", *fields, *objectives)
+    assert status == 0, err
+    summary = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))["objectives"]
+    for name in ("pddm", "contrastive"):
+        found = results(tmp_path / f"{name}-0")["accuracy"]
+        assert summary[name]["top-1 of 60"] == [found["60"]["means"]["flat"]["1"]]
+        assert summary[name]["top-1 of 7"] == [found["7"]["means"]["flat"]["1"]]
+        assert summary[name]["top-1, 3 neighbours"] == [found["60"]["3 neighbours"]["flat"]["1"]]
+    assert summary["contrastive"]["top-1, PDDM score"] is None
+    assert summary["pddm"]["top-1, PDDM score"] is not None
+    assert "| objective | top-1 of 60 | top-1 of 7 | top-5 of 60 |" in out
+
+
+def test_accuracies_know_the_hierarchy_of_the_classes(tmp_path):
+    """Of classes whose labels are neither in the order of their names nor without gaps."""
+    (tmp_path / "is_a").write_text("top dog\ntop hammer\ndog poodle\ndog terrier\n", encoding="utf-8")
+    names = {9: "hammer", 4: "terrier", 7: "poodle"}
+    known = Images(np.zeros((3, 1, 1, 1), np.uint8), np.array([9, 4, 7]), names)
+    meeting = transfer._hierarchy(tmp_path / "is_a", known)
+    ranked, labels = np.array([[7, 4], [4, 7], [9, 4]]), np.array([7, 7, 4])
+    found = transfer._accuracies(ranked, labels, meeting)
+    assert found["hierarchical"] == pytest.approx((1 + 1 / 2 + 0) / 3)
+    assert found["flat"] == {"1": pytest.approx(1 / 3)}
+    assert found["per_class"]["mean"] == pytest.approx((1 / 2 + 0) / 2)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("ways", (5, 0), r"transfer\.ways.*0"),
+        ("neighbours", (-1,), r"transfer\.neighbours.*-1"),
+        ("probe_decay", 0.0, r"transfer\.probe_decay.*0\.0"),
+        ("probe_steps", -1, r"transfer\.probe_steps.*-1"),
+        ("root", "/nowhere", r"transfer\.root.*/nowhere"),
+        ("hierarchy", "/nowhere", r"transfer\.hierarchy.*/nowhere"),
+        ("name", "nothing", r"transfer\.name.*'glyphs'.*'nothing'"),
+    ],
+)
+def test_slips_are_told_before_training(field, value, words):
+    config = imagenet2010.get_config("glyphs")
+    transfer.check(config, Split(None, None, ""))
+    config.transfer[field] = value
+    with pytest.raises((ValueError, OSError), match=words):
+        transfer.check(config, Split(None, None, ""))
+
+
+def test_what_is_trained_on_must_be_a_closed_set_where_no_other_is_named():
+    config = imagenet2010.get_config("glyphs")
+    config.data.name = "cars196"
+    with pytest.raises(ValueError, match=r"data\.name.*'glyphs'.*'cars196'"):
+        transfer.check(config, Split(None, None, ""))
+    transfer.check(config, ClosedSet(None, None, ""))
+
+
+def test_imagenet_asks_for_its_folder(python, tmp_path):
+    status, _, err = python("-m", "experiments.imagenet10k", f"--workdir={tmp_path}")
+    assert status not in (0, None)
+    assert err.splitlines()[-1].startswith("error: data.root must be given for imagenet2010")
+
+
+def test_the_configs_say_what_is_the_papers():
+    configs = Path(__file__).parents[1] / "experiments" / "configs"
+    for name, figure in (("imagenet2010", "top-5 48.2"), ("imagenet10k", "flat top-1 28.4")):
+        text = (configs / f"{name}.py").read_text(encoding="utf-8")
+        assert f"The paper reports {figure}." in text
+        assert "not been run" in " ".join(text.split())
