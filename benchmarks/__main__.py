@@ -18,6 +18,7 @@ NEEDS = {
     "train_step": ("torch", "pytorch_metric_learning"),
     "retrieval": ("faiss",),
     "class_means": (),
+    "preparing": (),
     "reading": (),
     "depthwise": (),
     "pod": ("libtpu",),

@@ -24,12 +24,12 @@ from pddm_jax.checkpoint import Checkpoints, Preempted
 from pddm_jax.data import ClosedSet, Images, Split
 from pddm_jax.data.transforms import AUGMENT, Transform
 from pddm_jax.files import write_json
-from pddm_jax.networks import EmbeddingNetwork, make_network
+from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.networks.pretrained import file_sha256, load_pretrained, weights_path
 from pddm_jax.objectives import Loss, make_objective
 from pddm_jax.pddm import PDDM
 from pddm_jax.provenance import digest, versions
-from pddm_jax.trained import transform_of
+from pddm_jax.trained import network_of, transform_of
 from pddm_jax.training import (
     TrainState,
     data_mesh,
@@ -48,10 +48,6 @@ EMBED = 128
 
 MAY_DIFFER = ("data.workers", "devices", "image_shape")
 """Fields that a run may go on with other values of: they change nothing of what it leaves, or are told."""
-
-
-NETWORK = ("name", "embedding_dim", "freeze_statistics", "dtype")
-"""Fields of `network` that make it; the others are of the unit and of the first weights."""
 
 
 class Recipe(NamedTuple):
@@ -83,7 +79,7 @@ def make_recipe(config: FrozenConfigDict) -> Recipe:
     return Recipe(
         loss,
         {"name": name, **fields},
-        make_network(**{field: config.network[field] for field in NETWORK}),
+        network_of(config),
         PDDM(config.network.unit_dim, config.network.unit_dim),
         make_optimizer(**config.optimizer, steps=config.train.steps),
         transform_of(config),
@@ -124,6 +120,7 @@ class Evaluation(NamedTuple):
     columns: Callable[[Results], dict[str, float | None]]  # what objectives are compared by, best first
     # Raises what would else be found wrong after training.
     check: Callable[[FrozenConfigDict, Split | ClosedSet], None] = lambda config, split: None
+    closed_sets: bool = False  # whether it is for networks that were trained on all classes, too
 
 
 def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluation) -> Results:
@@ -154,7 +151,7 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
         return results
 
     stood_on, recipe = versions(), make_recipe(config)
-    split = load(config)
+    split = load(config, evaluation.closed_sets)
     if config.data.augment == "shift" and not isinstance(split.train.images, np.ndarray):
         raise ValueError(f'data.augment must be "crop" for {config.data.name}: its images have many sizes')
     if config.data.validation:
@@ -225,11 +222,11 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
     return results
 
 
-def load(config: FrozenConfigDict) -> Split | ClosedSet:
+def load(config: FrozenConfigDict, closed_sets: bool) -> Split | ClosedSet:
     """The data set of a config: classes for training and others for test, or all classes for both."""
     fields, seed = config.data, config.seed
     where = {name: fields[name] for name in ("name", "root", "image_size", "on_error")}
-    if fields.name in data.DATASETS or fields.name not in data.CLOSED_SETS:
+    if not closed_sets or fields.name in data.DATASETS or fields.name not in data.CLOSED_SETS:
         return data.load(**where, crop=fields.crop, unseen=fields.unseen, seed=seed)
     if fields.crop != "none" or fields.unseen is not None:
         raise ValueError(f"data.crop and data.unseen do not apply to {fields.name}, a closed set")

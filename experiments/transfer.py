@@ -176,4 +176,4 @@ def columns(results: Results) -> dict[str, float | None]:
     return found | {f"top-1, {name}": last[name]["flat"]["1"] for name in others}
 
 
-EVALUATION = Evaluation("transfer", measure, table, columns, check)
+EVALUATION = Evaluation("transfer", measure, table, columns, check, closed_sets=True)

@@ -145,7 +145,7 @@ def _load(config: Config, name: str | None, root: str | None) -> Split | ClosedS
         unseen = fields["unseen"]
     where = {"root": root, "seed": config["seed"]}
     where |= {field: fields[field] for field in ("image_size", "on_error")}
-    if name in data.DATASETS:
+    if name in data.DATASETS or unseen is not None:
         return data.load(name, **where, crop=fields["crop"], unseen=unseen)
     return data.load_closed_set(name, **where, **lists)
 

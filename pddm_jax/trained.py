@@ -15,6 +15,9 @@ from pddm_jax.training import TrainState, init_state, make_optimizer
 
 Config = Mapping[str, Any]
 
+NETWORK = ("name", "embedding_dim", "freeze_statistics", "dtype")
+"""Fields of `network` that make it; the others are of the unit and of the first weights."""
+
 
 class Trained(NamedTuple):
     """A network and its state at some step."""
@@ -41,6 +44,11 @@ def transform_of(config: Config) -> Transform:
     return make_transform(config["data"]["augment"], config["data"]["image_size"], **fields)
 
 
+def network_of(config: Config) -> EmbeddingNetwork:
+    """The network of the run."""
+    return make_network(**{field: config["network"][field] for field in NETWORK})
+
+
 def load(workdir: Path, config: Config, image_shape: tuple[int, ...], mesh: Mesh) -> Trained:
     """The network at the checkpoint that validation classes chose, or else at the last one.
 
@@ -58,10 +66,7 @@ def load(workdir: Path, config: Config, image_shape: tuple[int, ...], mesh: Mesh
         raise ValueError(
             f"{workdir} was trained on images of shape {config['image_shape']}, not {[*image_shape]}"
         )
-    fields, width = config["network"], config["network"]["unit_dim"]
-    network = make_network(
-        fields["name"], fields["embedding_dim"], fields["freeze_statistics"], fields["dtype"]
-    )
+    network, width = network_of(config), config["network"]["unit_dim"]
     optimizer = make_optimizer(**config["optimizer"], steps=config["train"]["steps"])
     fresh = init_state(network, PDDM(width, width), optimizer, image_shape, config["seed"], mesh)
     scored = bool(config["data"]["validation"])

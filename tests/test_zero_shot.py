@@ -16,9 +16,12 @@ from scipy.optimize import linprog
 
 from experiments import naming
 from experiments.configs.zero_shot import get_config
-from experiments.runner import Learned, run
+from experiments.runner import Learned, load, run
+from pddm_jax import embed
 from pddm_jax.data import drawn, glyphs, some
 from pddm_jax.data.images import of_classes
+from pddm_jax.data.on_disk import find
+from pddm_jax.data.prepare import prepare
 from pddm_jax.transfer import placement, zero_shot
 from pddm_jax.transfer.descriptions import read_descriptions, word_descriptions
 
@@ -568,3 +571,21 @@ def test_what_is_wrong_is_told_before_training(changed, words, photos):
     with pytest.raises((ValueError, OSError), match=words):
         run(config, photos / "run", "zero_shot", naming.EVALUATION)
     assert not (photos / "run" / "config.json").exists()
+
+
+def test_prepared_imagenet_is_split_by_class_for_a_run_and_for_its_embeddings(photos, tmp_path):
+    wnids = [f"n{label:08d}" for label in range(10)]
+    (tmp_path / "wnids.txt").write_text("\n".join(wnids))
+    for label, wnid in enumerate(wnids):
+        (photos / "photos" / f"n{label}").rename(photos / "photos" / wnid)
+    source = find("imagenet2010", photos / "photos", str(tmp_path / "wnids.txt"))
+    prepare("imagenet2010", source, photos / "photos", tmp_path / "records", 16, False)
+    config = get_config("ilsvrc2010")
+    config.data.update(root=str(tmp_path / "records"), unseen="3")
+    split = load(FrozenConfigDict(config), closed_sets=False)
+    assert [len(part.class_names) for part in (split.train, split.test)] == [7, 3]
+    assert not split.train.class_names.keys() & split.test.class_names.keys()
+    again = embed._load(config.to_dict(), None, None)
+    assert again.test.class_names == split.test.class_names
+    with pytest.raises(ValueError, match=r"data\.unseen do not apply to imagenet2010"):
+        load(FrozenConfigDict(config), closed_sets=True)
