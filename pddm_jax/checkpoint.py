@@ -31,15 +31,13 @@ class Checkpoints:
 
     def __init__(self, folder: Path, max_to_keep: int, scored: bool = False) -> None:
         best = keep.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
-        self._manager = ocp.CheckpointManager(
-            folder.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                best_fn=_score if scored else None,
-                preservation_policy=keep.AnyPreservationPolicy(
-                    [keep.LatestN(max_to_keep), *([best] if scored else [])]
-                ),
-                cleanup_tmp_directories=True,
+        self._folder = folder.absolute()
+        self._options = ocp.CheckpointManagerOptions(
+            best_fn=_score if scored else None,
+            preservation_policy=keep.AnyPreservationPolicy(
+                [keep.LatestN(max_to_keep), *([best] if scored else [])]
             ),
+            cleanup_tmp_directories=True,
         )
         self._scored = scored
         self._preempted = False
@@ -49,6 +47,8 @@ class Checkpoints:
         self._handler = None
         if not jax.distributed.is_initialized():
             self._handler = signal.signal(signal.SIGTERM, self._note)
+        # Only now: it tidies the folder in a thread, which an end by the former handler would cut off.
+        self._manager = ocp.CheckpointManager(self._folder, options=self._options)
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
