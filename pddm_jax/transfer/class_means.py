@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,12 +11,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental.multihost_utils import process_allgather
 from jaxtyping import Float32, Float64, Int, Int64, Num
-from scipy.sparse import csr_array
 
 from pddm_jax.cores import cores
 from pddm_jax.types import AnyArray
 
-CHUNK = 2**18
+CHUNK = 2**19
 """Numbers that a core adds at a time: few enough for its cache."""
 
 GATHERED = 1024
@@ -83,13 +81,13 @@ def class_means(blocks: Blocks) -> ClassMeans:
         pending: list[Future[None]] = []
         for block in blocks:
             for x, labels in _local_rows(*block):
-                runs = _by_class(labels)  # while the rows before are still being added
+                size = max(1, CHUNK // max(x.shape[1], 1))
+                groups = _by_class(labels, size)  # while the rows before are still being added
                 _wait(pending)
-                rows = table.rows(runs, x.shape[1])
-                shares = np.searchsorted(runs.starts, np.linspace(0, len(x), cores() + 1))
+                rows = [table.rows(group, x.shape[1]) for group in groups]
+                shares = (slice(core, None, cores()) for core in range(cores()))
                 pending = [
-                    pool.submit(_add, table.sums, x, runs, rows, *share)
-                    for share in pairwise(shares.tolist())
+                    pool.submit(_add, table.sums, x, groups[share], rows[share], size) for share in shares
                 ]
         _wait(pending)
     return table.finish()
@@ -127,19 +125,25 @@ def _rows_of(labels: AnyArray, rows: slice) -> np.ndarray:
     return np.asarray(labels[rows])
 
 
-class _Runs(NamedTuple):
-    """The rows of a block in the order of their classes."""
+class _Group(NamedTuple):
+    """Classes that have equally many images in a block."""
 
-    order: Int[np.ndarray, " n"]
-    classes: Int[np.ndarray, " r"]
-    starts: Int[np.ndarray, " r_and_1"]  # where in `order` each class begins, and the last one ends
+    classes: Int[np.ndarray, " m"]
+    images: Int[np.ndarray, "m k"]  # the rows of each
 
 
-def _by_class(labels: Int[np.ndarray, " n"]) -> _Runs:
+def _by_class(labels: Int[np.ndarray, " n"], size: int) -> list[_Group]:
+    """All rows of a block, about `size` to a group, or those of one class."""
     order = np.argsort(labels, kind="stable")
     ordered = labels[order]
-    first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(labels)])
-    return _Runs(order, ordered[first], np.append(first, len(labels)).astype(np.int32))
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(labels)])
+    counts = np.diff(starts, append=len(labels))
+    groups = []
+    for count in np.unique(counts).tolist():
+        equal, step = starts[counts == count], max(1, size // count)
+        for begin in np.split(equal, range(step, len(equal), step)):
+            groups.append(_Group(ordered[begin], order[begin[:, None] + np.arange(count)]))
+    return groups
 
 
 class _Table:
@@ -150,16 +154,16 @@ class _Table:
         self._counts = np.zeros(0, np.int64)
         self.sums = np.zeros((0, 0))
 
-    def rows(self, runs: _Runs, width: int) -> Int[np.ndarray, " r"]:
-        """The row of each class of a block, whose images are counted."""
+    def rows(self, group: _Group, width: int) -> Int[np.ndarray, " m"]:
+        """The row of each class of a group, whose images are counted."""
         if self._row and width != self.sums.shape[1]:
             raise ValueError(f"embeddings must have {self.sums.shape[1]} columns, as before, got {width}")
-        rows = np.array([self._row.setdefault(c, len(self._row)) for c in runs.classes.tolist()], int)
+        rows = np.array([self._row.setdefault(c, len(self._row)) for c in group.classes.tolist()], int)
         if len(self._row) > len(self.sums):  # twice as many rows, so that few are ever copied
             more = 2 * len(self._row) - len(self.sums)
             self.sums = np.pad(self.sums.reshape(-1, width), ((0, more), (0, 0)))
             self._counts = np.pad(self._counts, (0, more))
-        self._counts[rows] += np.diff(runs.starts)
+        self._counts[rows] += group.images.shape[1]
         return rows
 
     def finish(self) -> ClassMeans:
@@ -169,21 +173,15 @@ class _Table:
         return ClassMeans(classes[order], self.sums[order], self._counts[order])
 
 
-def _add(sums: np.ndarray, x: np.ndarray, runs: _Runs, rows: np.ndarray, first: int, last: int) -> None:
-    """Add the images of some runs to the sums of their classes, a chunk that fits in a cache at a time."""
-    size = max(1, CHUNK // max(x.shape[1], 1))
-    for start in range(runs.starts[first], runs.starts[last], size):
-        stop = min(start + size, runs.starts[last])
-        a = np.searchsorted(runs.starts, start, "right") - 1
-        b = np.searchsorted(runs.starts, stop)
-        bounds = np.clip(runs.starts[a : b + 1], start, stop) - start
-        images = np.arange(stop - start, dtype=np.int32)
-        picked = csr_array((np.ones(len(images)), images, bounds), shape=(b - a, len(images)))
-        added = picked @ np.take(x, runs.order[start:stop], axis=0).astype(np.float64)
-        if not np.isfinite(added).all():
-            bad = runs.classes[a:b][~np.isfinite(added).all(axis=1)]
-            raise ValueError(f"embeddings must be finite, but some of class {bad[0]} are not")
-        sums[rows[a:b]] += added
+def _add(sums: np.ndarray, x: np.ndarray, groups: list[_Group], rows: list[np.ndarray], size: int) -> None:
+    """Add the images of some groups to the sums of their classes, what fits in a cache at a time."""
+    for group, row in zip(groups, rows, strict=True):
+        for images in np.split(group.images, range(size, group.images.shape[1], size), axis=1):
+            added = np.take(x, images, axis=0).sum(axis=1, dtype=np.float64)
+            if not np.isfinite(added).all():
+                bad = group.classes[~np.isfinite(added).all(axis=1)]
+                raise ValueError(f"embeddings must be finite, but some of class {bad[0]} are not")
+            sums[row] += added
 
 
 def merged(parts: list[ClassMeans]) -> ClassMeans:
