@@ -134,6 +134,8 @@ class _Group(NamedTuple):
 
 def _by_class(labels: Int[np.ndarray, " n"], size: int) -> list[_Group]:
     """All rows of a block, about `size` to a group, or those of one class."""
+    if len(labels) and labels.min() >= 0 and labels.max() < 2**16:
+        labels = labels.astype(np.uint16)  # so few bits NumPy sorts by radix
     order = np.argsort(labels, kind="stable")
     ordered = labels[order]
     starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(labels)])
