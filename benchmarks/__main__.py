@@ -22,6 +22,7 @@ NEEDS = {
     "reading": (),
     "depthwise": (),
     "pod": ("libtpu",),
+    "kernels": ("libtpu",),
 }
 """The benchmarks, and the packages that they need beside the project's own."""
 

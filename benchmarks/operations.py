@@ -12,8 +12,8 @@ from jax.lax import Precision
 def operations(jaxpr: Jaxpr) -> Counter[int]:
     """Multiplications and additions, over all devices, by the bfloat16 passes that a TPU takes for them.
 
-    A loop counts as often as it runs; of branches, the one that counts most. Not counted: zeros that a
-    convolution pads or spreads its input with.
+    A loop counts as often as it runs, a kernel for each step of its grid; of branches, the one that counts
+    most. Not counted: zeros that a convolution pads or spreads its input with.
 
     Raises:
         ValueError: a loop does not say how often it runs.
@@ -33,6 +33,8 @@ def operations(jaxpr: Jaxpr) -> Counter[int]:
             if kind == "cond":
                 inner = [max(inner, key=Counter.total)]
             times = params["mesh"].size if kind == "shard_map" else params.get("length", 1)
+            if kind == "pallas_call":
+                times = math.prod(params["grid_mapping"].grid)
             for found in inner:
                 total.update({width: times * count for width, count in found.items()})
     return total

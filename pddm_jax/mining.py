@@ -9,7 +9,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from pddm_jax.checks import as_labels, as_matrix, check_choice
-from pddm_jax.scoring import NOBODY, Best, Extremes, best_partners, check_unit, hardest_partners
+from pddm_jax.partners import NOBODY, Best, Extremes, best_partners
+from pddm_jax.scoring import check_unit, hardest_partners
 from pddm_jax.types import AnyArray, Params, Quadruplets
 
 SCOPES = ("batch", "anchor", "positive")

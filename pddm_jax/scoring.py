@@ -5,6 +5,7 @@ mean's branch is linear before its ReLU, so each image's share of it is computed
 symmetric, so only the tiles on and above the diagonal are work.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -13,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from pddm_jax.checks import as_matrix, as_reals, check_choice
+from pddm_jax.kernels import tpu
 from pddm_jax.mesh import mesh_of, shares
 from pddm_jax.pairwise import inverse_sqrt
+from pddm_jax.partners import NOBODY, Best, Extremes, best_partners, fold
 from pddm_jax.pddm import PDDM
 from pddm_jax.types import DTYPES, AnyArray, Params
 
@@ -80,7 +83,7 @@ def pair_scores(
 
 
 class _Tiles(NamedTuple):
-    """Images cut into tiles of TILE rows, the last one padded with zeros."""
+    """Images cut into tiles of t rows, the last one padded with zeros."""
 
     x: Float[Array, "n t d"]
     mean: Float[Array, "n t h"]  # x W_v / 2 + b_v / 2: the image's share of the mean's branch
@@ -91,11 +94,11 @@ def _matmul(x: Array, w: Array) -> Array:
     return jnp.matmul(x, w.astype(x.dtype), precision="highest", preferred_element_type=jnp.float32)
 
 
-def _cut(params: Params, x: Float[Array, "n d"], dtype: DTypeLike) -> _Tiles:
-    count = -(-len(x) // TILE)
-    x = jnp.pad(x, ((0, count * TILE - len(x)), (0, 0)))
+def _cut(params: Params, x: Float[Array, "n d"], dtype: DTypeLike, tile: int = TILE) -> _Tiles:
+    count = -(-len(x) // tile)
+    x = jnp.pad(x, ((0, count * tile - len(x)), (0, 0)))
     mean = (_matmul(x.astype(dtype), params["mean"]["kernel"]) + params["mean"]["bias"]) / 2
-    return _Tiles(x.reshape(count, TILE, -1), mean.reshape(count, TILE, -1))
+    return _Tiles(x.reshape(count, tile, -1), mean.reshape(count, tile, -1))
 
 
 def _score_tiles(
@@ -140,10 +143,16 @@ def _score_upper_tiles(
     return jnp.where((r == c)[:, None, None], mirrored, scores)
 
 
-def _steps(params: Params, r: np.ndarray, c: np.ndarray) -> Int[Array, "steps 2 g"]:
+def _widths(params: Params) -> tuple[int, int, int]:
+    """d, h and c."""
+    d, h = params["difference"]["kernel"].shape
+    return d, h, params["joint"]["kernel"].shape[1]
+
+
+def _steps(params: Params, r: np.ndarray, c: np.ndarray, tile: int = TILE) -> Int[Array, "steps 2 g"]:
     """Tile indices in even steps of about STEP floats; the last is filled up with its last tile again."""
-    (d, h), joint = params["difference"]["kernel"].shape, params["joint"]["kernel"].shape[1]
-    most = max(1, STEP // (TILE**2 * (d + 2 * h + joint)))
+    d, h, joint = _widths(params)
+    most = max(1, STEP // (tile**2 * (d + 2 * h + joint)))
     count = -(-len(r) // most)
     tiles = np.pad(np.stack([r, c]), ((0, 0), (0, -len(r) % count)), "edge")
     return jnp.asarray(tiles.reshape(2, count, -1).swapaxes(0, 1))
@@ -210,41 +219,20 @@ def score_matrix(
     return blocks.swapaxes(1, 2).reshape(shape[0] * TILE, -1)[:n, :m]
 
 
-NOBODY = np.iinfo(np.int32).max
-"""The index of a partner that does not exist."""
+class Form(NamedTuple):
+    """A way to go over the tiles on and above the diagonal.
+
+    `search(b, dtype, params, x, mean, classes, steps)` gives the hardest partners of each of b images in
+    some of them.
+    """
+
+    search: Callable[..., Extremes]
+    tile: int  # images along one side of a tile
+    widest: float = np.inf  # the widest layer that it takes
 
 
-class Best(NamedTuple):
-    """For each image of a batch its best partner so far, of equals the one of lowest index."""
-
-    value: Float[Array, " b"]  # -inf where there is none
-    partner: Int[Array, " b"]  # NOBODY where there is none
-
-
-class Extremes(NamedTuple):
-    """For each image of a batch its hardest partners; where a low score is wanted, value = -score."""
-
-    negative: Best  # the negative of highest score
-    positive: Best  # the positive of lowest score
-    later: Best  # the positive of lowest score among the images after it
-
-
-def best_partners(
-    value: Float[Array, "*n m"], mask: Bool[Array, "*n m"], partner: Int[Array, "*n m"]
-) -> Best:
-    """The highest value where the mask is set, and its partner, of equals the lowest."""
-    value = jnp.where(mask, value, -jnp.inf)
-    best = jnp.max(value, axis=-1)
-    index = jnp.min(jnp.where(mask & (value == best[..., None]), partner, NOBODY), axis=-1)
-    return Best(best, index)
-
-
-def _fold(best: Best, image: Int[Array, " n"], found: Best) -> Best:
-    """`best` after what has been found for some images (an image may come more than once)."""
-    value = best.value.at[image].max(found.value)
-    index = jnp.where(best.value == value, best.partner, NOBODY)
-    index = index.at[image].min(jnp.where(found.value == value[image], found.partner, NOBODY))
-    return Best(value, index)
+KERNELS = {"tpu": Form(tpu.search, tpu.TILE, tpu.WIDEST)}
+"""By platform."""
 
 
 def hardest_partners(
@@ -252,15 +240,30 @@ def hardest_partners(
 ) -> Extremes:
     """The hardest partners of each image by PDDM score, never holding [b, b].
 
-    Tiles and scores are those of `score_matrix`, so that ties fall the same way. The devices that x lies on
-    share out the steps, which do not depend on their number; the best of all are the best of their best.
+    By a kernel where the platform has one and the unit is not too wide for it. Elsewhere, so on every CPU,
+    tiles and scores are those of `score_matrix`, so that ties fall the same way.
     """
-    tiles = _cut(params, x, dtype)
-    classes = jnp.pad(labels, (0, len(tiles.x) * TILE - len(x))).reshape(-1, TILE)
-    steps = _steps(params, *np.triu_indices(len(tiles.x)))
-    search, mesh = partial(_search, len(x), dtype), mesh_of(x)
+    fitting = {name: form for name, form in KERNELS.items() if max(_widths(params)) <= form.widest}
+    forms = {name: partial(_share_out, form, dtype) for name, form in fitting.items()}
+    plain = partial(_share_out, Form(_search, TILE), dtype)
+    found: Extremes = jax.lax.platform_dependent(params, x, labels, default=plain, **forms)
+    return found
+
+
+def _share_out(
+    form: Form, dtype: DTypeLike, params: Params, x: Float[Array, "b d"], labels: Int[Array, " b"]
+) -> Extremes:
+    """The hardest partners by one form.
+
+    The devices that x lies on share out the steps, which do not depend on their number; the best of all are
+    the best of their best.
+    """
+    tiles = _cut(params, x, dtype, form.tile)
+    classes = jnp.pad(labels, (0, len(tiles.x) * form.tile - len(x))).reshape(-1, form.tile)
+    steps = _steps(params, *np.triu_indices(len(tiles.x)), form.tile)
+    search, mesh = partial(form.search, len(x), dtype), mesh_of(x)
     if mesh is None:
-        return search(params, tiles, classes, steps)
+        return search(params, *tiles, classes, steps)
 
     def search_share(*given: PyTree) -> Extremes:
         return Extremes(*(best_of_all(found) for found in search(*given)))
@@ -271,21 +274,23 @@ def hardest_partners(
         return Best(value, jax.lax.pmin(partner, mesh.axis_names))
 
     everywhere = PartitionSpec()
-    specs = everywhere, everywhere, everywhere, shares(mesh)
+    specs = *[everywhere] * 4, shares(mesh)
     share = jax.shard_map(search_share, mesh=mesh, in_specs=specs, out_specs=everywhere, check_vma=False)
     steps = jnp.pad(steps, ((0, -len(steps) % mesh.size), (0, 0), (0, 0)), "edge")
-    return share(params, tiles, classes, steps)
+    return share(params, *tiles, classes, steps)
 
 
 def _search(
     b: int,
     dtype: DTypeLike,
     params: Params,
-    tiles: _Tiles,
+    x: Float[Array, "n t d"],
+    mean: Float[Array, "n t h"],
     classes: Int[Array, "n t"],
     steps: Int[Array, "steps 2 g"],
 ) -> Extremes:
-    """The hardest partners in some of the tiles: a running best for each of b images."""
+    """The plain form: a running best for each image, from one step to the next."""
+    tiles = _Tiles(x, mean)
     images = jnp.arange(classes.size).reshape(classes.shape)
 
     def step(best: Extremes, rc: Int[Array, "2 g"]) -> tuple[Extremes, None]:
@@ -297,17 +302,17 @@ def _search(
         real = (row < b) & (column < b)
         positive, negative = same & real & (row != column), ~same & real
 
-        def fold(best: Best, value: Array, mask: Array, of_columns: bool = True) -> Best:
-            best = _fold(best, here.ravel(), _flat(best_partners(value, mask, column)))
+        def see(best: Best, value: Array, mask: Array, of_columns: bool = True) -> Best:
+            best = fold(best, here.ravel(), _flat(best_partners(value, mask, column)))
             if of_columns:
                 found = best_partners(*(a.swapaxes(1, 2) for a in (value, mask, row)))
-                best = _fold(best, there.ravel(), _flat(found))
+                best = fold(best, there.ravel(), _flat(found))
             return best
 
         return Extremes(
-            fold(best.negative, scores, negative),
-            fold(best.positive, -scores, positive),
-            fold(best.later, -scores, positive & (row < column), of_columns=False),
+            see(best.negative, scores, negative),
+            see(best.positive, -scores, positive),
+            see(best.later, -scores, positive & (row < column), of_columns=False),
         ), None
 
     def _flat(best: Best) -> Best:

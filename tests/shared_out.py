@@ -5,6 +5,7 @@ python -m tests.shared_out OUT.npz [COORDINATOR RANK]
 
 import re
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import numpy as np
 
 import pddm_jax
 from pddm_jax import scoring
+from pddm_jax.kernels import tpu
 from pddm_jax.objectives import make_objective
 
 B, RAGGED, WIDTH, EACH = 104, 37, 12, 4  # B divides over eight devices, RAGGED does not
@@ -44,6 +46,10 @@ def found(place=lambda tree, spread: tree, **shardings):
     mined = mine(place(params, False), *place(images, False))
     results = {f"mined {name}": index for name, index in mined._asdict().items()}
     params, *images = batch(B)
+    kernel = scoring.Form(partial(tpu.search, interpret=True), tpu.TILE)
+    mine = jax.jit(partial(scoring._share_out, kernel, "float32"), **shardings)
+    extremes = mine(place(params, False), *place(images, True))
+    results |= {f"mined by a kernel, {name}": best.partner for name, best in extremes._asdict().items()}
     for name in OBJECTIVES:
         loss, _ = make_objective(name, pairs=B * (EACH - 1) // 2)
         step = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)

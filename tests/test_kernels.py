@@ -1,0 +1,116 @@
+"""The kernels, interpreted on the CPU, against loops and the plain form; and compiled for absent TPUs."""
+
+from functools import partial
+from importlib.util import find_spec
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+
+import pddm_jax
+from benchmarks import pod
+from pddm_jax import scoring
+from pddm_jax.kernels import tpu
+from pddm_jax.partners import NOBODY
+
+B, WIDTH = 21, 5
+RACES = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
+LABELS = {
+    "classes in no order": np.arange(B)[::-1] * 7 % B // 4,
+    "singletons beside a class": np.where(np.arange(B) % 3, np.arange(B), -1),
+    "one class": np.zeros(B, int),
+    "all different": np.arange(B),
+}
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Small tiles, so that few images take several, the last of them ragged."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tpu, "TILE", 16)
+        yield {"tpu": scoring.Form(partial(tpu.search, interpret=RACES), 16)}
+
+
+@pytest.fixture(scope="module")
+def params():
+    x = jnp.zeros(WIDTH)
+    return jax.jit(pddm_jax.PDDM(hidden=3, joint=6).init)(jax.random.key(0), x, x)["params"]
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Embeddings that come in exact copies, far apart in the batch: their scores tie."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(B, WIDTH)).astype(np.float32)[rng.integers(0, B // 2, B)]
+    return jnp.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+
+
+@pytest.fixture(scope="module")
+def scores(params, images):
+    """By loops, in float64."""
+    unit, rows = oracles.as_python(params), oracles.number_rows(images)
+    return [[oracles.pddm_score(unit, x, y) for y in rows] for x in rows]
+
+
+def by_loops(scores, labels):
+    """The hardest negative, positive and later positive of each image."""
+    for i, row in enumerate(scores):
+        positives = oracles.positives_of(labels, i)
+        found = (
+            oracles.highest(oracles.negatives_of(labels, i), row.__getitem__),
+            oracles.lowest(positives, row.__getitem__),
+            oracles.lowest([j for j in positives if j > i], row.__getitem__),
+        )
+        yield [NOBODY if partner is None else partner for partner in found]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("platform", ["tpu"])
+def test_kernel_finds_what_loops_and_the_plain_form_find(small, params, images, scores, platform, dtype):
+    kernel = jax.jit(partial(scoring._share_out, small[platform], dtype))
+    plain = jax.jit(partial(scoring._share_out, scoring.Form(scoring._search, scoring.TILE), dtype))
+    for name, labels in LABELS.items():
+        found = kernel(params, images, jnp.asarray(labels, jnp.int32))
+        expected = plain(params, images, jnp.asarray(labels, jnp.int32))
+        for kind in found._fields:
+            got, want = getattr(found, kind), getattr(expected, kind)
+            np.testing.assert_array_equal(got.partner == NOBODY, want.partner == NOBODY, f"{name}, {kind}")
+            near = 1e-6 if dtype == "float32" else 3e-3
+            np.testing.assert_allclose(got.value, want.value, atol=near, err_msg=f"{name}, {kind}")
+            if dtype == "float32":
+                np.testing.assert_array_equal(got.partner, want.partner, f"{name}, {kind}")
+        if dtype == "float32":
+            partners = np.stack([best.partner for best in found], axis=1).tolist()
+            assert partners == [*by_loops(scores, labels.tolist())], name
+
+
+def test_a_unit_too_wide_for_a_kernel_is_scored_without(params, images, monkeypatch):
+    monkeypatch.setattr(scoring, "KERNELS", {"tpu": scoring.Form(tpu.search, tpu.TILE, widest=5)})
+    mine = jax.jit(partial(scoring.hardest_partners, dtype="float32"))
+    text = mine.trace(params, images, jnp.zeros(B, jnp.int32)).lower(lowering_platforms=("tpu",)).as_text()
+    assert "tpu_custom_call" not in text
+
+
+COMPILED = """
+import jax
+from functools import partial
+from jax.experimental import topologies
+from benchmarks.kernels import abstract_batch
+from pddm_jax.scoring import hardest_partners
+from pddm_jax.training import data_mesh
+for pod in ("v5e:2x2", "v5p:2x2x1", "v6e:2x2"):
+    mesh = data_mesh(topologies.get_topology_desc(platform="tpu", topology_name=pod).devices)
+    for dtype in ("float32", "bfloat16"):
+        mine = jax.jit(partial(hardest_partners, dtype=dtype))
+        print("tpu_custom_call" in mine.lower(*abstract_batch(300, 100, mesh)).compile().as_text())
+"""
+
+
+@pytest.mark.skipif(find_spec("libtpu") is None, reason="needs libtpu, not a TPU")
+def test_it_compiles_for_tpus(python):
+    status, out, err = python("-c", COMPILED, **pod.NO_TPU)
+    assert status == 0, err
+    assert out.split() == ["True"] * 6
