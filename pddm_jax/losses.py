@@ -8,11 +8,18 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from pddm_jax.checks import as_labels, as_matrix, check_choice
 from pddm_jax.mesh import spread
-from pddm_jax.pairwise import all_squared_distances, masked_mean, safe_sqrt, squared_distances
+from pddm_jax.pairwise import (
+    all_squared_distances,
+    l2_normalize,
+    masked_mean,
+    safe_sqrt,
+    squared_distances,
+)
 from pddm_jax.scoring import check_unit, pair_scores
 from pddm_jax.types import AnyArray, Params, Quadruplets, Scalar
 
@@ -281,3 +288,37 @@ def _multi_similarity(
     positives = pull(positive & (similarity - margin < highest), -alpha * (similarity - base))
     negatives = pull(negative & (similarity + margin > lowest), beta * (similarity - base))
     return jnp.sum(positives / alpha + negatives / beta) / max(len(x), 1)
+
+
+@jax.jit
+def softmax_loss(
+    kernel: Float[AnyArray, "d c"],
+    embeddings: Float[AnyArray, "b d"],
+    classes: Int[AnyArray, " b"],
+    temperature: Scalar = 0.05,
+) -> Float[Array, ""]:
+    """Each image to its class among all that there are: the mean cross-entropy of a linear classifier.
+
+        mean over i of  log( sum_c exp(s_ic / temperature) ) - s_iy / temperature
+
+    with s_ic = x_i . w_c / |w_c|, w_c the weights for class c, y the class of image i. As x has
+    unit length, s is a cosine: an image comes near its class as images are later said to be near. The
+    images are shared out over the devices that x lies on.
+
+    Args:
+        kernel: [d, c], w_c its columns; a class of weights 0 has the cosine 0.
+        embeddings: [b, d], of unit length.
+        classes: [b], numbers of columns, 0 to c - 1: they are not checked, and the loss is NaN beyond.
+        temperature: what cosines are divided by; the smaller, the more the nearest classes count.
+
+    Raises:
+        ValueError: kernel or embeddings are no matrices or differ in width, or classes are not b integers.
+
+    Source: Zhai, Wu, "Classification is a Strong Baseline for Deep Metric Learning", BMVC 2019, section 3,
+    whose temperature this is.
+    """
+    w = as_matrix("kernel", kernel)
+    x = as_matrix("embeddings", embeddings, len(w))
+    x, y = spread((x, as_labels("classes", classes, len(x))), like=x)  # traced, so taken as they are
+    cosines = jnp.matmul(x, l2_normalize(w.T).T, precision="highest")
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(cosines / temperature, y))

@@ -1,20 +1,21 @@
 """Objectives by name: each a miner and a loss, as one function of a batch's embeddings."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from pddm_jax import losses
 from pddm_jax.checks import check_choice
 from pddm_jax.mining import SCOPES, mine_quadruplets, mine_quadruplets_fused
 from pddm_jax.pairwise import all_squared_distances
-from pddm_jax.types import Params
 
 Logs = dict[str, Float[Array, ""]]
-Loss = Callable[[Params, Float[Array, "b d"], Int[Array, " b"]], tuple[Float[Array, ""], Logs]]
+Learned = Mapping[str, PyTree]
+"""Parameters by part: those of the `unit`, and of a `classifier` where the objective has one."""
+Loss = Callable[[Learned, Float[Array, "b d"], Int[Array, " b"]], tuple[Float[Array, ""], Logs]]
 
 
 class Objective(NamedTuple):
@@ -28,31 +29,49 @@ class Objective(NamedTuple):
     learns_score: bool = False  # whether the PDDM unit is trained, so that its score means something
 
 
-def make_objective(name: str, pairs: int | None = None, **fields: Any) -> tuple[Loss, dict[str, Any]]:
+def make_objective(
+    name: str, pairs: int | None = None, softmax: float = 0.0, **fields: Any
+) -> tuple[Loss, dict[str, Any]]:
     """The loss of a named objective, `(params, embeddings, labels) -> (loss, logs)`, and its fields.
 
     Args:
         name: one of `OBJECTIVES`.
         pairs: the number of positive pairs in every batch; None = any batch, at more memory.
+        softmax: weight of classification beside the objective's own loss, which brings its fields too.
         **fields: what shall differ from the objective's defaults.
 
     Raises:
         ValueError: no objective has this name, this one has no such field, or the field cannot be that.
     """
     check_choice("objective.name", name, OBJECTIVES)
-    objective = OBJECTIVES[name]
+    objective, beside = OBJECTIVES[name], {"softmax": softmax, **_SOFTMAX} if softmax else {}
+    if not 0 <= softmax < math.inf or (softmax and name == "softmax"):
+        raise ValueError(
+            "objective.softmax, the weight of classification beside another objective, must be finite and "
+            f"not below 0, got {softmax} with objective {name!r}"
+        )
     for field in fields:
-        check_choice(f"a field of objective {name!r}", field, objective.defaults)
+        check_choice(f"a field of objective {name!r}", field, objective.defaults | beside)
         if field == "per":
             check_choice("objective.per", fields[field], SCOPES)
         elif not math.isfinite(fields[field]):
             raise ValueError(f"objective.{field} must be finite, got {fields[field]}")
-    resolved = objective.defaults | fields
+    resolved = objective.defaults | beside | fields
+    own = {field: resolved[field] for field in objective.defaults}
 
-    def loss(params: Params, embeddings: Array, labels: Array) -> tuple[Array, Logs]:
-        return objective.loss(params, embeddings, labels, pairs, **resolved)
+    def loss(params: Learned, embeddings: Array, labels: Array) -> tuple[Array, Logs]:
+        value, logs = objective.loss(params, embeddings, labels, pairs, **own)
+        if not softmax:
+            return value, logs
+        of_classes, _ = _softmax(params, embeddings, labels, pairs, temperature=resolved["temperature"])
+        return value + softmax * of_classes, logs | {"loss_softmax": of_classes}
 
     return loss, resolved
+
+
+def has_classifier(fields: Mapping[str, Any]) -> bool:
+    """Whether an objective with these fields takes parameters of a classifier."""
+    return _SOFTMAX.keys() <= fields.keys()
 
 
 def _size(per: str, pairs: int | None) -> int | None:
@@ -61,7 +80,7 @@ def _size(per: str, pairs: int | None) -> int | None:
 
 
 def _pddm(
-    params: Params,
+    params: Learned,
     x: Float[Array, "b d"],
     labels: Int[Array, " b"],
     pairs: int | None,
@@ -73,13 +92,14 @@ def _pddm(
     heads: int,
 ) -> tuple[Array, Logs]:
     """Quadruplets mined by PDDM score; the hinges of i's negative alone (one head), or of j's too."""
-    mined = mine_quadruplets_fused(params, x, labels, per, _size(per, pairs))
-    metric, embedding = losses.hinge_means(params, x, mined, alpha, beta, heads)
+    unit = params["unit"]
+    mined = mine_quadruplets_fused(unit, x, labels, per, _size(per, pairs))
+    metric, embedding = losses.hinge_means(unit, x, mined, alpha, beta, heads)
     return metric + weight * embedding, {"loss_metric": metric, "loss_embedding": embedding}
 
 
 def _quadruplet(
-    params: Params,
+    params: Learned,
     x: Float[Array, "b d"],
     labels: Int[Array, " b"],
     pairs: int | None,
@@ -93,11 +113,25 @@ def _quadruplet(
     return losses.hinge_means(None, x, mined, alpha=0.0, beta=beta)[1], {}
 
 
+def _softmax(
+    params: Learned,
+    x: Float[Array, "b d"],
+    labels: Int[Array, " b"],
+    pairs: int | None,
+    *,
+    temperature: float,
+) -> tuple[Array, Logs]:
+    """Classification of each image among all classes that are trained on, whose numbers the labels are."""
+    del pairs
+    return losses.softmax_loss(params["classifier"]["kernel"], x, labels, temperature), {}
+
+
 def _plain(loss: Callable[..., Array], **fixed: str) -> Callable[..., tuple[Array, Logs]]:
     """A loss of embeddings and labels alone."""
     return lambda params, x, labels, pairs, **fields: (loss(x, labels, **fixed, **fields), {})
 
 
+_SOFTMAX = {"temperature": 0.05}
 _PDDM = {"per": "positive", "alpha": 0.5, "beta": 1.0, "weight": 1.0}
 
 OBJECTIVES = {
@@ -113,4 +147,5 @@ OBJECTIVES = {
         _plain(losses.multi_similarity_loss),
         {"alpha": 2.0, "beta": 50.0, "base": 0.5, "margin": 0.1},
     ),
+    "softmax": Objective(_softmax, _SOFTMAX),
 }

@@ -15,7 +15,7 @@ from pddm_jax.training import TrainState, init_state, make_optimizer
 
 Config = Mapping[str, Any]
 
-NETWORK = ("name", "embedding_dim", "freeze_statistics", "dtype")
+NETWORK = ("name", "embedding_dim", "freeze_statistics", "dtype", "remat")
 """Fields of `network` that make it; the others are of the unit and of the first weights."""
 
 
@@ -35,6 +35,18 @@ def read_config(workdir: Path) -> Config:
     path = workdir / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{workdir} holds no run: it has no config.json")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_results(workdir: Path) -> dict[str, Any]:
+    """What the run ended with.
+
+    Raises:
+        FileNotFoundError: it has not ended.
+    """
+    path = workdir / "results.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{workdir} holds no finished run: it has no results.json")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -68,6 +80,7 @@ def load(workdir: Path, config: Config, image_shape: tuple[int, ...], mesh: Mesh
         )
     network, width = network_of(config), config["network"]["unit_dim"]
     optimizer = make_optimizer(**config["optimizer"], steps=config["train"]["steps"])
-    fresh = init_state(network, PDDM(width, width), optimizer, image_shape, config["seed"], mesh)
+    classes = config.get("classes", 0)  # of the classifier; 0: none
+    fresh = init_state(network, PDDM(width, width), optimizer, image_shape, config["seed"], mesh, classes)
     scored = bool(config["data"]["validation"])
     return Trained(network, restore_chosen(workdir / "checkpoints", fresh, scored))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ class TrainState:
     """All that a step depends on, beside its batch."""
 
     step: Int[Array, ""]
-    params: dict[str, PyTree]  # {"network": ..., "unit": ...}
+    params: dict[str, PyTree]  # {"network": ..., "unit": ...}, and "classifier" where there is one
     batch_stats: PyTree
     opt_state: optax.OptState
 
@@ -115,8 +116,9 @@ def init_state(
     image_shape: tuple[int, ...],
     seed: int,
     mesh: Mesh,
+    classes: int = 0,
 ) -> TrainState:
-    """A fresh state, replicated over the mesh."""
+    """A fresh state, replicated over the mesh; with a classifier of so many classes unless they are 0."""
 
     def init(key: Array) -> TrainState:
         network_key, unit_key = jax.random.split(key)
@@ -124,6 +126,10 @@ def init_state(
         embeddings, variables = network.init_with_output(network_key, images)
         unit_params = unit.init(unit_key, embeddings, embeddings)["params"]
         params = {"network": variables["params"], "unit": unit_params}
+        if classes:
+            shape = embeddings.shape[1], classes
+            kernel = nn.initializers.lecun_normal()(jax.random.fold_in(key, 2), shape)
+            params["classifier"] = {"kernel": kernel}
         batch_stats = variables.get("batch_stats", {})
         return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
 
@@ -147,7 +153,7 @@ def make_train_step(
             mutable=["batch_stats"],
         )
         embeddings, labels = jax.lax.with_sharding_constraint((embeddings, batch.labels), replicated(mesh))
-        value, logs = loss(params["unit"], embeddings, labels)
+        value, logs = loss(params, embeddings, labels)
         return value, (updated.get("batch_stats", {}), logs)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Logs]:

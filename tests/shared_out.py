@@ -20,7 +20,7 @@ B, RAGGED, WIDTH, EACH = 104, 37, 12, 4  # B divides over eight devices, RAGGED 
 SETTINGS = {"STEP": 2**13, "_scan": jax.lax.scan}
 """Of `scoring`: 31 steps for B, which do not divide over eight either; loops that are compiled sooner."""
 STEPS = 31
-OBJECTIVES = ("pddm", "quadruplet", "multi_similarity")
+OBJECTIVES = ("pddm", "quadruplet", "multi_similarity", "softmax")
 
 
 def batch(b):
@@ -45,11 +45,13 @@ def found(place=lambda tree, spread: tree, **shardings):
     mine = jax.jit(pddm_jax.mine_quadruplets_fused, **shardings)
     mined = mine(place(params, False), *place(images, False))
     results = {f"mined {name}": index for name, index in mined._asdict().items()}
-    params, *images = batch(B)
+    unit, *images = batch(B)
     kernel = scoring.Form(partial(tpu.search, interpret=True), tpu.TILE)
     mine = jax.jit(partial(scoring._share_out, kernel, "float32"), **shardings)
-    extremes = mine(place(params, False), *place(images, True))
+    extremes = mine(place(unit, False), *place(images, True))
     results |= {f"mined by a kernel, {name}": best.partner for name, best in extremes._asdict().items()}
+    classifier = np.random.default_rng(0).normal(size=(WIDTH, B // EACH)).astype(np.float32)
+    params = {"unit": unit, "classifier": {"kernel": classifier}}
     for name in OBJECTIVES:
         loss, _ = make_objective(name, pairs=B * (EACH - 1) // 2)
         step = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)

@@ -48,7 +48,8 @@ optimizer = make_optimizer("adamw", 0.1, 0.1, "cosine", 1.0, 1, 2.0, 1.0, steps=
 state = init_state(network, unit, optimizer, (16, 16, 1), 0, mesh)
 for name in pddm_jax.objectives.OBJECTIVES:
     loss, _ = pddm_jax.objectives.make_objective(name, pairs=5)
-    assert loss(params, x, jnp.asarray(labels))[0].shape == ()
+    learned = {"unit": params, "classifier": {"kernel": jnp.ones((6, 5))}}
+    assert loss(learned, x, jnp.asarray(labels))[0].shape == ()
 loss, _ = pddm_jax.objectives.make_objective("pddm", pairs=3)
 state, _ = make_train_step(network, loss, optimizer, mesh)(state, batch)
 batches = ordered_batches(images, transform, 8)

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import FrozenConfigDict
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 
 from experiments import transfer
-from experiments.configs import imagenet2010
+from experiments.configs import imagenet10k, imagenet2010, transfers
+from experiments.runner import check_config, make_recipe
 from pddm_jax.data import ClosedSet, Images, Split, load_closed_set, ordered_batches
 from pddm_jax.data.streams import WAYS, stream
 from pddm_jax.trained import load, read_config, transform_of
@@ -154,6 +156,17 @@ def test_imagenet_asks_for_its_folder(python, tmp_path):
     status, _, err = python("-m", "experiments.imagenet10k", f"--workdir={tmp_path}")
     assert status not in (0, None)
     assert err.splitlines()[-1].startswith("error: data.root must be given for imagenet2010")
+
+
+@pytest.mark.parametrize("variant", transfers.IMAGENET)
+@pytest.mark.parametrize("module", [imagenet2010, imagenet10k])
+def test_the_variants_are_recipes_and_are_told_in_the_file(variant, module):
+    config = FrozenConfigDict(module.get_config(variant))
+    check_config(config)
+    assert make_recipe(config).network.dtype == ("float32" if variant == "imagenet" else "bfloat16")
+    if variant == "pod":  # whose chips each have a share of the batch
+        assert config.data.classes_per_batch * config.data.images_per_class == 8192
+    assert variant == "imagenet" or f"`{variant}`" in module.__doc__
 
 
 def test_the_configs_say_what_is_the_papers():

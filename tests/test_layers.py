@@ -57,6 +57,7 @@ LAYERS = (
     ("pddm_jax.training",),
     ("pddm_jax.checkpoint",),
     ("pddm_jax.trained",),
+    ("pddm_jax.first_weights",),
     ("pddm_jax.writer",),
     ("pddm_jax",),
     ("pddm_jax.provenance",),

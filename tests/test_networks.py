@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from pddm_jax.networks import make_network, resnet
 from pddm_jax.networks.alexnet import AlexNet
 from pddm_jax.networks.depthwise import DepthwiseConv, depthwise_conv
 from pddm_jax.networks.efficientnet_lite import EfficientNetLite0
@@ -63,6 +64,42 @@ def test_counts_of_parameters(name, millions):
     network, _ = NETWORKS[name]
     count = sum(x.size for x in jax.tree.leaves(shapes_of(network)["params"]))
     assert count / 1e6 == pytest.approx(millions, abs=6e-4)
+
+
+@pytest.mark.parametrize("network", [ResNet50, GoogLeNet, EfficientNetLite0])
+def test_blocks_that_are_computed_again_have_the_same_variables(network):
+    kept, again = shapes_of(network()), shapes_of(network(remat=True))
+    assert jax.tree.structure(kept) == jax.tree.structure(again)
+    assert jax.tree.leaves(kept) == jax.tree.leaves(again)
+
+
+def test_blocks_that_are_computed_again_give_the_same_gradient_and_keep_less_for_it(monkeypatch):
+    monkeypatch.setattr(resnet, "STAGES", ((4, 8), (2, 8)))
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    kept, again = (make_network("resnet50", 4, remat=remat) for remat in (False, True))
+    variables = jax.jit(kept.init)(jax.random.key(0), images)
+
+    def loss(params, network):
+        of = variables | {"params": params}
+        x, updated = network.apply(of, images, train=True, mutable=["batch_stats"])
+        return x[:, 0].sum(), updated
+
+    found, held = [], []
+    for network in (kept, again):
+        of_network = functools.partial(loss, network=network)
+        found.append(jax.jit(jax.grad(of_network, has_aux=True))(variables["params"]))
+        pullback = jax.eval_shape(
+            lambda params, f=of_network: jax.vjp(f, params, has_aux=True)[1], variables["params"]
+        )
+        held.append(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(pullback)))
+    scale = max(np.abs(x).max() for x in jax.tree.leaves(found[0]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * scale), *found)
+    assert held[1] < 0.7 * held[0]
+
+
+def test_only_blocks_can_be_computed_again():
+    with pytest.raises(ValueError, match=r"network\.remat.*'resnet50'.*got 'alexnet'"):
+        make_network("alexnet", 4, remat=True)
 
 
 def small_cnn(params, image):

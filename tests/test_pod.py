@@ -117,6 +117,11 @@ def test_a_compiled_program_says_what_it_sends(python):
     assert json.loads(out) == {"all-reduce": 5 * 2 * 2 * 16 * 4 * 3 / 4, "all-gather": 8 * 16 * 4 * 3 / 4}
 
 
+def test_an_experiments_own_config_is_found():
+    assert pod.experiment_config("imagenet2010:pod").network.name == "alexnet"
+    assert pod.experiment_config("quickstart").data.name == "glyphs"
+
+
 def test_a_step_says_what_it_takes_and_the_bound_is_the_longest_of_three():
     config = pod.pod_config("small_cnn", 16, 16, {"embedding_dim": 4, "unit_dim": 4, "dtype": "bfloat16"})
     found = pod.compile_step(config, jax.devices()[:1])

@@ -18,7 +18,7 @@ from pddm_jax.checkpoint import Checkpoints, Preempted
 from pddm_jax.files import replacing, write_json, write_text
 from pddm_jax.losses import contrastive_loss
 from pddm_jax.networks import EmbeddingNetwork, make_network
-from pddm_jax.objectives import OBJECTIVES, make_objective
+from pddm_jax.objectives import OBJECTIVES, has_classifier, make_objective
 from pddm_jax.training import (
     TrainState,
     data_mesh,
@@ -53,8 +53,9 @@ def unit():
 
 
 @pytest.fixture(scope="module")
-def unit_params(unit):
-    return unit.init(jax.random.key(2), jnp.zeros((1, WIDTH)), jnp.zeros((1, WIDTH)))["params"]
+def params(unit):
+    of_unit = unit.init(jax.random.key(2), jnp.zeros((1, WIDTH)), jnp.zeros((1, WIDTH)))["params"]
+    return {"unit": of_unit, "classifier": {"kernel": jnp.eye(WIDTH)}}
 
 
 @pytest.fixture(scope="module")
@@ -67,36 +68,38 @@ def embeddings():
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_an_objective_is_finite_and_trains_what_it_says(name, unit_params, embeddings):
+def test_an_objective_is_finite_and_trains_what_it_says(name, params, embeddings):
     loss, fields = make_objective(name, pairs=P * K * (K - 1) // 2)
     assert fields == OBJECTIVES[name].defaults
     differentiate = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
-    (value, logs), (of_unit, of_embeddings) = differentiate(unit_params, embeddings, LABELS)
-    for x in jax.tree.leaves((value, logs, of_unit, of_embeddings)):
+    (value, logs), (of_params, of_embeddings) = differentiate(params, embeddings, LABELS)
+    for x in jax.tree.leaves((value, logs, of_params, of_embeddings)):
         assert np.isfinite(x).all()
     assert value > 0
     assert value.shape == ()
     assert np.abs(of_embeddings).max() > 0
-    trained = max(np.abs(x).max() for x in jax.tree.leaves(of_unit)) > 0
-    assert trained == OBJECTIVES[name].learns_score
+    trained = {
+        part: max(np.abs(x).max() for x in jax.tree.leaves(of)) > 0 for part, of in of_params.items()
+    }
+    assert trained == {"unit": OBJECTIVES[name].learns_score, "classifier": has_classifier(fields)}
 
 
 @pytest.mark.parametrize(
     ("name", "per"),
     [("pddm", "positive"), ("pddm", "batch"), ("quadruplet", "positive"), ("quadruplet", "anchor")],
 )
-def test_the_number_of_pairs_changes_no_value(name, per, unit_params, embeddings):
+def test_the_number_of_pairs_changes_no_value(name, per, params, embeddings):
     shuffled = np.random.default_rng(1).permutation(LABELS)
     values = [
-        make_objective(name, pairs, per=per)[0](unit_params, embeddings, shuffled)
+        make_objective(name, pairs, per=per)[0](params, embeddings, shuffled)
         for pairs in (None, P * K * (K - 1) // 2)
     ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), *values)
 
 
-def test_scopes_and_heads_make_a_difference(unit_params, embeddings):
+def test_scopes_and_heads_make_a_difference(params, embeddings):
     def value(name, **fields):
-        return float(make_objective(name, **fields)[0](unit_params, embeddings, LABELS)[0])
+        return float(make_objective(name, **fields)[0](params, embeddings, LABELS)[0])
 
     values = [value("pddm", per=per) for per in ("batch", "anchor", "positive")]
     values += [
@@ -109,8 +112,8 @@ def test_scopes_and_heads_make_a_difference(unit_params, embeddings):
 
 
 @pytest.mark.parametrize("name", ["pddm", "pddm_triplet"])
-def test_the_logs_of_pddm_make_up_its_loss(name, unit_params, embeddings):
-    value, logs = make_objective(name, weight=0.25)[0](unit_params, embeddings, LABELS)
+def test_the_logs_of_pddm_make_up_its_loss(name, params, embeddings):
+    value, logs = make_objective(name, weight=0.25)[0](params, embeddings, LABELS)
     np.testing.assert_allclose(value, logs["loss_metric"] + 0.25 * logs["loss_embedding"], rtol=1e-6)
 
 

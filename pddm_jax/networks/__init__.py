@@ -23,18 +23,19 @@ from pddm_jax.types import DTYPES
 class Backbone(NamedTuple):
     """A network without a classifier, and the bytes that it takes as mean 0 and deviation 1."""
 
-    make: Callable[[], nn.Module]
+    make: Callable[..., nn.Module]
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (255.0,)
+    blocks: bool = True  # whether it is made of blocks, which can be computed again for the gradient
 
 
 NETWORKS = {
-    "alexnet": Backbone(AlexNet, alexnet.MEAN, alexnet.STD),
+    "alexnet": Backbone(AlexNet, alexnet.MEAN, alexnet.STD, blocks=False),
     "efficientnet_lite0": Backbone(EfficientNetLite0, efficientnet_lite.MEAN, efficientnet_lite.STD),
     "googlenet": Backbone(GoogLeNet, googlenet.MEAN, googlenet.STD),
     "googlenet_plain": Backbone(partial(GoogLeNet, batch_norm=False), googlenet.MEAN, googlenet.STD),
     "resnet50": Backbone(ResNet50, resnet.MEAN, resnet.STD),
-    "small_cnn": Backbone(SmallCNN),
+    "small_cnn": Backbone(SmallCNN, blocks=False),
 }
 
 
@@ -87,18 +88,29 @@ class EmbeddingNetwork(nn.Module):
 
 
 def make_network(
-    name: str, embedding_dim: int, freeze_statistics: bool = False, dtype: str = "float32"
+    name: str,
+    embedding_dim: int,
+    freeze_statistics: bool = False,
+    dtype: str = "float32",
+    remat: bool = False,
 ) -> EmbeddingNetwork:
     """The network of a name in `NETWORKS`, with an embedding of the given width; see `EmbeddingNetwork`.
 
+    With `remat` the backbone keeps for its gradient only what goes into each of its blocks, and computes
+    the inside of a block once more when its turn comes.
+
     Raises:
-        ValueError: no network has this name, embedding_dim is below 0, or dtype is not one of the two.
+        ValueError: no network has this name, embedding_dim is below 0, dtype is not one of the two, or the
+            network has no blocks to be rematerialised.
     """
     check_choice("network.name", name, NETWORKS)
     check_choice("network.dtype", dtype, DTYPES)
     if embedding_dim < 0:
         raise ValueError(f"network.embedding_dim must not be below 0, got {embedding_dim}")
     backbone = NETWORKS[name]
-    return EmbeddingNetwork(
-        backbone.make(), embedding_dim, backbone.mean, backbone.std, freeze_statistics, dtype
-    )
+    if remat:
+        check_choice(
+            "network.name, with network.remat,", name, [n for n, of in NETWORKS.items() if of.blocks]
+        )
+    made = backbone.make(remat=True) if remat else backbone.make()
+    return EmbeddingNetwork(made, embedding_dim, backbone.mean, backbone.std, freeze_statistics, dtype)

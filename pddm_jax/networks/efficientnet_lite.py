@@ -58,16 +58,19 @@ class Block(nn.Module):
 class EfficientNetLite0(nn.Module):
     """Normalised images to 1,280 features, the mean of the last map."""
 
+    remat: bool = False
+
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"], train: bool = False) -> Float[Array, "b 1280"]:
         """Features [b, 1280]; with `train`, BatchNorm goes by the statistics of this batch."""
         x = nn.Conv(32, (3, 3), (2, 2), "SAME", use_bias=False, name="conv_stem")(images)
         x = nn.relu6(_norm(train, "bn0")(x))
+        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         number = 0
         for blocks, size, stride, expansion, channels in STAGES:
             for n in range(blocks):
                 name = f"blocks_{number}"
-                x = Block(channels, size, 1 if n else stride, expansion, name=name)(x, train)
+                x = block(channels, size, 1 if n else stride, expansion, name=name)(x, train)
                 number += 1
         x = nn.relu6(_norm(train, "bn1")(PointwiseConv(1280, name="conv_head")(x)))
         return x.mean((1, 2))

@@ -95,6 +95,7 @@ class GoogLeNet(nn.Module):
     """Normalised images to 1,024 features, the mean of the last map (pool5)."""
 
     batch_norm: bool = True
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"], train: bool = False) -> Float[Array, "b 1024"]:
@@ -108,8 +109,9 @@ class GoogLeNet(nn.Module):
         x = BasicConv(64, 1, self.batch_norm, name="conv2")(x, train)
         x = respond(BasicConv(192, 3, self.batch_norm, name="conv3")(x, train))
         x = max_pool(x, 3)
+        inception = nn.remat(Inception, static_argnums=(2,)) if self.remat else Inception
         for place, widths in INCEPTIONS.items():
-            x = Inception(widths, self.batch_norm, name=f"inception{place}")(x, train)
+            x = inception(widths, self.batch_norm, name=f"inception{place}")(x, train)
             if place == "3b":
                 x = max_pool(x, 3)
             if place == "4e":

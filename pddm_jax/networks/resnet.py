@@ -50,13 +50,16 @@ class Bottleneck(nn.Module):
 class ResNet50(nn.Module):
     """Normalised images to 2,048 features, the mean of the last map."""
 
+    remat: bool = False
+
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"], train: bool = False) -> Float[Array, "b 2048"]:
         """Features [b, 2048]; with `train`, BatchNorm goes by the statistics of this batch."""
         x = nn.relu(_norm(train, "bn1")(_conv(64, 7, 2, "conv1")(images)))
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        block = nn.remat(Bottleneck, static_argnums=(2,)) if self.remat else Bottleneck
         for stage, (blocks, width) in enumerate(STAGES, 1):
             for n in range(blocks):
                 stride = 2 if stage > 1 and n == 0 else 1
-                x = Bottleneck(width, stride, name=f"layer{stage}_{n}")(x, train)
+                x = block(width, stride, name=f"layer{stage}_{n}")(x, train)
         return x.mean((1, 2))

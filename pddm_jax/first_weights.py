@@ -1,0 +1,76 @@
+"""The weights that a run begins with, where they are not random: of a published file, or of another run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from pddm_jax.networks.pretrained import file_sha256, load_pretrained, weights_path
+from pddm_jax.trained import Config, load, read_config, read_results
+from pddm_jax.training import TrainState, replicated
+
+
+def origin(config: Config) -> dict[str, Any] | None:
+    """What is told of them: of a file its hash, of a run its parameters' hash and its protocol.
+
+    Args:
+        config: of the run that begins; `network.pretrained` is a file as `weights_path` takes it, or the
+            workdir of a finished run.
+
+    Returns:
+        None where the weights are random.
+
+    Raises:
+        OSError: they are not there, or the run is not finished.
+        ValueError: the run trained another network.
+    """
+    spec = config["network"]["pretrained"]
+    if not spec:
+        return None
+    path = weights_path(spec)
+    if not path.is_dir():
+        return {"from": spec, "sha256": file_sha256(path)}
+    results = read_results(path)
+    theirs, ours = results["protocol"]["network"]["name"], config["network"]["name"]
+    if theirs != ours:
+        raise ValueError(f"network.pretrained: {spec} is a run of network.name {theirs!r}, not {ours!r}")
+    return {"from": spec, "params_sha256": results["params_sha256"], "protocol": results["protocol"]}
+
+
+def describe(origin: Mapping[str, Any]) -> str:
+    """The same in a line."""
+    if "sha256" in origin:
+        return f"{origin['from']}, SHA-256 {origin['sha256']}"
+    run = origin["protocol"]
+    trained = f"{run['objective']['name']} on {run['data']}, {run['split']}; {run['checkpoint']}"
+    return f"{origin['from']} ({trained})"
+
+
+def with_weights(state: TrainState, config: Config, image_shape: tuple[int, ...], mesh: Mesh) -> TrainState:
+    """The state with these weights: the backbone's, and of a run with an embedding as wide the head's.
+
+    Raises:
+        OSError: as `origin`.
+        ValueError: they do not fit: the file, or the shape of the run's images.
+    """
+    fields = config["network"]
+    path = weights_path(fields["pretrained"])
+    ours = {"params": state.params["network"], "batch_stats": state.batch_stats}
+    if path.is_dir():
+        run = read_config(path)
+        found = load(path, run, image_shape, mesh).state
+        theirs = {"params": found.params["network"], "batch_stats": found.batch_stats}
+        whole = run["network"]["embedding_dim"] == fields["embedding_dim"]
+    else:
+        backbone = {kind: jax.device_get(parts.get("backbone", {})) for kind, parts in ours.items()}
+        loaded = jax.device_put(
+            load_pretrained(fields["name"], fields["pretrained"], backbone), replicated(mesh)
+        )
+        theirs, whole = {kind: {"backbone": tree} for kind, tree in loaded.items()}, False
+    taken = {
+        kind: {part: theirs[kind][part] if whole or part == "backbone" else x for part, x in parts.items()}
+        for kind, parts in ours.items()
+    }
+    params = state.params | {"network": taken["params"]}
+    return TrainState(state.step, params, taken["batch_stats"], state.opt_state)
