@@ -15,6 +15,7 @@ NEEDS = {
     "scoring": (),
     "growth": (),
     "memory": (),
+    "agreement": (),
     "train_step": ("torch", "pytorch_metric_learning"),
     "retrieval": ("faiss",),
     "class_means": (),

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
-from jax.sharding import Mesh
+from jax.sharding import NamedSharding
 
 from benchmarks.operations import operations
 from benchmarks.pod import NO_TPU
@@ -35,19 +35,19 @@ from pddm_jax.types import DTYPES
 CHIPS = ("v5e:2x2", "v5p:2x2x1", "v6e:2x2")
 
 
-def abstract_batch(b: int, d: int, mesh: Mesh) -> Any:
-    """Parameters, embeddings and labels without values, on all devices of a mesh; d = h = c."""
+def abstract_batch(b: int, d: int, sharding: NamedSharding | None = None) -> Any:
+    """Parameters, embeddings and labels without values; d = h = c."""
     x = jax.ShapeDtypeStruct((b, d), jnp.float32)
     params = jax.eval_shape(PDDM(d, d).init, jax.random.key(0), x, x)["params"]
     batch = params, x, jax.ShapeDtypeStruct((b,), jnp.int32)
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(mesh)), batch)
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), batch)
 
 
 def row(chip: str, dtype: str, b: int, d: int) -> dict[str, Any]:
     """A row of the table."""
     devices = topologies.get_topology_desc(platform="tpu", topology_name=chip).devices
     since = time.perf_counter()
-    batch = abstract_batch(b, d, data_mesh(devices[:1]))
+    batch = abstract_batch(b, d, replicated(data_mesh(devices[:1])))
     traced = jax.jit(partial(hardest_partners, dtype=dtype)).trace(*batch)
     program = traced.lower().compile()
     held = program.memory_analysis()

@@ -9,11 +9,13 @@ import numpy as np
 import oracles
 import pytest
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 import pddm_jax
 from benchmarks import pod
+from benchmarks.kernels import abstract_batch
 from pddm_jax import scoring
-from pddm_jax.kernels import tpu
+from pddm_jax.kernels import gpu, tpu
 from pddm_jax.partners import NOBODY
 
 B, WIDTH = 21, 5
@@ -26,12 +28,16 @@ LABELS = {
 }
 
 
-@pytest.fixture(scope="module")
-def small():
+@pytest.fixture
+def small(monkeypatch):
     """Small tiles, so that few images take several, the last of them ragged."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tpu, "TILE", 16)
-        yield {"tpu": scoring.Form(partial(tpu.search, interpret=RACES), 16)}
+    for kernel in (gpu, tpu):
+        monkeypatch.setattr(kernel, "TILE", 16)
+    monkeypatch.setattr(gpu, "JOINT", 2**12)  # blocks of 4 rows
+    return {
+        "cuda": scoring.Form(partial(gpu.search, interpret=True), 16),
+        "tpu": scoring.Form(partial(tpu.search, interpret=RACES), 16),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +74,7 @@ def by_loops(scores, labels):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("platform", ["tpu"])
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_kernel_finds_what_loops_and_the_plain_form_find(small, params, images, scores, platform, dtype):
     kernel = jax.jit(partial(scoring._share_out, small[platform], dtype))
     plain = jax.jit(partial(scoring._share_out, scoring.Form(scoring._search, scoring.TILE), dtype))
@@ -94,18 +100,30 @@ def test_a_unit_too_wide_for_a_kernel_is_scored_without(params, images, monkeypa
     assert "tpu_custom_call" not in text
 
 
+@pytest.mark.parametrize("d", [20, 512])
+def test_it_lowers_for_cuda(d):
+    card = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
+    mesh = AbstractMesh((1,), ("data",), axis_types=(AxisType.Auto,), abstract_device=card)
+    batch = abstract_batch(300, d)
+    for dtype in ("float32", "bfloat16"):
+        with jax.sharding.use_abstract_mesh(mesh):
+            traced = jax.jit(partial(scoring.hardest_partners, dtype=dtype)).trace(*batch)
+            assert "xla.gpu.triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
 COMPILED = """
 import jax
 from functools import partial
 from jax.experimental import topologies
 from benchmarks.kernels import abstract_batch
 from pddm_jax.scoring import hardest_partners
-from pddm_jax.training import data_mesh
+from pddm_jax.training import data_mesh, replicated
 for pod in ("v5e:2x2", "v5p:2x2x1", "v6e:2x2"):
     mesh = data_mesh(topologies.get_topology_desc(platform="tpu", topology_name=pod).devices)
     for dtype in ("float32", "bfloat16"):
         mine = jax.jit(partial(hardest_partners, dtype=dtype))
-        print("tpu_custom_call" in mine.lower(*abstract_batch(300, 100, mesh)).compile().as_text())
+        program = mine.lower(*abstract_batch(300, 100, replicated(mesh))).compile()
+        print("tpu_custom_call" in program.as_text())
 """
 
 

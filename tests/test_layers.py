@@ -14,7 +14,7 @@ LAYERS = (
     ("pddm_jax.pairwise", "pddm_jax.partners"),
     ("pddm_jax.pddm",),
     ("pddm_jax.kernels", "pddm_jax.kernels.unit"),
-    ("pddm_jax.kernels.tpu",),
+    ("pddm_jax.kernels.gpu", "pddm_jax.kernels.tpu"),
     ("pddm_jax.scoring",),
     ("pddm_jax.mining",),
     ("pddm_jax.losses",),

@@ -1,0 +1,48 @@
+"""How often mining in bfloat16 picks the partners that mining in float32 picks.
+
+    python -m benchmarks.agreement [--b 1024] [--widths 128 512]
+
+Embeddings are made: classes of eight around random centres, on the unit sphere; the unit is a fresh one.
+For each image its hardest negative and its hardest positive. Where another is picked, how far off its score
+is in float32, as a share of the spread (standard deviation) of the scores of the right ones: the median.
+"""
+
+import jax
+import numpy as np
+
+from benchmarks.report import Rows, arguments, report
+from pddm_jax import PDDM, mine_quadruplets_fused, pair_scores
+from pddm_jax.pairwise import l2_normalize
+
+EACH = 8
+
+
+def rows(b: int, d: int) -> Rows:
+    """A row of the table for each kind of partner."""
+    labels = np.arange(b) // EACH
+    centres, noise = (jax.random.normal(jax.random.key(n), (b, d)) for n in range(2))
+    x = l2_normalize(centres[labels] + noise)
+    params = PDDM(d, d).init(jax.random.key(2), x[:2], x[:2])["params"]
+    exact = mine_quadruplets_fused(params, x, labels, "anchor")
+    rough = mine_quadruplets_fused(params, x, labels, "anchor", dtype="bfloat16")
+    found = []
+    for partner, right, picked in (("negative", exact.k, rough.k), ("positive", exact.j, rough.j)):
+        scores, others = (np.asarray(pair_scores(params, x, x[index])) for index in (right, picked))
+        wrong = np.asarray(right != picked)
+        missed = np.median(np.abs(scores - others)[wrong]) / scores.std() if wrong.any() else 0
+        share = {"agree, %": 100 * float(1 - wrong.mean()), "missed by, %": 100 * float(missed)}
+        found.append({"b": b, "d": d, "partner": partner, **share})
+    return found
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = arguments(__doc__)
+    parser.add_argument("--b", type=int, default=1024, help="images")
+    parser.add_argument("--widths", type=int, nargs="+", default=[128, 512], help="d = h = c")
+    given = parser.parse_args()
+    report("agreement", [row for d in given.widths for row in rows(given.b, d)], given.out)
+
+
+if __name__ == "__main__":
+    main()
