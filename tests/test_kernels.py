@@ -33,7 +33,7 @@ def small(monkeypatch):
     """Small tiles, so that few images take several, the last of them ragged."""
     for kernel in (gpu, tpu):
         monkeypatch.setattr(kernel, "TILE", 16)
-    monkeypatch.setattr(gpu, "JOINT", 2**12)  # blocks of 4 rows
+    monkeypatch.setattr(gpu, "JOINT", dict.fromkeys(gpu.JOINT, 2**12))  # blocks of 4 rows
     return {
         "cuda": scoring.Form(partial(gpu.search, interpret=True), 16),
         "tpu": scoring.Form(partial(tpu.search, interpret=RACES), 16),

@@ -11,7 +11,7 @@ each other, in no order:
 3. Outside of the kernel, plain JAX folds what all tiles have found.
 
 Triton is said by its `CompilerParams`, since JAX's own choice differs by version; jax 0.11 warns that it
-will leave Pallas. Checked in interpret mode, and lowered for CUDA; never compiled for a GPU nor run on one,
+will leave Pallas. Checked in interpret mode, and compiled for an H100 by Triton alone; never run on a GPU,
 so of its speed nothing is known.
 """
 
@@ -34,8 +34,9 @@ from pddm_jax.types import Params
 TILE = 32
 """Images along one side of a tile."""
 
-JOINT = 2**15
-"""Floats that the joint layer of the pairs of a block takes: half of a multiprocessor's registers."""
+JOINT = {"float32": 2**14, "bfloat16": 2**15}
+"""Floats that the joint layer of the pairs of a block takes: so much that the registers nearly hold it, and
+shared memory, 99 KiB on most cards, what goes into the products."""
 
 CHUNK = {"float32": 16, "bfloat16": 64}
 """Features of a branch that are computed at a time, by the type of the products."""
@@ -85,7 +86,7 @@ def search(
 def _kernel(b: int, dtype: DTypeLike, r: Any, c: Any, x: Any, mean: Any, classes: Any, *refs: Any) -> None:
     *layers, value, partner = refs
     unit = Weights(*layers)
-    rows = min(TILE, max(1, JOINT // (TILE * unit.joint.shape[-1])))
+    rows = min(TILE, max(1, JOINT[jnp.dtype(dtype).name] // (TILE * unit.joint.shape[-1])))
     r, c = (tiles[pl.program_id(0)] for tiles in (r, c))
     column = c * TILE + jnp.arange(TILE)
 
