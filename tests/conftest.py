@@ -1,5 +1,7 @@
 """What several test files share: small data on disk, and commands run as a user runs them."""
 
+import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -19,15 +21,50 @@ LIMIT = 600  # seconds after which a command counts as hung
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_configure(config):
+    """What is compiled is kept beside what pytest keeps, for all of its processes and for the next run."""
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(config.cache.mkdir("jax"))
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
 def write_idx(path: Path, array: np.ndarray) -> None:
     header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
     path.write_bytes(header + array.astype(np.uint8).tobytes())
 
 
 @pytest.fixture(scope="session")
-def fashion_root(tmp_path_factory):
+def common(tmp_path_factory):
+    """A folder of all processes that share out the tests."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def once(common):
+    """`once(name, make)`: the folder of this name, after `make(folder)` in whichever process came first."""
+
+    def once(name, make):
+        folder, made = common / name, common / f"{name}.made"
+        with (common / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                folder.mkdir(exist_ok=True)
+                make(folder)
+                made.touch()
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def fashion_root(once):
     """IDX files of the full counts with one noisy pattern a class, and 200 images of test classes."""
-    root = tmp_path_factory.mktemp("fashion")
+    return once("fashion", write_fashion)
+
+
+def write_fashion(root):
     rng = np.random.default_rng(0)
     patterns = rng.integers(0, 128, (10, 28, 28), dtype=np.uint8)
     train = np.arange(60_000) % 10
@@ -37,13 +74,12 @@ def fashion_root(tmp_path_factory):
         noise = rng.integers(0, 128, (len(labels), 1, 28), dtype=np.uint8)
         write_idx(root / f"{name}-images-idx3-ubyte", patterns[labels] + noise)
         write_idx(root / f"{name}-labels-idx1-ubyte", labels)
-    return root
 
 
 @pytest.fixture(scope="session")
-def glyph_root(tmp_path_factory):
-    """Where the rendering of the glyphs is cached."""
-    return tmp_path_factory.mktemp("glyphs")
+def glyph_root(common):
+    """Where the commands cache the rendering of the glyphs."""
+    return common / "cache" / "pddm_jax"
 
 
 @pytest.fixture
@@ -56,28 +92,29 @@ def few_tiles_a_step(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def start(tmp_path_factory):
-    """`start("-m", "experiments.x", ...)`: a running Python, from the root of the repository.
-
-    What is compiled is shared within the session; a process that is left over is killed. A variable of the
-    environment that is None is taken out.
-    """
-    cache = tmp_path_factory.mktemp("cache")
-    shared = {
-        "XDG_CACHE_HOME": str(cache),
-        "JAX_COMPILATION_CACHE_DIR": str(cache / "jax"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+def environment(common):
+    """What commands are started with."""
+    return os.environ | {
+        "XDG_CACHE_HOME": str(common / "cache"),
         "JAX_PLATFORMS": "cpu",
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # else each command starts itself anew with it
         "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
     }
+
+
+@pytest.fixture(scope="session")
+def start(environment):
+    """`start("-m", "experiments.x", ...)`: a running Python, from the root of the repository.
+
+    A process that is left over is killed. A variable of the environment that is None is taken out.
+    """
     started = []
 
-    def start(*arguments, **environment):
+    def start(*arguments, **other):
         process = subprocess.Popen(
             [sys.executable, *map(str, arguments)],
             cwd=ROOT,
-            env={name: x for name, x in (os.environ | shared | environment).items() if x is not None},
+            env={name: x for name, x in (environment | other).items() if x is not None},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -112,3 +149,23 @@ def end():
 def python(start, end):
     """`python("-m", "experiments.x", ...)`: start and end."""
     return lambda *arguments, **environment: end(start(*arguments, **environment))
+
+
+@pytest.fixture(scope="session")
+def refused(environment):
+    """`refused("experiments.x", ...)`: as `python("-m", ...)`, sooner, for what ends before JAX begins."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.forked"],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def refused(*arguments):
+        print(json.dumps([*map(str, arguments)]), file=server.stdin, flush=True)
+        return json.loads(server.stdout.readline())
+
+    with server:
+        yield refused

@@ -35,7 +35,7 @@ def split(glyph_root):
 @pytest.fixture(scope="session")
 def rendered(glyph_root, split):
     """Images [n, 32, 32], labels [n], the lowest code point of each class, all with their classes."""
-    (path,) = glyph_root.iterdir()
+    (path,) = glyph_root.glob("glyphs-32-*")
     with np.load(path) as stored:
         characters = stored["characters"]
         lowest = [characters[characters[:, 1] == label, 0].min() for label in np.unique(characters[:, 1])]

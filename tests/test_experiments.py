@@ -38,12 +38,16 @@ def arguments(fashion_root):
 
 
 @pytest.fixture(scope="module")
-def finished(python, arguments, tmp_path_factory):
+def finished(python, arguments, once):
     """The workdir of a run that was left alone, and what the command said."""
-    workdir = tmp_path_factory.mktemp("finished") / "run"
-    status, out, err = python(*arguments(workdir))
-    assert status == 0, err
-    return workdir, out, err
+
+    def run(folder):
+        status, out, err = python(*arguments(folder / "run"))
+        assert status == 0, err
+        (folder / "said.json").write_text(json.dumps([out, err]), encoding="utf-8")
+
+    folder = once("finished", run)
+    return folder / "run", *json.loads((folder / "said.json").read_text(encoding="utf-8"))
 
 
 def results(workdir):
@@ -183,9 +187,9 @@ def test_a_finished_run_is_shown_again_and_not_run(finished, python, arguments):
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
 
 
-def test_another_config_in_the_same_workdir_is_refused(finished, python, arguments):
-    workdir = finished[0]
-    status, _, err = python(*arguments(workdir, "--config.seed=1", "--config.optimizer.learning_rate=0.5"))
+def test_another_config_in_the_same_workdir_is_refused(finished, refused, arguments):
+    workdir, given = finished[0], ("--config.seed=1", "--config.optimizer.learning_rate=0.5")
+    status, _, err = refused(*arguments(workdir, *given)[1:])
     assert status not in (0, None)
     assert_one_line(err)
     for word in ("seed", "optimizer.learning_rate", "0.5", str(workdir)):
@@ -257,16 +261,19 @@ def test_compare_sets_objectives_side_by_side(python, arguments, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
+def photos(once):
     """A folder of 14 classes of 4 images, each a noisy pattern in a format and size of its own."""
-    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    return once("photos", draw_photos)
+
+
+def draw_photos(root):
+    rng = np.random.default_rng(0)
     for label in range(14):
         (root / f"class {label}").mkdir()
         pattern = Image.fromarray(rng.integers(0, 156, (8, 8, 3), dtype=np.uint8)).resize((48, 40))
         for number, kind in enumerate(("jpg", "png", "JPEG", "bmp")):
             pixels = np.asarray(pattern) + rng.integers(0, 100, (40, 48, 3), dtype=np.uint8)
             Image.fromarray(pixels[: 30 + number]).save(root / f"class {label}" / f"{number}.{kind}")
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -293,12 +300,14 @@ def folder_arguments():
 
 
 @pytest.fixture(scope="module")
-def folder_run(python, photos, folder_arguments, tmp_path_factory):
+def folder_run(python, photos, folder_arguments, once):
     """The workdir of a run on a folder of images."""
-    workdir = tmp_path_factory.mktemp("folder") / "run"
-    status, _, err = python(*folder_arguments(photos, workdir))
-    assert status == 0, err
-    return workdir
+
+    def run(folder):
+        status, _, err = python(*folder_arguments(photos, folder / "run"))
+        assert status == 0, err
+
+    return once("folder", run) / "run"
 
 
 def test_validation_classes_choose_the_checkpoint(folder_run):
@@ -407,30 +416,30 @@ def test_an_image_that_cannot_be_read_stops_the_run_or_is_skipped(
         (["experiments.folder", "--config.data.zoom=nan"], ["data.zoom", "nan"]),
     ],
 )
-def test_what_is_not_there_is_told_in_one_line(given, words, python, tmp_path):
-    status, _, err = python("-m", *given, f"--workdir={tmp_path}")
+def test_what_is_not_there_is_told_in_one_line(given, words, refused, tmp_path):
+    status, _, err = refused(*given, f"--workdir={tmp_path}")
     assert status not in (0, None)
     assert_one_line(err)
     for word in words:
         assert word in err
 
 
-def test_help_tells_the_flags_and_where_the_fields_are(python):
-    _, out, err = python("-m", "experiments.folder", "--help")
+def test_help_tells_the_flags_and_where_the_fields_are(refused):
+    _, out, err = refused("experiments.folder", "--help")
     for word in ("--config", "--workdir", "distributed", "base.py"):
         assert word in out, err
 
 
-def test_images_of_many_sizes_cannot_be_shifted(python, photos, folder_arguments, tmp_path):
-    status, _, err = python(*folder_arguments(photos, tmp_path / "run", "--config.data.augment=shift"))
+def test_images_of_many_sizes_cannot_be_shifted(refused, photos, folder_arguments, tmp_path):
+    status, _, err = refused(*folder_arguments(photos, tmp_path / "run", "--config.data.augment=shift")[1:])
     assert status not in (0, None)
     assert_one_line(err)
     assert "data.augment" in err
 
 
-def test_pretrained_weights_that_are_not_there_are_named(python, photos, folder_arguments, tmp_path):
+def test_pretrained_weights_that_are_not_there_are_named(refused, photos, folder_arguments, tmp_path):
     given = "--config.network.name=resnet50", f"--config.network.pretrained={tmp_path}/resnet50.pth"
-    status, _, err = python(*folder_arguments(photos, tmp_path / "run", *given))
+    status, _, err = refused(*folder_arguments(photos, tmp_path / "run", *given)[1:])
     assert status not in (0, None)
     assert_one_line(err)
     assert f"{tmp_path}/resnet50.pth" in err
@@ -457,8 +466,8 @@ def assert_one_line(err):
         ("data.classes_per_batch=6", ["data.classes_per_batch", "6", "5 classes"]),
     ],
 )
-def test_a_wrong_config_is_told_in_one_line_and_can_be_mended(given, words, python, arguments, tmp_path):
-    status, out, err = python(*arguments(tmp_path, f"--config.{given}"))
+def test_a_wrong_config_is_told_in_one_line_and_can_be_mended(given, words, refused, arguments, tmp_path):
+    status, out, err = refused(*arguments(tmp_path, f"--config.{given}")[1:])
     assert status not in (0, None)
     assert_one_line(err)
     for word in words:

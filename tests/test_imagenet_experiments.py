@@ -36,12 +36,17 @@ def given(glyph_root, **more):
 
 
 @pytest.fixture(scope="module")
-def run(python, glyph_root, tmp_path_factory):
+def run(python, glyph_root, once):
     """The workdir of a run, and what it printed."""
-    workdir = tmp_path_factory.mktemp("transfer") / "run"
-    status, out, err = python("-m", "experiments.imagenet2010", f"--workdir={workdir}", *given(glyph_root))
-    assert status == 0, err
-    return workdir, out
+
+    def run(folder):
+        workdir = f"--workdir={folder / 'run'}"
+        status, out, err = python("-m", "experiments.imagenet2010", workdir, *given(glyph_root))
+        assert status == 0, err
+        (folder / "said").write_text(out, encoding="utf-8")
+
+    folder = once("transfer", run)
+    return folder / "run", (folder / "said").read_text(encoding="utf-8")
 
 
 def results(workdir):
@@ -152,8 +157,8 @@ def test_what_is_trained_on_must_be_a_closed_set_where_no_other_is_named():
     transfer.check(config, ClosedSet(None, None, ""))
 
 
-def test_imagenet_asks_for_its_folder(python, tmp_path):
-    status, _, err = python("-m", "experiments.imagenet10k", f"--workdir={tmp_path}")
+def test_imagenet_asks_for_its_folder(refused, tmp_path):
+    status, _, err = refused("experiments.imagenet10k", f"--workdir={tmp_path}")
     assert status not in (0, None)
     assert err.splitlines()[-1].startswith("error: data.root must be given for imagenet2010")
 
