@@ -1,6 +1,7 @@
 """Classification by transfer, run whole on small glyphs, and what it says computed once more."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from experiments import transfer
 from experiments.configs import imagenet10k, imagenet2010, transfers
 from experiments.runner import check_config, make_recipe
 from pddm_jax.data import ClosedSet, Images, Split, load_closed_set, ordered_batches
+from pddm_jax.data.images import some
 from pddm_jax.data.streams import WAYS, stream
 from pddm_jax.trained import load, read_config, transform_of
 from pddm_jax.training import data_mesh, make_embed
@@ -58,15 +60,16 @@ def test_what_is_reported_is_what_scikit_learn_finds(run, glyph_root):
     closed, config = load_closed_set("glyphs", str(glyph_root), 8, 0), read_config(workdir)
     mesh, transform = data_mesh(), transform_of(config)
     network, state = load(workdir, config, (8, 8, 1), mesh)
-    known, asked = (
-        make_embed(network, mesh)(state, ordered_batches(of.images, transform, 128))[: len(of.labels)]
-        for of in closed[:2]
-    )
+    embed = make_embed(network, mesh)
     drawn = stream(0, WAYS).permutation(np.unique(closed.train.labels))
+
+    def embedded(of, ways):
+        few = some(of, np.flatnonzero(np.isin(of.labels, drawn[:ways])))
+        x = embed(state, ordered_batches(few.images, transform, 128))[: len(few.labels)]
+        return x.astype(np.float64), few.labels
+
     for ways in (7, 60):
-        some = [np.isin(of.labels, drawn[:ways]) for of in closed[:2]]
-        fit = known[some[0]].astype(np.float64), closed.train.labels[some[0]]
-        x, y = asked[some[1]].astype(np.float64), closed.test.labels[some[1]]
+        fit, (x, y) = (embedded(of, ways) for of in closed[:2])
         told = found["accuracy"][str(ways)]
         centroids = NearestCentroid().fit(*fit)
         right = centroids.predict(x) == y
@@ -100,10 +103,11 @@ def test_the_results_carry_their_protocol(run):
         assert f"{100 * of['flat']['1']:.1f}" in line.split()
 
 
-def test_objectives_are_compared_by_transfer(python, glyph_root, tmp_path):
-    fields = given(glyph_root, **{"transfer.probe_steps": 0})
+def test_objectives_are_compared_by_transfer(run, python, glyph_root, tmp_path):
+    shutil.copytree(run[0], tmp_path / "pddm-0")  # a finished run is not run again
     objectives = "--evaluation=transfer", "--objectives=pddm,contrastive", "--seeds=0"
-    status, out, err = python("-m", "experiments.compare", f"--workdir={tmp_path}", *fields, *objectives)
+    workdir = f"--workdir={tmp_path}"
+    status, out, err = python("-m", "experiments.compare", workdir, *given(glyph_root), *objectives)
     assert status == 0, err
     summary = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))["objectives"]
     for name in ("pddm", "contrastive"):

