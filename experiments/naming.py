@@ -38,18 +38,18 @@ def describe(config: FrozenConfigDict, split: Split | ClosedSet) -> tuple[Labels
     return np.array([*names]), read_descriptions(Path(fields.descriptions), [*names.values()], ids)
 
 
-def check(config: FrozenConfigDict, split: Split | ClosedSet) -> None:
-    """Raise a ValueError or OSError for what would else be found wrong after training."""
+def ready(config: FrozenConfigDict, split: Split | ClosedSet) -> tuple[Labels, Vectors]:
+    """The descriptions of all classes; ValueError or OSError for what is wrong in them or in a field."""
     for name, value in config.zero_shot.items():
         if isinstance(value, int | float) and not 0 < value < math.inf:
             raise ValueError(f"zero_shot.{name} must be above 0 and finite, got {value}")
-    describe(config, split)
+    return describe(config, split)
 
 
 def measure(learned: Learned) -> tuple[Results, Results]:
     """Learn the three ways on seen classes, and place the images of the others; leaves zero_shot.png."""
     config, train, test = learned.config, learned.train, learned.split.test
-    labels, vectors = describe(config, learned.split)
+    labels, vectors = learned.beside
     seen, unseen = (np.unique(part.labels) for part in (train, test))
     say(f"naming {len(test.labels)} images of {len(unseen)} unseen classes; {len(seen)} are seen")
     of_seen, of_unseen, of_both = (
@@ -152,4 +152,4 @@ def columns(results: Results) -> dict[str, float | None]:
     return found
 
 
-EVALUATION = Evaluation("zero_shot", measure, table, columns, check)
+EVALUATION = Evaluation("zero_shot", measure, table, columns, ready)

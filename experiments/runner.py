@@ -99,6 +99,7 @@ class Learned(NamedTuple):
     seen: Images | None  # images of the same classes that it was not trained on
     state: TrainState
     embed: Callable[[Images], np.ndarray]
+    beside: Any  # what the evaluation made ready
 
 
 class Evaluation(NamedTuple):
@@ -111,8 +112,8 @@ class Evaluation(NamedTuple):
     measure: Callable[[Learned], tuple[Results, Results]]  # what the protocol says of it; what was found
     table: Callable[[Results], str]  # the results of a run as text
     columns: Callable[[Results], dict[str, float | None]]  # what objectives are compared by, best first
-    # Raises what would else be found wrong after training.
-    check: Callable[[FrozenConfigDict, Split | ClosedSet], None] = lambda config, split: None
+    # Reads before training what is needed beside the network, so that what is wrong in it is told at once.
+    ready: Callable[[FrozenConfigDict, Split | ClosedSet], Any] = lambda config, split: None
     closed_sets: bool = False  # whether it is for networks that were trained on all classes, too
 
 
@@ -158,7 +159,7 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
             raise ValueError(f"data.seen_test of {config.data.seen_test} keeps no image of any class")
         seen = data.some(train_images, np.flatnonzero(apart))
         train_images = data.some(train_images, np.flatnonzero(~apart))
-    evaluation.check(config, split)
+    beside = evaluation.ready(config, split)
     say(
         f"{experiment}: {config.objective.name} on {config.data.name}, seed {config.seed}; "
         f"{config.train.steps} steps on {len(train_images.labels)} images of "
@@ -172,7 +173,7 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
         say("ended by SIGTERM: all is saved, and the same command goes on from there")
         raise
 
-    learned = Learned(config, workdir, split, train_images, seen, state, partial(embed, state))
+    learned = Learned(config, workdir, split, train_images, seen, state, partial(embed, state), beside)
     rule, found = evaluation.measure(learned)
     parts = {"train": train_images, "test": split.test}
     if config.data.validation:

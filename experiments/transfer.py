@@ -7,7 +7,7 @@ and the probe; its images for test are named.
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -34,10 +34,18 @@ BLOCK = 2**16
 """Images whose embeddings are held at a time, where they are summed alone."""
 
 Ranked = Int[np.ndarray, "n k"]
+Meeting = Callable[[Ranked, Int[np.ndarray, " n"]], float]
 
 
-def check(config: FrozenConfigDict, split: Split | ClosedSet) -> None:
-    """Raise a ValueError or OSError for what would else be found wrong after training."""
+class Task(NamedTuple):
+    """What is classified, and how wrong a wrong class is, where that is known."""
+
+    closed: ClosedSet
+    hierarchy: Meeting | None
+
+
+def ready(config: FrozenConfigDict, split: Split | ClosedSet) -> Task:
+    """The task of a config; ValueError or OSError for what is wrong with its files, or with a field."""
     fields = config.transfer
     if fields.name is not None:
         check_choice("transfer.name", fields.name, data.CLOSED_SETS)
@@ -54,13 +62,16 @@ def check(config: FrozenConfigDict, split: Split | ClosedSet) -> None:
             "transfer.probe_steps must not be below 0 and transfer.probe_decay above 0 and finite, got "
             f"{fields.probe_steps} and {fields.probe_decay}"
         )
+    closed = closed_set(config, split)
+    path = fields.hierarchy
+    return Task(closed, None if path is None else _hierarchy(Path(path), closed.train))
 
 
-def closed_set(learned: Learned) -> ClosedSet:
-    """What is classified: the closed set that was trained on, or the one that the config names."""
-    config, fields = learned.config, learned.config.transfer
-    if fields.name is None and isinstance(learned.split, ClosedSet):
-        return learned.split
+def closed_set(config: FrozenConfigDict, split: Split | ClosedSet) -> ClosedSet:
+    """What is classified: the closed set that is trained on, or the one that the config names."""
+    fields = config.transfer
+    if fields.name is None and isinstance(split, ClosedSet):
+        return split
     of = config.data if fields.name is None else fields
     where = {name: of[name] for name in ("name", "root", "classes", "ground_truth")}
     where |= {name: config.data[name] for name in ("image_size", "on_error")}
@@ -69,7 +80,8 @@ def closed_set(learned: Learned) -> ClosedSet:
 
 def measure(learned: Learned) -> tuple[Results, Results]:
     """Name the test images of a closed set in as many ways as the config asks for."""
-    config, fields, closed = learned.config, learned.config.transfer, closed_set(learned)
+    config, fields = learned.config, learned.config.transfer
+    closed, hierarchy = learned.beside
     known, test = closed.train, closed.test
     say(f"classifying {len(test.labels)} images of {len(known.class_names)} classes ({closed.rule})")
     gallery = None
@@ -83,7 +95,6 @@ def measure(learned: Learned) -> tuple[Results, Results]:
     if OBJECTIVES[config.objective.name].learns_score:
         unit = jax.device_get(learned.state.params["unit"])
         scores["means, PDDM score"] = jax.tree_util.Partial(score_matrix, unit)
-    hierarchy = None if fields.hierarchy is None else _hierarchy(Path(fields.hierarchy), known)
 
     found: dict[str, Any] = {}
     drawn = stream(config.seed, WAYS).permutation(means.classes)
@@ -119,9 +130,6 @@ def _blocks(learned: Learned, images: Images) -> Iterator[tuple[np.ndarray, np.n
     for start in range(0, len(images.labels), BLOCK):
         part = some(images, np.arange(start, min(start + BLOCK, len(images.labels))))
         yield learned.embed(part), part.labels
-
-
-Meeting = Callable[[Ranked, Int[np.ndarray, " n"]], float]
 
 
 def _hierarchy(path: Path, known: Images) -> Meeting:
@@ -176,4 +184,4 @@ def columns(results: Results) -> dict[str, float | None]:
     return found | {f"top-1, {name}": last[name]["flat"]["1"] for name in others}
 
 
-EVALUATION = Evaluation("transfer", measure, table, columns, check, closed_sets=True)
+EVALUATION = Evaluation("transfer", measure, table, columns, ready, closed_sets=True)

@@ -5,7 +5,7 @@ import sys
 
 from conftest import ROOT
 
-CALLS = """
+CALLS = r"""
 import jaxtyping
 with jaxtyping.install_import_hook("pddm_jax", "beartype.beartype"):
     import jax, jax.numpy as jnp, numpy as np
@@ -17,6 +17,10 @@ with jaxtyping.install_import_hook("pddm_jax", "beartype.beartype"):
     from pddm_jax.networks import make_network
     from pddm_jax.pairwise import masked_mean
     from pddm_jax.training import data_mesh, init_state, make_embed, make_optimizer, make_train_step
+    from pddm_jax.transfer import class_means, classification, descriptions, hierarchy, linear_probe
+    from pddm_jax.transfer import neighbours, placement, zero_shot
+import sys
+from pathlib import Path
 
 x = jax.random.normal(jax.random.key(0), (10, 6))
 labels = np.arange(10) // 2
@@ -55,6 +59,28 @@ state, _ = make_train_step(network, loss, optimizer, mesh)(state, batch)
 batches = ordered_batches(images, transform, 8)
 assert make_embed(network, mesh)(state, batches).shape == (16, 6)
 
+y = np.arange(10) // 2 * 3
+means = class_means.class_means([(np.asarray(x), y)]).add(np.asarray(x[:1]), y[:1])
+assert means.of(np.array([0, 6])).centroids().shape == (2, 6)
+ranked = classification.nearest_classes(np.asarray(x), means, 2, score_fn)
+assert classification.top_k_accuracy(ranked, y, [1, 2])[2] <= 1
+assert len(classification.per_class_accuracy(ranked, y)[1]) == 5
+assert neighbours.neighbour_classes(np.asarray(x), np.asarray(x), y, k=1).tolist() == y.tolist()
+assert linear_probe.fit(np.asarray(x), y, 1e-3, 2).ranked(x, 2).shape == (10, 2)
+words = descriptions.word_descriptions(["A B", "A C", "B D", "C D", "E"])
+of_x = np.asarray(x), labels, words
+for way, given in (("conse", (2, 0.5)), ("ranking", (0.1, 0.1, 2, 0)), ("ridge", (0.1,))):
+    into = getattr(zero_shot, way)(*of_x, *given)
+    placed = placement.places(into, np.asarray(x), labels, words)
+    assert placement.hit_at_k(placed, (1, 5))[5] == 1
+    assert placement.likeliest(into, np.asarray(x), words, 2).shape == (10, 2)
+assert placement.harmonic_mean(0.5, 0.5) == 0.5
+
+root = Path(sys.argv[1])
+(root / "is_a").write_text("top a\ntop b\n")
+above = hierarchy.read_hierarchy(root / "is_a", ["a", "b"])
+assert hierarchy.hierarchical_accuracy(above, np.array([0, 1]), np.array([0, 0])) == 0.5
+
 try:
     masked_mean(jnp.ones(3), jnp.ones(4, bool))
 except jaxtyping.TypeCheckError:
@@ -62,9 +88,14 @@ except jaxtyping.TypeCheckError:
 """
 
 
-def test_annotations_hold_where_they_are_checked():
+def test_annotations_hold_where_they_are_checked(tmp_path):
     run = subprocess.run(
-        [sys.executable, "-c", CALLS], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
+        [sys.executable, "-c", CALLS, tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == "checked"

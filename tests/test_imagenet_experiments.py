@@ -147,18 +147,39 @@ def test_accuracies_know_the_hierarchy_of_the_classes(tmp_path):
 )
 def test_slips_are_told_before_training(field, value, words):
     config = imagenet2010.get_config("glyphs")
-    transfer.check(config, Split(None, None, ""))
+    closed = ClosedSet(None, None, "")
+    assert transfer.ready(config, closed) == (closed, None)
     config.transfer[field] = value
     with pytest.raises((ValueError, OSError), match=words):
-        transfer.check(config, Split(None, None, ""))
+        transfer.ready(config, closed)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [("a poodle\nb a\na b\n", "cycle"), ("a poodle\nb\n", "line 2"), ("a b\n", "lacks 1 of 1 .*poodle")],
+)
+def test_a_wrong_hierarchy_is_told_before_training(lines, words, tmp_path):
+    (tmp_path / "is_a").write_text(lines, encoding="utf-8")
+    config = imagenet2010.get_config("glyphs")
+    config.transfer.hierarchy = str(tmp_path / "is_a")
+    known = Images(np.zeros((1, 1, 1, 1), np.uint8), np.array([4]), {4: "poodle"})
+    with pytest.raises(ValueError, match=words):
+        transfer.ready(config, ClosedSet(known, known, ""))
+
+
+def test_another_closed_set_is_read_before_training(tmp_path):
+    config = imagenet2010.get_config("glyphs")
+    config.transfer.update(name="folder", root=str(tmp_path))
+    with pytest.raises((ValueError, OSError), match=str(tmp_path)):
+        transfer.ready(config, ClosedSet(None, None, ""))
 
 
 def test_what_is_trained_on_must_be_a_closed_set_where_no_other_is_named():
     config = imagenet2010.get_config("glyphs")
     config.data.name = "cars196"
     with pytest.raises(ValueError, match=r"data\.name.*'glyphs'.*'cars196'"):
-        transfer.check(config, Split(None, None, ""))
-    transfer.check(config, ClosedSet(None, None, ""))
+        transfer.ready(config, Split(None, None, ""))
+    transfer.ready(config, ClosedSet(None, None, ""))
 
 
 def test_imagenet_asks_for_its_folder(refused, tmp_path):

@@ -464,7 +464,9 @@ def test_characters_never_seen_are_known_by_their_names(glyph_root, tmp_path):
         coarse = data.images.reshape(-1, 8, 4, 8, 4).mean(axis=(2, 4)).reshape(-1, 64)
         return coarse / np.linalg.norm(coarse, axis=1, keepdims=True)
 
-    rule, found = naming.measure(Learned(config, tmp_path, split, train, seen, None, pixels))
+    beside = naming.ready(config, split)
+    learned = Learned(config, tmp_path, split, train, seen, None, pixels, beside)
+    rule, found = naming.measure(learned)
     assert rule["zero_shot"]["classes"] == {"seen": len(split.train.class_names), "unseen": 284}
     hits = found["hit_at_k"]
     assert [*hits] == ["chance", "word frequency", "conse", "ranking", "ridge"]

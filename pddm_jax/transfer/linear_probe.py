@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from pddm_jax.checks import as_finite_matrix
 from pddm_jax.retrieval import nearest
-from pddm_jax.types import AnyArray
+from pddm_jax.types import AnyArray, Scalar
 
 BLOCK = 4096
 """Images whose logits are held at a time."""
@@ -88,11 +88,11 @@ def fit(
 def _fit(
     blocks: Float[Array, "k b d"],
     rows: Int[Array, "k b"],
-    count: int,
+    count: Int[Array, ""],
     classes: int,
-    weight_decay: float,
+    weight_decay: Scalar,
     steps: int,
-    tolerance: float,
+    tolerance: Scalar,
 ) -> Weights:
     @jax.checkpoint
     def of_block(weights: Weights, x: Float[Array, "b d"], y: Int[Array, " b"]) -> Float[Array, ""]:

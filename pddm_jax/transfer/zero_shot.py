@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from pddm_jax.checks import as_finite_matrix
 from pddm_jax.pairwise import l2_normalize
-from pddm_jax.types import AnyArray
+from pddm_jax.types import AnyArray, Scalar
 
 Into = Callable[[Float[Array, "m d"]], Float[Array, "m a"]]
 
@@ -33,7 +33,7 @@ class Mixture:
 
     means: Float[Array, "c d"]
     descriptions: Float[Array, "c a"]
-    temperature: float
+    temperature: Scalar
     top: int = flax.struct.field(pytree_node=False)
 
     def __call__(self, x: Float[Array, "m d"]) -> Float[Array, "m a"]:
@@ -124,7 +124,9 @@ def ridge(
 
 
 @jax.jit
-def _ridge(x: Float[Array, "n d"], rows: Int[Array, " n"], s: Float[Array, "c a"], weight: float) -> Affine:
+def _ridge(
+    x: Float[Array, "n d"], rows: Int[Array, " n"], s: Float[Array, "c a"], weight: Scalar
+) -> Affine:
     n, d = x.shape
     mean, x = x.mean(axis=0), x - x.mean(axis=0)
     bias = jnp.bincount(rows, length=len(s)) @ s / n
@@ -178,10 +180,10 @@ def _ranking(
     x: Float[Array, "n d"],
     rows: Int[Array, " n"],
     s: Float[Array, "c a"],
-    margin: float,
-    learning_rate: float,
+    margin: Scalar,
+    learning_rate: Scalar,
     steps: int,
-    seed: int,
+    seed: Int[Array, ""],
 ) -> Affine:
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
     kernel = jnp.zeros((x.shape[1], s.shape[1]))
@@ -205,7 +207,7 @@ def ranking_loss(
     x: Float[Array, "b d"],
     rows: Int[Array, " b"],
     s: Float[Array, "c a"],
-    margin: float,
+    margin: Scalar,
 ) -> Float[Array, ""]:
     """The loss of `ranking`, with descriptions of length 1."""
     scores = x @ (kernel @ s.T)  # in this order: [b, a] is not needed
@@ -237,6 +239,6 @@ def _checked(
     return x, checked_rows("labels", labels, len(x), len(s)), s
 
 
-def _check_above_0(name: str, value: float) -> None:
+def _check_above_0(name: str, value: int | float) -> None:
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be above 0 and finite, got {value}")
