@@ -10,7 +10,7 @@ A step of the grid takes one tile of the pair matrix, row tile r against column 
 3. They are folded into the running bests of all images, which stay in VMEM over the whole grid: steps of a
    grid follow each other on a TPU. Nothing else leaves the kernel.
 
-Checked in interpret mode, and compiled for v5e and v5p by libtpu; never run on a TPU, so of its speed
+Checked in interpret mode, and compiled for v5e, v5p and v6e by libtpu; never run on a TPU, so of its speed
 nothing is known.
 """
 
