@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PyTree
 
 from pddm_jax.checks import as_matrix, as_reals, check_choice
-from pddm_jax.kernels import gpu, tpu
+from pddm_jax.kernels import tpu
 from pddm_jax.mesh import mesh_of, shares
 from pddm_jax.pairwise import inverse_sqrt
 from pddm_jax.partners import NOBODY, Best, Extremes, best_partners, fold
@@ -231,11 +231,8 @@ class Form(NamedTuple):
     widest: float = np.inf  # the widest layer that it takes
 
 
-KERNELS = {
-    "cuda": Form(gpu.search, gpu.TILE, gpu.WIDEST),
-    "tpu": Form(tpu.search, tpu.TILE, tpu.WIDEST),
-}
-"""By platform."""
+KERNELS = {"tpu": Form(tpu.search, tpu.TILE, tpu.WIDEST)}
+"""By platform. `kernels.gpu` waits here until XLA has compiled it on a card: a failure ends a run."""
 
 
 def hardest_partners(

@@ -101,7 +101,8 @@ def test_a_unit_too_wide_for_a_kernel_is_scored_without(params, images, monkeypa
 
 
 @pytest.mark.parametrize("d", [20, 512])
-def test_it_lowers_for_cuda(d):
+def test_it_lowers_for_cuda(d, monkeypatch):
+    monkeypatch.setitem(scoring.KERNELS, "cuda", scoring.Form(gpu.search, gpu.TILE, gpu.WIDEST))
     card = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
     mesh = AbstractMesh((1,), ("data",), axis_types=(AxisType.Auto,), abstract_device=card)
     batch = abstract_batch(300, d)
