@@ -146,6 +146,7 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
 
     stood_on, recipe = versions(), make_recipe(config)
     split = load(config, evaluation.closed_sets)
+    first_weights.check_unseen(recipe.pretrained, config.data.name, split.rule)
     if config.data.augment == "shift" and not isinstance(split.train.images, np.ndarray):
         raise ValueError(f'data.augment must be "crop" for {config.data.name}: its images have many sizes')
     if config.data.validation:

@@ -5,6 +5,7 @@ from pddm_jax.losses import (
     double_header_hinge,
     lifted_structure_loss,
     multi_similarity_loss,
+    softmax_loss,
     triplet_loss,
 )
 from pddm_jax.metrics import map_at_r, nmi, r_precision, recall_at_k
@@ -32,5 +33,6 @@ __all__ = [
     "r_precision",
     "recall_at_k",
     "score_matrix",
+    "softmax_loss",
     "triplet_loss",
 ]

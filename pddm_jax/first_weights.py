@@ -38,6 +38,16 @@ def origin(config: Config) -> dict[str, Any] | None:
     return {"from": spec, "params_sha256": results["params_sha256"], "protocol": results["protocol"]}
 
 
+def check_unseen(origin: Mapping[str, Any] | None, data: str, split: str) -> None:
+    """Raise a ValueError where they are of a run on another split of the data: it may know test classes."""
+    run = (origin or {}).get("protocol", {"data": None})
+    if run["data"] == data and run["split"] != split:
+        raise ValueError(
+            f"network.pretrained: a run on another split of {data} ({run['split']}; here {split}) may have "
+            "trained on what is tested here"
+        )
+
+
 def describe(origin: Mapping[str, Any]) -> str:
     """The same in a line."""
     if "sha256" in origin:

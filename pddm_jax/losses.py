@@ -321,4 +321,5 @@ def softmax_loss(
     x = as_matrix("embeddings", embeddings, len(w))
     x, y = spread((x, as_labels("classes", classes, len(x))), like=x)  # traced, so taken as they are
     cosines = jnp.matmul(x, l2_normalize(w.T).T, precision="highest")
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(cosines / temperature, y))
+    of_images = optax.softmax_cross_entropy_with_integer_labels(cosines / temperature, y)
+    return jnp.sum(jnp.where((y >= 0) & (y < w.shape[1]), of_images, jnp.nan)) / max(len(x), 1)

@@ -19,6 +19,12 @@ def mesh_of(x: Array) -> AbstractMesh | None:
     return mesh if mesh.are_all_axes_auto and mesh.size > 1 else None
 
 
+def kind_of(x: Array) -> str:
+    """The kind of the devices that x lies on; where the array does not say, of the first that there is."""
+    device = jax.typeof(x).sharding.mesh.abstract_device or jax.devices()[0]
+    return device.device_kind
+
+
 def shares(mesh: AbstractMesh) -> PartitionSpec:
     """The first axis shared out over all devices."""
     return PartitionSpec(mesh.axis_names)

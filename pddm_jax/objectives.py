@@ -56,6 +56,8 @@ def make_objective(
             check_choice("objective.per", fields[field], SCOPES)
         elif not math.isfinite(fields[field]):
             raise ValueError(f"objective.{field} must be finite, got {fields[field]}")
+        elif field == "temperature" and fields[field] <= 0:
+            raise ValueError(f"objective.temperature must be above 0, got {fields[field]}")
     resolved = objective.defaults | beside | fields
     own = {field: resolved[field] for field in objective.defaults}
 

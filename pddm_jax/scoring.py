@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from pddm_jax.checks import as_matrix, as_reals, check_choice
 from pddm_jax.kernels import tpu
-from pddm_jax.mesh import mesh_of, shares
+from pddm_jax.mesh import kind_of, mesh_of, shares
 from pddm_jax.pairwise import inverse_sqrt
 from pddm_jax.partners import NOBODY, Best, Extremes, best_partners, fold
 from pddm_jax.pddm import PDDM
@@ -231,8 +231,9 @@ class Form(NamedTuple):
     widest: float = np.inf  # the widest layer that it takes
 
 
-KERNELS = {"tpu": Form(tpu.search, tpu.TILE, tpu.WIDEST)}
-"""By platform. `kernels.gpu` waits here until XLA has compiled it on a card: a failure ends a run."""
+KERNELS = dict.fromkeys(("TPU v5 lite", "TPU v5", "TPU v6 lite"), Form(tpu.search, tpu.TILE, tpu.WIDEST))
+"""By kind of device: those for which a kernel was compiled. A failure would end a run, so `kernels.gpu`
+waits until XLA has compiled it on a card."""
 
 
 def hardest_partners(
@@ -240,13 +241,15 @@ def hardest_partners(
 ) -> Extremes:
     """The hardest partners of each image by PDDM score, never holding [b, b].
 
-    By a kernel where the platform has one and the unit is not too wide for it. Elsewhere, so on every CPU,
+    By a kernel where the device has one and the unit is not too wide for it. Elsewhere, so on every CPU,
     tiles and scores are those of `score_matrix`, so that ties fall the same way.
     """
-    fitting = {name: form for name, form in KERNELS.items() if max(_widths(params)) <= form.widest}
-    forms = {name: partial(_share_out, form, dtype) for name, form in fitting.items()}
-    plain = partial(_share_out, Form(_search, TILE), dtype)
-    found: Extremes = jax.lax.platform_dependent(params, x, labels, default=plain, **forms)
+    plain, kernel = partial(_share_out, Form(_search, TILE), dtype), KERNELS.get(kind_of(x))
+    if kernel is None or max(_widths(params)) > kernel.widest:
+        return plain(params, x, labels)
+    # The first device may be a TPU, and the program for the CPU beside it.
+    by_kernel = partial(_share_out, kernel, dtype)
+    found: Extremes = jax.lax.platform_dependent(params, x, labels, tpu=by_kernel, default=plain)
     return found
 
 

@@ -3,9 +3,13 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -22,8 +26,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config):
-    """What is compiled is kept beside what pytest keeps, for all of its processes and for the next run."""
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(config.cache.mkdir("jax"))
+    """What is compiled is shared by all processes: those that share out the tests, and what these start."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="jax-")
+        config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -50,7 +57,8 @@ def once(common):
         with (common / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not made.exists():
-                folder.mkdir(exist_ok=True)
+                shutil.rmtree(folder, ignore_errors=True)  # of one that failed
+                folder.mkdir()
                 make(folder)
                 made.touch()
         return folder
@@ -153,7 +161,7 @@ def python(start, end):
 
 @pytest.fixture(scope="session")
 def refused(environment):
-    """`refused("experiments.x", ...)`: as `python("-m", ...)`, sooner, for what ends before JAX begins."""
+    """`refused("experiments.x", ...)`: as `python("-m", ...)`, sooner, for what ends before it trains."""
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.forked"],
         cwd=ROOT,
@@ -165,7 +173,12 @@ def refused(environment):
 
     def refused(*arguments):
         print(json.dumps([*map(str, arguments)]), file=server.stdin, flush=True)
-        return json.loads(server.stdout.readline())
+        hung = threading.Timer(LIMIT, server.kill)
+        hung.start()
+        told = server.stdout.readline()
+        hung.cancel()
+        assert told, "it hung, or the process that forks has ended"
+        return json.loads(told)
 
     with server:
         yield refused

@@ -1,4 +1,4 @@
-"""Commands that end before JAX has begun, each in a fork of one process that has loaded all they need.
+"""Commands that end before they train, each in a fork of one process that has loaded all they need.
 
 python -m tests.forked reads a line of JSON, [module, *arguments], and answers with one: [status, out, err].
 """

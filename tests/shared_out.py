@@ -17,8 +17,8 @@ from pddm_jax.kernels import tpu
 from pddm_jax.objectives import make_objective
 
 B, RAGGED, WIDTH, EACH = 104, 37, 12, 4  # B divides over eight devices, RAGGED does not
-SETTINGS = {"STEP": 2**13, "_scan": jax.lax.scan}
-"""Of `scoring`: 31 steps for B, which do not divide over eight either; loops that are compiled sooner."""
+SETTINGS = {(scoring, "STEP"): 2**13, (scoring, "_scan"): jax.lax.scan, (tpu, "TILE"): 16}
+"""31 steps for B, which do not divide over eight either; loops that compile sooner; 28 tiles by kernel."""
 STEPS = 31
 OBJECTIVES = ("pddm", "quadruplet", "multi_similarity", "softmax")
 
@@ -83,8 +83,8 @@ def main(out, coordinator=None, rank="0"):
             lambda x: jax.make_array_from_callback(x.shape, where, lambda index: np.asarray(x)[index]), tree
         )
 
-    for name, value in SETTINGS.items():
-        setattr(scoring, name, value)
+    for (module, name), value in SETTINGS.items():
+        setattr(module, name, value)
     results = found(place, out_shardings=replicated(mesh))
     np.savez(out, devices=jnp.array(jax.device_count()), **results)
 

@@ -34,6 +34,7 @@ def small(monkeypatch):
     for kernel in (gpu, tpu):
         monkeypatch.setattr(kernel, "TILE", 16)
     monkeypatch.setattr(gpu, "JOINT", dict.fromkeys(gpu.JOINT, 2**12))  # blocks of 4 rows
+    monkeypatch.setattr(gpu, "CHUNK", dict.fromkeys(gpu.CHUNK, 16))
     return {
         "cuda": scoring.Form(partial(gpu.search, interpret=True), 16),
         "tpu": scoring.Form(partial(tpu.search, interpret=RACES), 16),
@@ -43,7 +44,7 @@ def small(monkeypatch):
 @pytest.fixture(scope="module")
 def params():
     x = jnp.zeros(WIDTH)
-    return jax.jit(pddm_jax.PDDM(hidden=3, joint=6).init)(jax.random.key(0), x, x)["params"]
+    return jax.jit(pddm_jax.PDDM(hidden=20, joint=6).init)(jax.random.key(0), x, x)["params"]
 
 
 @pytest.fixture(scope="module")
@@ -93,22 +94,29 @@ def test_kernel_finds_what_loops_and_the_plain_form_find(small, params, images, 
             assert partners == [*by_loops(scores, labels.tolist())], name
 
 
-def test_a_unit_too_wide_for_a_kernel_is_scored_without(params, images, monkeypatch):
-    monkeypatch.setattr(scoring, "KERNELS", {"tpu": scoring.Form(tpu.search, tpu.TILE, widest=5)})
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+@pytest.mark.parametrize("widest", [19, 20, None])
+def test_a_kernel_is_chosen_where_there_is_one_and_the_unit_fits(
+    params, images, widest, platform, monkeypatch
+):
+    if widest:
+        kernels = {jax.devices()[0].device_kind: scoring.Form(tpu.search, tpu.TILE, widest)}
+        monkeypatch.setattr(scoring, "KERNELS", kernels)
     mine = jax.jit(partial(scoring.hardest_partners, dtype="float32"))
-    text = mine.trace(params, images, jnp.zeros(B, jnp.int32)).lower(lowering_platforms=("tpu",)).as_text()
-    assert "tpu_custom_call" not in text
+    traced = mine.trace(params, images, jnp.zeros(B, jnp.int32))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert ("tpu_custom_call" in text) == (widest == 20 and platform == "tpu")
 
 
 @pytest.mark.parametrize("d", [20, 512])
-def test_it_lowers_for_cuda(d, monkeypatch):
-    monkeypatch.setitem(scoring.KERNELS, "cuda", scoring.Form(gpu.search, gpu.TILE, gpu.WIDEST))
+def test_it_lowers_for_cuda(d):
+    kernel = scoring.Form(gpu.search, gpu.TILE, gpu.WIDEST)
     card = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
     mesh = AbstractMesh((1,), ("data",), axis_types=(AxisType.Auto,), abstract_device=card)
     batch = abstract_batch(300, d)
     for dtype in ("float32", "bfloat16"):
         with jax.sharding.use_abstract_mesh(mesh):
-            traced = jax.jit(partial(scoring.hardest_partners, dtype=dtype)).trace(*batch)
+            traced = jax.jit(partial(scoring._share_out, kernel, dtype)).trace(*batch)
             assert "xla.gpu.triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
 
 

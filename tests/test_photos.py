@@ -10,6 +10,7 @@ from experiments import icons, retrieval, runner
 from experiments.configs import cars196, cub200, folder, sop
 from pddm_jax.data import protocols
 from pddm_jax.data.protocols import Count, Expected
+from pddm_jax.networks.pretrained import load_pretrained
 
 CONFIGS = {"cars196": cars196, "cub200": cub200, "sop": sop, "folder": folder}
 
@@ -108,7 +109,7 @@ def test_published_weights_are_where_training_starts_and_their_statistics_stay(
     recipe = runner.make_recipe(config)
     split = runner.data.load("folder", config.data.root, None, 0)
     state = runner.train(config, tmp_path / "run", recipe, split.train, split.test).state
-    weights = runner.load_pretrained(
+    weights = load_pretrained(
         "efficientnet_lite0",
         fields["pretrained"],
         {"params": state.params["network"]["backbone"], "batch_stats": state.batch_stats["backbone"]},

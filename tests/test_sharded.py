@@ -9,15 +9,14 @@ import pytest
 import shared_out
 
 import pddm_jax
-from pddm_jax import scoring
 
 
 @pytest.fixture(scope="module")
 def alone():
     """On one device."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in shared_out.SETTINGS.items():
-            patch.setattr(scoring, name, value)
+        for (module, name), value in shared_out.SETTINGS.items():
+            patch.setattr(module, name, value)
         jax.clear_caches()
         yield shared_out.found()
     jax.clear_caches()

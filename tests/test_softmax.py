@@ -71,7 +71,9 @@ def test_what_does_not_fit_is_named(problem):
         softmax_loss(kernel, x[:, :4], classes)
     with pytest.raises(ValueError, match=r"classes must have shape \[7\]"):
         softmax_loss(kernel, x, classes[:3])
-    assert np.isnan(softmax_loss(kernel, x, classes + 1))
+    for beyond in (classes + 1, classes - 1):
+        assert np.isnan(softmax_loss(kernel, x, beyond))
+    assert softmax_loss(kernel, x[:0], classes[:0]) == 0
 
 
 # ----------------------------------------------------------------------------------------- the objective
@@ -96,6 +98,7 @@ def test_beside_another_objective_it_is_added(problem):
         ("softmax", {"softmax": 1.0}, r"objective\.softmax.*beside another"),
         ("pddm", {"temperature": 0.1}, r"'pddm'.*got 'temperature'"),
         ("softmax", {"temperature": np.nan}, r"objective\.temperature.*nan"),
+        ("softmax", {"temperature": 0.0}, r"objective\.temperature.*0\.0"),
     ],
 )
 def test_slips_are_named(name, fields, words):
@@ -203,3 +206,13 @@ def test_weights_of_no_finished_run_and_of_another_network_are_refused(finished,
         first_weights.origin(later(config, finished[0], name="resnet50"))
     with pytest.raises(ValueError, match=r"images of shape \[12, 12, 1\], not \[9, 9, 1\]"):
         first_weights.with_weights(fresh(config), later(config, finished[0]), (9, 9, 1), data_mesh())
+
+
+def test_weights_of_a_run_that_may_have_seen_the_test_are_refused():
+    of_run = {"protocol": {"data": "glyphs", "split": "half by seed 0"}}
+    first_weights.check_unseen(of_run, "glyphs", "half by seed 0")
+    first_weights.check_unseen(of_run, "icons", "half by seed 1")
+    for of_file in (None, {"from": "weights.pth", "sha256": "0"}):
+        first_weights.check_unseen(of_file, "glyphs", "half by seed 1")
+    with pytest.raises(ValueError, match=r"network\.pretrained.*glyphs.*seed 0.*seed 1"):
+        first_weights.check_unseen(of_run, "glyphs", "half by seed 1")

@@ -1,1 +1,1 @@
-"""The fused score-and-mine reduction as Pallas kernels. `scoring` chooses by platform; no user does."""
+"""The fused score-and-mine reduction as Pallas kernels. `scoring` chooses by device; no user does."""
