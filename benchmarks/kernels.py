@@ -13,7 +13,6 @@ Columns:
 Nothing is run, so nothing is said of its speed.
 """
 
-import os
 import time
 from functools import partial
 from importlib.metadata import version
@@ -25,7 +24,7 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding
 
 from benchmarks.operations import operations
-from benchmarks.pod import NO_TPU
+from benchmarks.pod import without_a_tpu
 from benchmarks.report import arguments, report
 from pddm_jax import PDDM
 from pddm_jax.scoring import hardest_partners
@@ -70,9 +69,7 @@ def main() -> None:
     parser.add_argument("--b", type=int, default=8192, help="images")
     parser.add_argument("--d", type=int, default=512, help="width of embeddings and of the unit")
     given = parser.parse_args()
-    jax.config.update("jax_platforms", "cpu")
-    for name, value in NO_TPU.items():
-        os.environ.setdefault(name, value)
+    without_a_tpu()
     rows = [row(chip, dtype, given.b, given.d) for chip in given.chips for dtype in DTYPES]
     report("kernels", rows, given.out, b=given.b, d=given.d, libtpu=version("libtpu"))
 

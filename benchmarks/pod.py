@@ -71,6 +71,14 @@ NO_TPU = {
 }
 """So that libtpu looks for no machine around it."""
 
+
+def without_a_tpu() -> None:
+    """Run on the CPU, and compile for chips that are not there."""
+    jax.config.update("jax_platforms", "cpu")
+    for name, value in NO_TPU.items():
+        os.environ.setdefault(name, value)
+
+
 PODS = ("v5e:4x4", "v5e:16x16", "v5p:4x4x4", "v6e:4x4", "v6e:16x16")
 COLUMNS = ("compiled s", "GiB", "TFLOP", "in passes", "GB memory", "MB received", "ms at least", "bound by")
 
@@ -167,9 +175,7 @@ def main() -> None:
     parser.add_argument("--d", type=int, default=512, help="width of embeddings and of the unit")
     parser.add_argument("--dtype", default="bfloat16", help="what the network computes in")
     given = parser.parse_args()
-    jax.config.update("jax_platforms", "cpu")
-    for name, value in NO_TPU.items():
-        os.environ.setdefault(name, value)
+    without_a_tpu()
     fields = {"embedding_dim": given.d, "unit_dim": given.d, "dtype": given.dtype}
     if given.configs:
         configs, more = {name: experiment_config(name) for name in given.configs}, {}

@@ -20,6 +20,7 @@ from experiments import plots
 from experiments.results import Results
 from pddm_jax import data, first_weights, metrics
 from pddm_jax.checkpoint import Checkpoints, Preempted
+from pddm_jax.checks import as_labels
 from pddm_jax.data import ClosedSet, Images, Split
 from pddm_jax.data.transforms import AUGMENT, Transform
 from pddm_jax.files import write_json
@@ -234,8 +235,8 @@ def train(
 ) -> Trained:
     """Train to the last step, from the last checkpoint where there is one, and watch Recall@1."""
     p, k, steps = config.data.classes_per_batch, config.data.images_per_class, config.train.steps
-    classes, numbers = np.unique(images.labels, return_inverse=True)
-    images = images._replace(labels=numbers.astype(np.int32))  # as columns of a classifier
+    # As columns of a classifier.
+    images = images._replace(labels=np.asarray(as_labels("labels", images.labels, len(images.labels))))
     workers, mesh = config.data.workers, data_mesh()
     whose = "validation_" if config.data.validation else ""
     if p * k % mesh.size:
@@ -251,7 +252,7 @@ def train(
         return forward(state, batches)[: len(of.labels)]
 
     shape = recipe.transform.test(images.images[0]).shape
-    of_classifier = len(classes) if has_classifier(recipe.objective) else 0
+    of_classifier = int(images.labels.max()) + 1 if has_classifier(recipe.objective) else 0
     learned = recipe.network, recipe.unit, recipe.optimizer
     state = init_state(*learned, shape, config.seed, mesh, of_classifier)
 

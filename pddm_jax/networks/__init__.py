@@ -23,19 +23,18 @@ from pddm_jax.types import DTYPES
 class Backbone(NamedTuple):
     """A network without a classifier, and the bytes that it takes as mean 0 and deviation 1."""
 
-    make: Callable[..., nn.Module]
+    make: Callable[[], nn.Module]
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (255.0,)
-    blocks: bool = True  # whether it is made of blocks, which can be computed again for the gradient
 
 
 NETWORKS = {
-    "alexnet": Backbone(AlexNet, alexnet.MEAN, alexnet.STD, blocks=False),
+    "alexnet": Backbone(AlexNet, alexnet.MEAN, alexnet.STD),
     "efficientnet_lite0": Backbone(EfficientNetLite0, efficientnet_lite.MEAN, efficientnet_lite.STD),
     "googlenet": Backbone(GoogLeNet, googlenet.MEAN, googlenet.STD),
     "googlenet_plain": Backbone(partial(GoogLeNet, batch_norm=False), googlenet.MEAN, googlenet.STD),
     "resnet50": Backbone(ResNet50, resnet.MEAN, resnet.STD),
-    "small_cnn": Backbone(SmallCNN, blocks=False),
+    "small_cnn": Backbone(SmallCNN),
 }
 
 
@@ -108,9 +107,9 @@ def make_network(
     if embedding_dim < 0:
         raise ValueError(f"network.embedding_dim must not be below 0, got {embedding_dim}")
     backbone = NETWORKS[name]
+    made = backbone.make()
     if remat:
-        check_choice(
-            "network.name, with network.remat,", name, [n for n, of in NETWORKS.items() if of.blocks]
-        )
-    made = backbone.make(remat=True) if remat else backbone.make()
+        of_blocks = [name for name, of in NETWORKS.items() if hasattr(of.make(), "remat")]
+        check_choice("network.name, with network.remat,", name, of_blocks)
+        made = made.clone(remat=True)
     return EmbeddingNetwork(made, embedding_dim, backbone.mean, backbone.std, freeze_statistics, dtype)
