@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from pddm_jax.data import Images
@@ -19,6 +20,8 @@ RIGHT, WRONG, QUERY = ("#2e8b57", "-"), ("#c0392b", (0, (2, 1))), ("#555555", "-
 NEIGHBOURS = 8
 TYPICAL, FAILURES = 6, 4
 NAMED = 7
+HEAD = 0.45  # of a part, in units of an image
+BESIDE = 5.5  # images that one with the names beside it is wide
 
 
 def curve(rows: list[Row]) -> Curve:
@@ -63,22 +66,23 @@ def gallery(test: Images, ranking: Ranking, seed: int, path: Path) -> None:
     worst = [int(q) for q in by_badness if first[q] > 0 and findable[q]]
     shown = [int(q) for q in stream(seed, GALLERY).permutation(len(first))[:TYPICAL]]
     failures = [q for q in _spread(worst, test.labels, FAILURES) if q not in shown]
-    width = 1 + min(NEIGHBOURS, ranking.neighbours.shape[1])
-    figure = Figure(figsize=(width, len(shown) + len(failures) + 0.9), layout="constrained")
-    parts = figure.subfigures(2, squeeze=False, height_ratios=[len(shown), max(len(failures), 0.01)])
-    titles = (
-        "Queries (left) and their nearest neighbours: same class green, other class red and dashed",
-        "Worst failures: the first of the class comes latest",
-    )
-    for part, title, queries in zip(parts[:, 0], titles, (shown, failures), strict=True):
-        if queries:
-            part.suptitle(title, fontsize=10)
-            grid = part.subplots(len(queries), width, squeeze=False)
-            for row, query in zip(grid, queries, strict=True):
-                _draw(row[0], test.images[query], *QUERY)
-                found = zip(row[1:], ranking.neighbours[query], ranking.match[query], strict=False)
-                for axes, index, match in found:
-                    _draw(axes, test.images[index], *(RIGHT if match else WRONG))
+    columns = 1 + min(NEIGHBOURS, ranking.neighbours.shape[1])
+    parts = {
+        "Queries (left) and their nearest neighbours: same class green, other class red and dashed": shown,
+        "Worst failures: the first of the class comes latest": failures,
+    }
+    parts = {title: queries for title, queries in parts.items() if queries}
+    figure, axes = _sheet(columns, len(shown) + len(failures) + HEAD * len(parts))
+    top = 0.0
+    for title, queries in parts.items():
+        axes.text(columns / 2, top + HEAD / 2, title, ha="center", va="center", fontsize=10)
+        top += HEAD
+        for query in queries:
+            _draw(axes, 0, top, test.images[query], *QUERY)
+            found = zip(ranking.neighbours[query], ranking.match[query], range(1, columns), strict=False)
+            for index, match, column in found:
+                _draw(axes, column, top, test.images[index], *(RIGHT if match else WRONG))
+            top += 1
     _save(figure, path)
 
 
@@ -107,28 +111,21 @@ def named(
         names: of the classes.
         path: of the picture.
     """
-    figure = Figure(figsize=(13, 1.45 * NAMED + 0.5), layout="constrained")
-    halves = figure.subfigures(1, 2, squeeze=False)[0]
+    figure, axes = _sheet(2 * BESIDE, NAMED + HEAD)
     titles = "The right name comes first", "It does not; in brackets, where it comes"
-    for half, title, right in zip(halves, titles, (True, False), strict=True):
-        half.suptitle(title, fontsize=11)
-        grid = half.subplots(NAMED, 2, width_ratios=[1, 4.2])
-        for axes in grid.flat:
-            axes.set_axis_off()
+    for left, title, right in zip((0, BESIDE), titles, (True, False), strict=True):
+        axes.text(left + BESIDE / 2, HEAD / 2, title, ha="center", va="center", fontsize=11)
         rows = [n for n, image in enumerate(shown) if (places[image] == 0) == right]
-        for (drawing, text), n in zip(grid, rows, strict=False):
+        for top, n in enumerate(rows[:NAMED]):
             label, place = int(test.labels[shown[n]]), int(places[shown[n]]) + 1
-            drawing.set_axis_on()
-            _draw(drawing, test.images[shown[n]], *QUERY)
-            _write(text, 0, f"{_short(names[label])}{'' if right else f' ({place})'}", "black", "bold")
-            for line, other in enumerate(found[n].tolist(), 1):
-                _write(text, line, _short(names[other]), (RIGHT if other == label else WRONG)[0], "normal")
+            _draw(axes, left, top + HEAD, test.images[shown[n]], *QUERY)
+            lines = [(f"{_short(names[label])}{'' if right else f' ({place})'}", "black", "bold")]
+            for other in found[n].tolist():
+                lines.append((_short(names[other]), (RIGHT if other == label else WRONG)[0], "normal"))
+            for line, (text, colour, weight) in enumerate(lines):
+                height, style = top + HEAD + (line + 0.5) / len(lines), {"color": colour, "weight": weight}
+                axes.text(left + 1.05, height, text, style, fontsize=6.5, va="center", parse_math=False)
     _save(figure, path)
-
-
-def _write(axes: Axes, line: int, text: str, colour: str, weight: str) -> None:
-    height, style = 1 - line / 5.5, {"color": colour, "weight": weight}
-    axes.text(0, height, text, style, transform=axes.transAxes, fontsize=8, va="center", parse_math=False)
 
 
 def _short(name: str) -> str:
@@ -144,11 +141,24 @@ def _spread(queries: list[int], labels: np.ndarray, count: int) -> list[int]:
     return list(first_of_class.values())[:count]
 
 
-def _draw(axes: Axes, image: np.ndarray, colour: str, line: object) -> None:
-    axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
-    axes.set(xticks=[], yticks=[])
-    for spine in axes.spines.values():
-        spine.set(color=colour, linestyle=line, linewidth=3, capstyle="butt")
+def _sheet(width: float, height: float) -> tuple[Figure, Axes]:
+    """Axes that fill a figure, in units of an image, from the upper left: one for each image takes long."""
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+    axes.set_axis_off()
+    return figure, axes
+
+
+def _draw(axes: Axes, left: float, top: float, image: np.ndarray, colour: str, line: object) -> None:
+    """An image in its frame, in the middle of a square of side 1."""
+    height, width = image.shape[0], image.shape[1]
+    half_width, half_height = (0.46 * side / max(height, width) for side in (width, height))
+    x, y = left + 0.5, top + 0.5
+    extent = x - half_width, x + half_width, y + half_height, y - half_height
+    axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, extent=extent, aspect="auto")
+    frame = Rectangle((extent[0], extent[3]), 2 * half_width, 2 * half_height, fill=False)
+    frame.set(edgecolor=colour, linestyle=line, linewidth=3, capstyle="butt")
+    axes.add_patch(frame)
 
 
 def _save(figure: Figure, path: Path) -> None:
