@@ -3,12 +3,12 @@
 import fcntl
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from pddm_jax import scoring
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 600  # seconds after which a command counts as hung
+SOONER = "--xla_backend_optimization_level=1"  # what is compiled runs once or a few times
 
 # A shell starts what runs behind it deaf to Ctrl-C, and commands started from here would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,6 +28,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_configure(config):
     """What is compiled is shared by all processes: those that share out the tests, and what these start."""
+    os.environ.setdefault("XLA_FLAGS", SOONER)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = tempfile.mkdtemp(prefix="jax-")
         config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
@@ -99,30 +101,90 @@ def few_tiles_a_step(monkeypatch):
     jax.clear_caches()
 
 
+class Fork:
+    """A command that runs in a fork of `server` (tests/forked.py), handled as a `subprocess.Popen` is."""
+
+    def __init__(self, server, module, arguments, environment, folder):
+        os.mkfifo(folder / "status")
+        self.folder, self.returncode = folder, None
+        self.status = os.open(folder / "status", os.O_RDONLY | os.O_NONBLOCK)
+        print(json.dumps([module, arguments, environment, str(folder)]), file=server.stdin, flush=True)
+        self.pid = int(server.stdout.readline())
+
+    def poll(self):
+        if self.returncode is None and (told := os.read(self.status, 16)):
+            self.returncode = int(told)
+            os.close(self.status)
+        return self.returncode
+
+    def wait(self, timeout=None):
+        if self.poll() is None and not select.select([self.status], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired(str(self.folder), timeout)
+        return self.poll()
+
+    def communicate(self, timeout=None):
+        self.wait(timeout)
+        return [(self.folder / name).read_text(encoding="utf-8") for name in ("out", "err")]
+
+    def send_signal(self, number):
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+
 @pytest.fixture(scope="session")
 def environment(common):
-    """What commands are started with."""
-    return os.environ | {
-        "XDG_CACHE_HOME": str(common / "cache"),
-        "JAX_PLATFORMS": "cpu",
-        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # else each command starts itself anew with it
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-    }
+    """`environment(devices)`: what commands are started with."""
+
+    def environment(devices=1):
+        return os.environ | {
+            "XDG_CACHE_HOME": str(common / "cache"),
+            "JAX_PLATFORMS": "cpu",
+            "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # else each command starts itself anew with it
+            "XLA_FLAGS": f"{SOONER} --xla_force_host_platform_device_count={devices}",
+        }
+
+    return environment
 
 
 @pytest.fixture(scope="session")
-def start(environment):
-    """`start("-m", "experiments.x", ...)`: a running Python, from the root of the repository.
-
-    A process that is left over is killed. A variable of the environment that is None is taken out.
-    """
+def started():
+    """All processes, of which those that are left over are killed."""
     started = []
+    yield started
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
 
-    def start(*arguments, **other):
+
+@pytest.fixture(scope="session")
+def start(environment, started, tmp_path_factory):
+    """`start("experiments.x", ...)`: as `python -m experiments.x ...` from the root, running."""
+    given = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    server = subprocess.Popen([sys.executable, "-m", "tests.forked"], cwd=ROOT, env=environment(), **given)
+
+    def start(module, *arguments, devices=1):
+        folder = tmp_path_factory.mktemp("command")
+        process = Fork(server, module, [*map(str, arguments)], environment(devices), folder)
+        started.append(process)
+        return process
+
+    with server:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def anew(environment, started):
+    """`anew(...)`: a Python of its own. A variable of the environment that is None is taken out."""
+
+    def anew(*arguments, devices=1, **other):
         process = subprocess.Popen(
             [sys.executable, *map(str, arguments)],
             cwd=ROOT,
-            env={name: x for name, x in (environment | other).items() if x is not None},
+            env={name: x for name, x in (environment(devices) | other).items() if x is not None},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -130,11 +192,7 @@ def start(environment):
         started.append(process)
         return process
 
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    return anew
 
 
 @pytest.fixture(scope="session")
@@ -154,31 +212,12 @@ def end():
 
 
 @pytest.fixture(scope="session")
-def python(start, end):
-    """`python("-m", "experiments.x", ...)`: start and end."""
-    return lambda *arguments, **environment: end(start(*arguments, **environment))
+def run_command(start, end):
+    """`run_command("experiments.x", ...)`: start and end."""
+    return lambda *arguments, **options: end(start(*arguments, **options))
 
 
 @pytest.fixture(scope="session")
-def refused(environment):
-    """`refused("experiments.x", ...)`: as `python("-m", ...)`, sooner, for what ends before it trains."""
-    server = subprocess.Popen(
-        [sys.executable, "-m", "tests.forked"],
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-    def refused(*arguments):
-        print(json.dumps([*map(str, arguments)]), file=server.stdin, flush=True)
-        hung = threading.Timer(LIMIT, server.kill)
-        hung.start()
-        told = server.stdout.readline()
-        hung.cancel()
-        assert told, "it hung, or the process that forks has ended"
-        return json.loads(told)
-
-    with server:
-        yield refused
+def python(anew, end):
+    """`python(...)`: a Python of its own, from start to end."""
+    return lambda *arguments, **options: end(anew(*arguments, **options))

@@ -1,28 +1,38 @@
-"""Commands that end before they train, each in a fork of one process that has loaded all they need.
+"""Commands, each in a fork of one process that has loaded what they load: that takes as long as they do.
 
-python -m tests.forked reads a line of JSON, [module, *arguments], and answers with one: [status, out, err].
+python -m tests.forked reads lines of JSON, [module, arguments, environment, folder], and answers each with
+the number of the process that runs it. In the folder, `out` and `err` take what the command prints, and
+`status`, a named pipe, its exit status.
 """
 
 import json
 import os
 import runpy
 import sys
-from tempfile import TemporaryFile
+from pathlib import Path
 
 from experiments import compare, icons  # noqa: F401 (what every experiment loads)
+from pddm_jax import embed  # noqa: F401
+from pddm_jax.data import prepare  # noqa: F401
 
 for line in sys.stdin:
-    sys.argv = [module, *_] = json.loads(line)
-    with TemporaryFile() as out, TemporaryFile() as err:
-        child = os.fork()
-        if not child:
-            os.dup2(out.fileno(), 1)
-            os.dup2(err.fileno(), 2)
-            break
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        told = [os.pread(file.fileno(), 2**20, 0).decode() for file in (out, err)]
-    print(json.dumps([status, *told]), flush=True)
+    module, arguments, environment, folder = json.loads(line)
+    if os.fork():
+        continue
+    command = os.fork()
+    if not command:
+        break
+    print(command, flush=True)
+    status = os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])
+    Path(folder, "status").write_text(str(status), encoding="utf-8")
+    os._exit(0)
 else:
     sys.exit()
 
+for number, name in enumerate((os.devnull, "out", "err")):
+    os.dup2(os.open(Path(folder, name), os.O_RDWR | os.O_CREAT), number)
+os.environ.clear()
+os.environ.update(environment)
+sys.argv = [module, *arguments]
+sys.modules.pop(module, None)  # else Python warns that it is there before it is run
 runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -8,19 +8,25 @@ from conftest import ROOT
 CALLS = r"""
 import jaxtyping
 with jaxtyping.install_import_hook("pddm_jax", "beartype.beartype"):
-    import jax, jax.numpy as jnp, numpy as np
+    import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
     import pddm_jax
     import pddm_jax.objectives
     from pddm_jax.data import PKSampler, make_transform, ordered_batches, train_batches
     from pddm_jax.data.closed_set import halves
     from pddm_jax.data.images import Images, split_half
-    from pddm_jax.networks import make_network
+    from pddm_jax.networks import EmbeddingNetwork, make_network
     from pddm_jax.pairwise import masked_mean
     from pddm_jax.training import data_mesh, init_state, make_embed, make_optimizer, make_train_step
     from pddm_jax.transfer import class_means, classification, descriptions, hierarchy, linear_probe
     from pddm_jax.transfer import neighbours, placement, zero_shot
 import sys
+from functools import partial
 from pathlib import Path
+
+class Flat(nn.Module):
+    @nn.compact
+    def __call__(self, images, train=False):
+        return nn.Dense(5)(images.reshape(len(images), -1))
 
 x = jax.random.normal(jax.random.key(0), (10, 6))
 labels = np.arange(10) // 2
@@ -30,11 +36,13 @@ assert pddm_jax.pair_scores(params, x, x).shape == (10,)
 assert pddm_jax.score_matrix(params, x, x[:3]).shape == (10, 3)
 scores = pddm_jax.score_matrix(params, x, dtype="bfloat16")
 for per, slots in (("batch", 1), ("anchor", 10), ("positive", 45)):
-    assert pddm_jax.mine_quadruplets(scores, labels, per).valid.shape == (slots,)
-    mined = pddm_jax.mine_quadruplets_fused(params, x, labels, per)
-assert pddm_jax.double_header_hinge(params, x, mined).shape == ()
+    mine = partial(pddm_jax.mine_quadruplets, per=per)
+    assert jax.eval_shape(mine, scores, labels).valid.shape == (slots,)
+    mine = partial(pddm_jax.mine_quadruplets_fused, per=per)
+    mined = jax.eval_shape(mine, params, x, labels)
+    assert jax.eval_shape(pddm_jax.double_header_hinge, params, x, mined).shape == ()
 for loss in ("contrastive_loss", "triplet_loss", "lifted_structure_loss", "multi_similarity_loss"):
-    assert getattr(pddm_jax, loss)(np.asarray(x), labels).shape == ()
+    assert jax.eval_shape(getattr(pddm_jax, loss), np.asarray(x), labels).shape == ()
 score_fn = jax.tree_util.Partial(pddm_jax.score_matrix, params)
 assert pddm_jax.nearest(x, x, 2, score_fn)[1].shape == (10, 2)
 assert list(pddm_jax.recall_at_k(x, labels, (1, 2), x[:4], labels[:4])) == [1, 2]
@@ -47,13 +55,14 @@ assert len(halves(split.train, seed=0).test.labels) == 3
 sampler = PKSampler(split.train.labels, 3, 2, range(2), seed=0)
 transform = make_transform("shift", None, 1, 0.5, True, 1.0, 0.0)
 batch = next(train_batches(split.train, sampler, transform, seed=0))
-network, mesh = make_network("small_cnn", 6), data_mesh()
+jax.eval_shape(make_network("small_cnn", 6).init, jax.random.key(0), images)
+network, mesh = EmbeddingNetwork(Flat(), 6), data_mesh()
 optimizer = make_optimizer("adamw", 0.1, 0.1, "cosine", 1.0, 1, 2.0, 1.0, steps=2)
 state = init_state(network, unit, optimizer, (16, 16, 1), 0, mesh)
 for name in pddm_jax.objectives.OBJECTIVES:
     loss, _ = pddm_jax.objectives.make_objective(name, pairs=5)
     learned = {"unit": params, "classifier": {"kernel": jnp.ones((6, 5))}}
-    assert loss(learned, x, jnp.asarray(labels))[0].shape == ()
+    assert jax.eval_shape(loss, learned, x, jnp.asarray(labels))[0].shape == ()
 loss, _ = pddm_jax.objectives.make_objective("pddm", pairs=3)
 state, _ = make_train_step(network, loss, optimizer, mesh)(state, batch)
 batches = ordered_batches(images, transform, 8)

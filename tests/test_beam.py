@@ -33,7 +33,7 @@ def test_beam_makes_the_same_shards(kind, lists, tmp_path, python):  # noqa: F81
     prepared(root, tmp_path / "whole", lists)
     whole = files_of(tmp_path / "whole")
     for _ in range(2):  # the second time most are there
-        status, printed, errors = python(*command(root, out, lists, *RUNS[kind]))
+        status, printed, errors = python("-m", *command(root, out, lists, *RUNS[kind]))
         assert status == 0, errors
         assert f"{out}: 18 images of imagenet; 0 skipped" in printed
         assert files_of(out) == whole
@@ -45,15 +45,15 @@ def test_beam_stops_by_name_or_counts_what_it_skipped(lists, tmp_path, python): 
     root, out = tmp_path / "data", tmp_path / "out"
     tars(root)
     bad = [*spoil(root)]
-    status, _, errors = python(*command(root, out, lists, *RUNS["one"]))
+    status, _, errors = python("-m", *command(root, out, lists, *RUNS["one"]))
     assert status == 1
     assert errors.splitlines()[-1].startswith(f"error: {root}/{bad[0]} is no image")
     assert not [*out.glob(".*")]
-    status, printed, errors = python(*command(root, out, lists, "--on_error=skip", *RUNS["one"]))
+    status, printed, errors = python("-m", *command(root, out, lists, "--on_error=skip", *RUNS["one"]))
     assert status == 0, errors
     assert "".join(f"skipped {name}\n" for name in bad) in printed
     prepared(root, tmp_path / "whole", lists, skip=True)
     assert files_of(out) == files_of(tmp_path / "whole")
-    status, _, errors = python(*command(root, out, lists, "--runner=NoRunner"))
+    status, _, errors = python("-m", *command(root, out, lists, "--runner=NoRunner"))
     assert status == 1
     assert "NoRunner" in errors.splitlines()[-1]

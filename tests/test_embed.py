@@ -193,7 +193,7 @@ def test_what_is_not_there_is_told(workdir, config, photos, tmp_path):
 
 
 def command(workdir, out, *more):
-    return "-m", "pddm_jax.embed", f"--checkpoint={workdir}", f"--out={out}", *more
+    return "pddm_jax.embed", f"--checkpoint={workdir}", f"--out={out}", *more
 
 
 def test_two_processes_that_are_killed_are_followed_by_one(start, workdir, config, photos, tmp_path):
@@ -232,8 +232,8 @@ def test_two_processes_that_are_killed_are_followed_by_one(start, workdir, confi
     np.testing.assert_array_equal(followed.labels, inputs(config, many)[1])
 
 
-def test_the_command_tells_what_is_not_there(python, tmp_path):
-    status, _, err = python(*command(tmp_path / "nowhere", tmp_path / "out"))
+def test_the_command_tells_what_is_not_there(run_command, tmp_path):
+    status, _, err = run_command(*command(tmp_path / "nowhere", tmp_path / "out"))
     assert status not in (0, None)
     assert err.splitlines()[-1].startswith(f"error: {tmp_path}/nowhere holds no run")
     assert "Traceback" not in err

@@ -469,7 +469,7 @@ def test_processes_keep_the_order_and_one_that_is_killed_is_told():
 def command(root, out, lists, *further):
     flags = (f"--{name}={path}" for name, path in lists.items())
     return (
-        *("-m", "pddm_jax.data.prepare", "--source=imagenet", f"--root={root}", f"--out={out}"),
+        *("pddm_jax.data.prepare", "--source=imagenet", f"--root={root}", f"--out={out}"),
         *("--shard_images=4", *flags, *further),
     )
 
@@ -510,11 +510,11 @@ def test_a_run_of_two_processes_that_is_killed_goes_on_to_the_same_bytes(lists, 
     assert files_of(out) == files_of(tmp_path / "whole")
 
 
-def test_the_command_counts_and_names_what_it_skipped(lists, tmp_path, python):
+def test_the_command_counts_and_names_what_it_skipped(lists, tmp_path, run_command):
     root, out = tmp_path / "data", tmp_path / "out"
     tars(root)
     bad = [*spoil(root)]
-    status, printed, errors = python(*command(root, out, lists, "--on_error=skip", "--workers=2"))
+    status, printed, errors = run_command(*command(root, out, lists, "--on_error=skip", "--workers=2"))
     assert status == 0, errors
     assert [line for line in printed.splitlines() if line.startswith("skipped")] == [
         f"skipped {x}" for x in bad

@@ -38,12 +38,12 @@ def given(glyph_root, **more):
 
 
 @pytest.fixture(scope="module")
-def run(python, glyph_root, once):
+def run(run_command, glyph_root, once):
     """The workdir of a run, and what it printed."""
 
     def run(folder):
         workdir = f"--workdir={folder / 'run'}"
-        status, out, err = python("-m", "experiments.imagenet2010", workdir, *given(glyph_root))
+        status, out, err = run_command("experiments.imagenet2010", workdir, *given(glyph_root))
         assert status == 0, err
         (folder / "said").write_text(out, encoding="utf-8")
 
@@ -103,11 +103,11 @@ def test_the_results_carry_their_protocol(run):
         assert f"{100 * of['flat']['1']:.1f}" in line.split()
 
 
-def test_objectives_are_compared_by_transfer(run, python, glyph_root, tmp_path):
+def test_objectives_are_compared_by_transfer(run, run_command, glyph_root, tmp_path):
     shutil.copytree(run[0], tmp_path / "pddm-0")  # a finished run is not run again
     objectives = "--evaluation=transfer", "--objectives=pddm,contrastive", "--seeds=0"
     workdir = f"--workdir={tmp_path}"
-    status, out, err = python("-m", "experiments.compare", workdir, *given(glyph_root), *objectives)
+    status, out, err = run_command("experiments.compare", workdir, *given(glyph_root), *objectives)
     assert status == 0, err
     summary = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))["objectives"]
     for name in ("pddm", "contrastive"):
@@ -182,8 +182,8 @@ def test_what_is_trained_on_must_be_a_closed_set_where_no_other_is_named():
     transfer.ready(config, ClosedSet(None, None, ""))
 
 
-def test_imagenet_asks_for_its_folder(refused, tmp_path):
-    status, _, err = refused("experiments.imagenet10k", f"--workdir={tmp_path}")
+def test_imagenet_asks_for_its_folder(run_command, tmp_path):
+    status, _, err = run_command("experiments.imagenet10k", f"--workdir={tmp_path}")
     assert status not in (0, None)
     assert err.splitlines()[-1].startswith("error: data.root must be given for imagenet2010")
 

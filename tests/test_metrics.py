@@ -361,8 +361,7 @@ print(jax.device_count())
 
 
 def test_nearest_with_the_gallery_shared_out_over_devices(python):
-    devices = "--xla_force_host_platform_device_count=8"
-    status, out, err = python("-c", ON_EIGHT_DEVICES, XLA_FLAGS=devices)
+    status, out, err = python("-c", ON_EIGHT_DEVICES, devices=8)
     assert status == 0, err
     assert out.split() == ["8"]
 

@@ -223,8 +223,7 @@ print(jax.device_count(), "all-gather" in program, "all-reduce" in program)
 
 
 def test_the_depthwise_gradient_does_not_gather_a_batch_that_is_shared_out(python):
-    devices = "--xla_force_host_platform_device_count=2"
-    status, out, err = python("-c", ON_TWO_DEVICES, XLA_FLAGS=devices)
+    status, out, err = python("-c", ON_TWO_DEVICES, devices=2)
     assert status == 0, err
     assert out.split() == ["2", "False", "True"]
 

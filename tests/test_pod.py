@@ -111,8 +111,7 @@ print(json.dumps(received_bytes(jax.jit(shared).lower(jnp.ones((8, 16))).compile
 
 
 def test_a_compiled_program_says_what_it_sends(python):
-    flags = "--xla_force_host_platform_device_count=4"
-    status, out, err = python("-c", ON_FOUR_DEVICES, XLA_FLAGS=flags)
+    status, out, err = python("-c", ON_FOUR_DEVICES, devices=4)
     assert status == 0, err
     assert json.loads(out) == {"all-reduce": 5 * 2 * 2 * 16 * 4 * 3 / 4, "all-gather": 8 * 16 * 4 * 3 / 4}
 

@@ -22,11 +22,6 @@ def alone():
     jax.clear_caches()
 
 
-def devices(n):
-    """Flags for so many in a process, and for programs that are compiled sooner."""
-    return f"--xla_force_host_platform_device_count={n} --xla_backend_optimization_level=0"
-
-
 def assert_same(path, alone, devices):
     """Mined indices exactly, losses and gradients to 1e-5; and no device does all or holds all pairs."""
     together = dict(np.load(path))
@@ -54,8 +49,8 @@ def test_one_device_mines_what_the_loops_do(alone):
     assert shared_out.STEPS in alone["pddm loops"]
 
 
-def test_eight_devices(python, alone, tmp_path):
-    status, _, err = python("-m", "tests.shared_out", tmp_path / "out.npz", XLA_FLAGS=devices(8))
+def test_eight_devices(run_command, alone, tmp_path):
+    status, _, err = run_command("tests.shared_out", tmp_path / "out.npz", devices=8)
     assert status == 0, err
     assert_same(tmp_path / "out.npz", alone, 8)
 
@@ -65,8 +60,7 @@ def test_two_processes_of_two_devices(start, end, alone, tmp_path):
         found.bind(("localhost", 0))
         address = f"localhost:{found.getsockname()[1]}"
     processes = [
-        start("-m", "tests.shared_out", tmp_path / f"{rank}.npz", address, rank, XLA_FLAGS=devices(2))
-        for rank in range(2)
+        start("tests.shared_out", tmp_path / f"{rank}.npz", address, rank, devices=2) for rank in range(2)
     ]
     for status, _, err in [end(process) for process in processes]:
         assert status == 0, err

@@ -1006,10 +1006,10 @@ def test_a_spoilt_index_is_named(many, tmp_path, change):
 
 
 def command(*arguments):
-    return ("-m", "pddm_jax.data.prepare", "--source=folder", "--shard_images=4", "--workers=1", *arguments)
+    return ("pddm_jax.data.prepare", "--source=folder", "--shard_images=4", "--workers=1", *arguments)
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(many, tmp_path, start, python):
+def test_a_killed_run_goes_on_to_the_same_bytes(many, tmp_path, start, run_command):
     prepared("folder", many, tmp_path / "whole")
     image = many / "class 1" / "13.png"  # the 15th: in the fourth shard
     content = image.read_bytes()
@@ -1031,7 +1031,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(many, tmp_path, start, python):
 
     image.unlink()
     image.write_bytes(content)
-    status, printed, _ = python(*command(f"--root={many}", f"--out={out}"))
+    status, printed, _ = run_command(*command(f"--root={many}", f"--out={out}"))
     assert status == 0
     assert f"{out}: 30 images of folder" in printed
     whole = files_of(tmp_path / "whole")
@@ -1039,9 +1039,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(many, tmp_path, start, python):
     assert {name: (out / name).stat().st_mtime_ns for name in shards} == written
 
 
-def test_the_command_ends_with_one_line_that_names_the_image(many, tmp_path, python):
+def test_the_command_ends_with_one_line_that_names_the_image(many, tmp_path, run_command):
     (broken, _) = spoil_images(many)
-    status, _, errors = python(*command(f"--root={many}", f"--out={tmp_path / 'out'}"))
+    status, _, errors = run_command(*command(f"--root={many}", f"--out={tmp_path / 'out'}"))
     assert status == 1
     assert f"error: {broken}" in errors.splitlines()[-1]
     assert "Traceback" not in errors

@@ -216,19 +216,18 @@ def whole():
 
 
 def test_eight_devices_make_the_same_means(python, whole, tmp_path):
-    devices = "--xla_force_host_platform_device_count=8"
-    status, _, err = python("-c", ON_EIGHT_DEVICES, tmp_path / "means", XLA_FLAGS=devices)
+    status, _, err = python("-c", ON_EIGHT_DEVICES, tmp_path / "means", devices=8)
     assert status == 0, err
     means = load(tmp_path / "means")
     np.testing.assert_array_equal(means.classes, whole[0])
     np.testing.assert_allclose(means.centroids(), whole[1], rtol=EXACT)
 
 
-def test_two_processes_make_the_same_means(start, end, whole, tmp_path):
+def test_two_processes_make_the_same_means(anew, end, whole, tmp_path):
     with socket.socket() as found:
         found.bind(("localhost", 0))
         address = f"localhost:{found.getsockname()[1]}"
-    both = [start("-c", IN_TWO_PROCESSES, tmp_path / "means", address, i) for i in range(2)]
+    both = [anew("-c", IN_TWO_PROCESSES, tmp_path / "means", address, i) for i in range(2)]
     for status, _, err in map(end, both):
         assert status == 0, err
     means = load(tmp_path / "means")

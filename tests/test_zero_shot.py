@@ -531,10 +531,10 @@ def fields(photos):
     }
 
 
-def test_compare_sets_objectives_side_by_side_by_the_naming_of_unseen_classes(python, photos):
+def test_compare_sets_objectives_side_by_side_by_the_naming_of_unseen_classes(run_command, photos):
     given = [f"--config.{name}={value}" for name, value in fields(photos).items()]
-    status, out, err = python(
-        *("-m", "experiments.compare", "--config=experiments/configs/zero_shot.py:ilsvrc2010"),
+    status, out, err = run_command(
+        *("experiments.compare", "--config=experiments/configs/zero_shot.py:ilsvrc2010"),
         *("--evaluation=zero_shot", "--objectives=pddm,triplet", "--seeds=3"),
         *(f"--workdir={photos / 'run'}", *given),
     )
