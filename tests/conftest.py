@@ -20,7 +20,8 @@ from pddm_jax import scoring
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 600  # seconds after which a command counts as hung
-SOONER = "--xla_backend_optimization_level=1"  # what is compiled runs once or a few times
+# What tests compile runs once, what commands compile a few times. XLA_FLAGS="" compiles as users do.
+SOONEST, SOONER = (f"--xla_backend_optimization_level={level}" for level in (0, 1))
 
 # A shell starts what runs behind it deaf to Ctrl-C, and commands started from here would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -28,7 +29,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_configure(config):
     """What is compiled is shared by all processes: those that share out the tests, and what these start."""
-    os.environ.setdefault("XLA_FLAGS", SOONER)
+    os.environ.setdefault("XLA_FLAGS", SOONEST)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = tempfile.mkdtemp(prefix="jax-")
         config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
@@ -138,12 +139,14 @@ class Fork:
 def environment(common):
     """`environment(devices)`: what commands are started with."""
 
+    flags = os.environ["XLA_FLAGS"].replace(SOONEST, SOONER)
+
     def environment(devices=1):
         return os.environ | {
             "XDG_CACHE_HOME": str(common / "cache"),
             "JAX_PLATFORMS": "cpu",
             "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # else each command starts itself anew with it
-            "XLA_FLAGS": f"{SOONER} --xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}",
         }
 
     return environment
