@@ -6,7 +6,9 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from pddm_jax.files import write_text
@@ -38,7 +40,10 @@ class Writer:
         if writes:
             write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
             self._file = path.open("a", encoding="utf-8")
-            self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+            (workdir / "tensorboard").mkdir(exist_ok=True)
+            # Not its SummaryWriter, whose thread can wait for ever once Ctrl-C has struck.
+            self._events = EventsWriter(str(workdir / "tensorboard" / "events"))
+            self._event(start + 1, session_log=SessionLog(status=SessionLog.START))  # drops what is beyond
             self._bar = tqdm(total=steps, initial=start, unit="step", disable=None)
 
     def row(self, step: int, values: dict[str, float]) -> None:
@@ -50,13 +55,17 @@ class Writer:
             return
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._event(step, summary=Summary(value=scalars))
         text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         if self._bar.disable:
             print(f"step {step}  {text}", file=sys.stderr, flush=True)
         else:
             self._bar.set_postfix_str(text)
+
+    def _event(self, step: int, **told: Any) -> None:
+        self._events.write_event(Event(wall_time=time.time(), step=step, **told))
+        self._events.flush()
 
     def progress(self, step: int) -> None:
         """Move the progress bar."""

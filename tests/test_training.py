@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from pddm_jax import PDDM
 from pddm_jax.checkpoint import Checkpoints, Preempted
@@ -570,7 +571,32 @@ def test_rows_are_json_by_step_and_said_where_no_progress_bar_is(tmp_path, capsy
     assert [(row["step"], row["loss"]) for row in rows] == [(1, 1.0), (2, 0.5)]
     assert 0 <= rows[0]["seconds"] <= rows[1]["seconds"]
     assert "step 2  loss 0.5" in capsys.readouterr().err
-    assert [*(tmp_path / "tensorboard").glob("events*")]
+
+
+def events_in(path):
+    """Events of a file of TensorBoard's: each its length in 8 bytes, a checksum in 4, itself, another."""
+    content, events = path.read_bytes(), []
+    while content:
+        end = 12 + int.from_bytes(content[:8], "little")
+        events.append(Event.FromString(content[12:end]))
+        content = content[end + 4 :]
+    return events
+
+
+def test_tensorboard_reads_the_rows_and_where_they_begin_anew(tmp_path):
+    write(tmp_path, 0, [1, 4])
+    (path,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
+    version, start, *rows = events_in(path)
+    assert version.file_version == "brain.Event:2"
+    assert (start.step, start.session_log.status) == (1, SessionLog.START)
+    assert [(row.step, row.summary.value[0].tag, row.summary.value[0].simple_value) for row in rows] == [
+        (1, "loss", 1.0),
+        (4, "loss", 0.25),
+    ]
+    path.unlink()
+    write(tmp_path, 2, [3])
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    assert [event.step for event in events_in(path)] == [0, 3, 3]
 
 
 def test_rows_beyond_the_start_are_dropped(tmp_path):
