@@ -71,7 +71,12 @@ class PDDM(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*s d"], y: Float[Array, "*s d"]) -> Float[Array, "*s"]:
-        """Scores [...] of the pairs (x, y)."""
+        """Scores [...] of the pairs (x, y); ValueError where their shapes differ or a width is below 1."""
+        if x.shape != y.shape:
+            raise ValueError(f"x and y must have one shape, got {[*x.shape]} and {[*y.shape]}")
+        for name in ("hidden", "joint"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
 
         def dense(
             width: int,

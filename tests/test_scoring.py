@@ -138,6 +138,20 @@ def test_unit_as_initialised_scores_as_the_functions_do():
     assert_scores(pddm_jax.pair_scores(params, x, y), params, list(zip(x, y, strict=True)))
 
 
+@pytest.mark.parametrize(
+    ("unit", "y", "words"),
+    [
+        (UNIT, unit_rows(4, 4)[:, :-1], r"one shape, got \[4, \d+\] and \[4, \d+\]"),
+        (UNIT, unit_rows(4, 3), "x and y"),
+        (pddm_jax.PDDM(hidden=0), unit_rows(4, 4), "hidden must be 1 or more, got 0"),
+        (pddm_jax.PDDM(joint=-1), unit_rows(4, 4), "joint must be 1 or more, got -1"),
+    ],
+)
+def test_a_unit_that_cannot_be_is_refused(unit, y, words):
+    with pytest.raises(ValueError, match=words):
+        unit.init(jax.random.key(0), unit_rows(3, 4), y)
+
+
 def test_unit_in_bfloat16_is_near(params):
     x, y = unit_rows(5, 8), unit_rows(6, 8)
     unit = pddm_jax.PDDM(hidden=HIDDEN, joint=JOINT, dtype=jnp.bfloat16)
