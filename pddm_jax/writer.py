@@ -65,7 +65,7 @@ class Writer:
 
     def _event(self, step: int, **told: Any) -> None:
         self._events.write_event(Event(wall_time=time.time(), step=step, **told))
-        self._events.flush()
+        self._events.flush()  # so that a kill leaves the rows that metrics.jsonl has
 
     def progress(self, step: int) -> None:
         """Move the progress bar."""

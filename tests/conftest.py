@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -110,18 +111,20 @@ class Fork:
         self.folder, self.returncode = folder, None
         self.status = os.open(folder / "status", os.O_RDONLY | os.O_NONBLOCK)
         print(json.dumps([module, arguments, environment, str(folder)]), file=server.stdin, flush=True)
-        self.pid = int(server.stdout.readline())
+        told = server.stdout.readline()
+        assert told, "the process that forks has ended"
+        self.pid = int(told)
 
-    def poll(self):
-        if self.returncode is None and (told := os.read(self.status, 16)):
-            self.returncode = int(told)
+    def poll(self, timeout=0):
+        if self.returncode is None and select.select([self.status], [], [], timeout)[0]:
+            self.returncode = int(os.read(self.status, 16) or 1)  # 1: what waited for it was killed
             os.close(self.status)
         return self.returncode
 
     def wait(self, timeout=None):
-        if self.poll() is None and not select.select([self.status], [], [], timeout)[0]:
+        if self.poll(timeout) is None:
             raise subprocess.TimeoutExpired(str(self.folder), timeout)
-        return self.poll()
+        return self.returncode
 
     def communicate(self, timeout=None):
         self.wait(timeout)
@@ -129,7 +132,8 @@ class Fork:
 
     def send_signal(self, number):
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):  # it may end meanwhile
+                os.kill(self.pid, number)
 
     def kill(self):
         self.send_signal(signal.SIGKILL)
@@ -137,16 +141,16 @@ class Fork:
 
 @pytest.fixture(scope="session")
 def environment(common):
-    """`environment(devices)`: what commands are started with."""
-
+    """`environment(devices)`: what commands are started with; None says no number of devices."""
     flags = os.environ["XLA_FLAGS"].replace(SOONEST, SOONER)
 
     def environment(devices=1):
+        said = f" --xla_force_host_platform_device_count={devices}" if devices else ""
         return os.environ | {
             "XDG_CACHE_HOME": str(common / "cache"),
             "JAX_PLATFORMS": "cpu",
             "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # else each command starts itself anew with it
-            "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"{flags}{said}",
         }
 
     return environment
@@ -166,8 +170,15 @@ def started():
 @pytest.fixture(scope="session")
 def start(environment, started, tmp_path_factory):
     """`start("experiments.x", ...)`: as `python -m experiments.x ...` from the root, running."""
-    given = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    server = subprocess.Popen([sys.executable, "-m", "tests.forked"], cwd=ROOT, env=environment(), **given)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.forked"],
+        cwd=ROOT,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # else Ctrl-C in a terminal would end what tells of the commands' ends
+    )
 
     def start(module, *arguments, devices=1):
         folder = tmp_path_factory.mktemp("command")

@@ -2,7 +2,7 @@
 
 python -m tests.forked reads lines of JSON, [module, arguments, environment, folder], and answers each with
 the number of the process that runs it. In the folder, `out` and `err` take what the command prints, and
-`status`, a named pipe, its exit status.
+`status`, a named pipe, its exit status. All of them have this process's hash seed and what it has imported.
 """
 
 import json
@@ -22,9 +22,11 @@ for line in sys.stdin:
     command = os.fork()
     if not command:
         break
-    print(command, flush=True)
-    status = os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])
-    Path(folder, "status").write_text(str(status), encoding="utf-8")
+    with Path(folder, "status").open(
+        "w", encoding="utf-8"
+    ) as status:  # so that its end is seen, however it ends
+        print(command, flush=True)
+        status.write(str(os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])))
     os._exit(0)
 else:
     sys.exit()

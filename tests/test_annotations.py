@@ -20,7 +20,6 @@ with jaxtyping.install_import_hook("pddm_jax", "beartype.beartype"):
     from pddm_jax.transfer import class_means, classification, descriptions, hierarchy, linear_probe
     from pddm_jax.transfer import neighbours, placement, zero_shot
 import sys
-from functools import partial
 from pathlib import Path
 
 class Flat(nn.Module):
@@ -36,13 +35,12 @@ assert pddm_jax.pair_scores(params, x, x).shape == (10,)
 assert pddm_jax.score_matrix(params, x, x[:3]).shape == (10, 3)
 scores = pddm_jax.score_matrix(params, x, dtype="bfloat16")
 for per, slots in (("batch", 1), ("anchor", 10), ("positive", 45)):
-    mine = partial(pddm_jax.mine_quadruplets, per=per)
-    assert jax.eval_shape(mine, scores, labels).valid.shape == (slots,)
-    mine = partial(pddm_jax.mine_quadruplets_fused, per=per)
-    mined = jax.eval_shape(mine, params, x, labels)
+    mined = jax.eval_shape(lambda: pddm_jax.mine_quadruplets(scores, labels, per))
+    assert mined.valid.shape == (slots,)
+    mined = jax.eval_shape(lambda: pddm_jax.mine_quadruplets_fused(params, x, labels, per))
     assert jax.eval_shape(pddm_jax.double_header_hinge, params, x, mined).shape == ()
 for loss in ("contrastive_loss", "triplet_loss", "lifted_structure_loss", "multi_similarity_loss"):
-    assert jax.eval_shape(getattr(pddm_jax, loss), np.asarray(x), labels).shape == ()
+    assert jax.eval_shape(lambda: getattr(pddm_jax, loss)(np.asarray(x), labels)).shape == ()
 score_fn = jax.tree_util.Partial(pddm_jax.score_matrix, params)
 assert pddm_jax.nearest(x, x, 2, score_fn)[1].shape == (10, 2)
 assert list(pddm_jax.recall_at_k(x, labels, (1, 2), x[:4], labels[:4])) == [1, 2]
