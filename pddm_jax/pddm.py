@@ -73,7 +73,7 @@ class PDDM(nn.Module):
     def __call__(self, x: Float[Array, "*s d"], y: Float[Array, "*s d"]) -> Float[Array, "*s"]:
         """Scores [...] of the pairs (x, y); ValueError where their shapes differ or a width is below 1."""
         if x.shape != y.shape:
-            raise ValueError(f"x and y must have one shape, got {[*x.shape]} and {[*y.shape]}")
+            raise ValueError(f"y must have the shape of x, {x.shape}, got {y.shape}")
         for name in ("hidden", "joint"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")

@@ -75,8 +75,6 @@ def pair_scores(
     x, y = as_reals("x", x), as_reals("y", y)
     if x.shape[-1:] != (d,):
         raise ValueError(f"x must have {d} features, as params has, got shape {x.shape}")
-    if y.shape != x.shape:
-        raise ValueError(f"y must have the shape of x, {x.shape}, got {y.shape}")
     unit = PDDM(params["mean"]["kernel"].shape[-1], params["joint"]["kernel"].shape[-1], dtype)
     scores: Array = unit.apply({"params": params}, x, y)  # type: ignore[assignment]
     return scores

@@ -22,9 +22,8 @@ for line in sys.stdin:
     command = os.fork()
     if not command:
         break
-    with Path(folder, "status").open(
-        "w", encoding="utf-8"
-    ) as status:  # so that its end is seen, however it ends
+    # Open while the command runs, so that the end is seen however it comes.
+    with Path(folder, "status").open("w", encoding="utf-8") as status:
         print(command, flush=True)
         status.write(str(os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])))
     os._exit(0)

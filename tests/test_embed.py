@@ -2,14 +2,13 @@
 
 import json
 import shutil
-import socket
 import time
 
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from conftest import LIMIT
+from conftest import LIMIT, free_address
 from PIL import Image
 
 from experiments.configs import folder
@@ -204,11 +203,8 @@ def test_two_processes_that_are_killed_are_followed_by_one(start, workdir, confi
         for number in range(1500):
             source = photos / f"class {label}" / f"{number % EACH}.png"
             (many / f"class {label}" / f"{number:04}.png").hardlink_to(source)
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        port = found.getsockname()[1]
     more = f"--root={many}", "--data=folder", "--batch=2", "--distributed", "--num_processes=2"
-    given = command(workdir, tmp_path / "out", *more, f"--coordinator=localhost:{port}")
+    given = command(workdir, tmp_path / "out", *more, f"--coordinator={free_address()}")
     both = [start(*given, f"--process_id={i}") for i in range(2)]
     progress, deadline = tmp_path / ".out.part" / "done.json", time.monotonic() + LIMIT
     while not (progress.exists() and json.loads(progress.read_text(encoding="utf-8"))):

@@ -141,8 +141,8 @@ def test_unit_as_initialised_scores_as_the_functions_do():
 @pytest.mark.parametrize(
     ("unit", "y", "words"),
     [
-        (UNIT, unit_rows(4, 4)[:, :-1], r"one shape, got \[4, \d+\] and \[4, \d+\]"),
-        (UNIT, unit_rows(4, 3), "x and y"),
+        (UNIT, unit_rows(4, 4)[:, :-1], r"y must have the shape of x, \(4, \d+\), got \(4, \d+\)"),
+        (UNIT, unit_rows(4, 3), r"y must have the shape of x, \(4, \d+\), got \(3, \d+\)"),
         (pddm_jax.PDDM(hidden=0), unit_rows(4, 4), "hidden must be 1 or more, got 0"),
         (pddm_jax.PDDM(joint=-1), unit_rows(4, 4), "joint must be 1 or more, got -1"),
     ],

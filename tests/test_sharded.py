@@ -1,12 +1,11 @@
 """Pairwise work shared out: the same on one device, on eight, and on two processes of two each."""
 
-import socket
-
 import jax
 import numpy as np
 import oracles
 import pytest
 import shared_out
+from conftest import free_address
 
 import pddm_jax
 
@@ -56,9 +55,7 @@ def test_eight_devices(run_command, alone, tmp_path):
 
 
 def test_two_processes_of_two_devices(start, end, alone, tmp_path):
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        address = f"localhost:{found.getsockname()[1]}"
+    address = free_address()
     processes = [
         start("tests.shared_out", tmp_path / f"{rank}.npz", address, rank, devices=2) for rank in range(2)
     ]

@@ -1,6 +1,5 @@
 """Class means, neighbours and probes on frozen embeddings, against float64 loops and scikit-learn."""
 
-import socket
 from itertools import pairwise
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from conftest import free_address
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
@@ -224,9 +224,7 @@ def test_eight_devices_make_the_same_means(python, whole, tmp_path):
 
 
 def test_two_processes_make_the_same_means(anew, end, whole, tmp_path):
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        address = f"localhost:{found.getsockname()[1]}"
+    address = free_address()
     both = [anew("-c", IN_TWO_PROCESSES, tmp_path / "means", address, i) for i in range(2)]
     for status, _, err in map(end, both):
         assert status == 0, err
