@@ -116,6 +116,8 @@ class Fork:
 
     def __init__(self, server, module, arguments, environment, folder):
         os.mkfifo(folder / "status")
+        for name in ("out", "err"):
+            (folder / name).touch()
         self.folder, self.returncode = folder, None
         self.status = os.open(folder / "status", os.O_RDONLY | os.O_NONBLOCK)
         print(json.dumps([module, arguments, environment, str(folder)]), file=server.stdin, flush=True)
@@ -134,9 +136,12 @@ class Fork:
             raise subprocess.TimeoutExpired(str(self.folder), timeout)
         return self.returncode
 
+    def said(self, name="err"):
+        return (self.folder / name).read_text(encoding="utf-8")
+
     def communicate(self, timeout=None):
         self.wait(timeout)
-        return [(self.folder / name).read_text(encoding="utf-8") for name in ("out", "err")]
+        return self.said("out"), self.said()
 
     def send_signal(self, number):
         if self.poll() is None:

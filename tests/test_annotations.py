@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
 
 CALLS = r"""
@@ -95,6 +96,7 @@ except jaxtyping.TypeCheckError:
 """
 
 
+@pytest.mark.long
 def test_annotations_hold_where_they_are_checked(tmp_path):
     run = subprocess.run(
         [sys.executable, "-c", CALLS, tmp_path],

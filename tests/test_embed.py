@@ -74,7 +74,7 @@ class Linear(nn.Module):
 def linear(monkeypatch):
     """In place of the run's own network."""
     network = Linear()
-    params = network.init(jax.random.key(0), np.zeros((1, 16, 16, 3)))["params"]
+    params = jax.jit(network.init)(jax.random.key(0), np.zeros((1, 16, 16, 3)))["params"]
     state = TrainState(np.int32(7), {"network": params}, {}, None)
     monkeypatch.setattr(module, "load", lambda *_: Trained(network, state))
     return lambda images: network.apply({"params": params}, images)
@@ -195,6 +195,7 @@ def command(workdir, out, *more):
     return "pddm_jax.embed", f"--checkpoint={workdir}", f"--out={out}", *more
 
 
+@pytest.mark.long
 def test_two_processes_that_are_killed_are_followed_by_one(start, workdir, config, photos, tmp_path):
     """On as many images as take a while, many of them the same file."""
     many = tmp_path / "many"

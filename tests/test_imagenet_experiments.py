@@ -103,6 +103,7 @@ def test_the_results_carry_their_protocol(run):
         assert f"{100 * of['flat']['1']:.1f}" in line.split()
 
 
+@pytest.mark.long
 def test_objectives_are_compared_by_transfer(run, run_command, glyph_root, tmp_path):
     shutil.copytree(run[0], tmp_path / "pddm-0")  # a finished run is not run again
     objectives = "--evaluation=transfer", "--objectives=pddm,contrastive", "--seeds=0"

@@ -127,10 +127,12 @@ def small_cnn(params, image):
 def test_small_cnn_against_loops():
     rng, network = np.random.default_rng(0), SmallCNN()
     images = rng.uniform(size=(2, 12, 12, 3)).astype(np.float32)
-    params = network.init(jax.random.key(0), images)["params"]
+    params = jax.jit(network.init)(jax.random.key(0), images)["params"]
     params = jax.tree.map(lambda p: p + 0.1 * rng.normal(size=p.shape).astype(np.float32), params)
     expected = [small_cnn(jax.device_get(params), image) for image in images]
-    np.testing.assert_allclose(network.apply({"params": params}, images), expected, atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(
+        jax.jit(network.apply)({"params": params}, images), expected, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_alexnet_refuses_images_that_its_pools_would_empty():

@@ -87,6 +87,7 @@ def without_gradient(network, loss, optimizer, mesh):
     return step
 
 
+@pytest.mark.long
 def test_published_weights_are_where_training_starts_and_their_statistics_stay(
     small, tmp_path, monkeypatch
 ):

@@ -110,7 +110,7 @@ def test_a_fresh_score_falls_with_distance(width, hidden, seed):
     rng = np.random.default_rng(seed)
     x = np.repeat(rng.normal(size=(12, width)), 3, axis=0) + rng.normal(size=(36, width))
     x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
-    params = pddm_jax.PDDM(hidden, hidden).init(jax.random.key(seed), x, x)["params"]
+    params = jax.jit(pddm_jax.PDDM(hidden, hidden).init)(jax.random.key(seed), x, x)["params"]
     scores = np.asarray(pddm_jax.score_matrix(params, x))
     distances = np.linalg.norm(x[:, None] - x, axis=2)
     pairs = np.triu_indices(36, 1)

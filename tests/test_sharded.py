@@ -54,6 +54,7 @@ def test_eight_devices(run_command, alone, tmp_path):
     assert_same(tmp_path / "out.npz", alone, 8)
 
 
+@pytest.mark.long
 def test_two_processes_of_two_devices(start, end, alone, tmp_path):
     address = free_address()
     processes = [

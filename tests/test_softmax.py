@@ -148,6 +148,7 @@ def test_a_run_by_softmax_learns_a_classifier_of_its_classes(finished, config):
     assert digest(state) == found["params_sha256"]
 
 
+@pytest.mark.long
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(finished, config, tmp_path, monkeypatch):
     def stop(checkpoints, step):
         checkpoints._preempted = step == 3

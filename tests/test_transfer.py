@@ -281,7 +281,7 @@ def test_nearest_classes_are_those_of_scikit_learn(data):
 
 def test_nearest_classes_by_pddm_score():
     known, labels, queries = rows(33), some_labels(34), rows(35, 8)
-    params = pddm_jax.PDDM(8, 8).init(jax.random.key(0), known[:1], known[:1])["params"]
+    params = jax.jit(pddm_jax.PDDM(8, 8).init)(jax.random.key(0), known[:1], known[:1])["params"]
     means = class_means([(known, labels)])
     score = jax.tree_util.Partial(pddm_jax.score_matrix, params)
     plain = oracles.as_python(params)

@@ -531,6 +531,7 @@ def fields(photos):
     }
 
 
+@pytest.mark.long
 def test_compare_sets_objectives_side_by_side_by_the_naming_of_unseen_classes(run_command, photos):
     given = [f"--config.{name}={value}" for name, value in fields(photos).items()]
     status, out, err = run_command(
