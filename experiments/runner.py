@@ -247,9 +247,15 @@ def train(
     train_step = make_train_step(recipe.network, recipe.loss, recipe.optimizer, mesh)
     forward = make_embed(recipe.network, mesh)
 
+    last: tuple[int, Images, np.ndarray] | None = None  # what is watched at the end is measured next
+
     def embed(state: TrainState, of: Images) -> np.ndarray:
-        batches = data.ordered_batches(of.images, recipe.transform, size, workers, *place)
-        return forward(state, batches)[: len(of.labels)]
+        nonlocal last
+        step = int(state.step)
+        if last is None or last[0] != step or last[1] is not of:
+            batches = data.ordered_batches(of.images, recipe.transform, size, workers, *place)
+            last = step, of, forward(state, batches)[: len(of.labels)]
+        return last[2]
 
     shape = recipe.transform.test(images.images[0]).shape
     of_classifier = int(images.labels.max()) + 1 if has_classifier(recipe.objective) else 0

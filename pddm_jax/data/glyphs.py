@@ -116,12 +116,12 @@ def render(
 
 def _draw(character: str, font: ImageFont.FreeTypeFont, size: int) -> np.ndarray | None:
     """White on black, its ink centred, made smaller only where it would not fit; None if blank."""
-    left, top, right, bottom = (round(edge) for edge in font.getbbox(character))
-    if right <= left or bottom <= top:
+    drawn = Image.new("L", (6 * size, 6 * size))  # with room on all sides: nothing reaches two ems away
+    ImageDraw.Draw(drawn).text((2 * size, 2 * size), character, fill=255, font=font)
+    box = drawn.getbbox()
+    if box is None:
         return None
-    drawn = Image.new("L", (right - left, bottom - top))
-    ImageDraw.Draw(drawn).text((-left, -top), character, fill=255, font=font)
-    ink = drawn.crop(drawn.getbbox())  # the box of the font reaches from the pen's start to its end
+    ink = drawn.crop(box)
     if max(ink.size) > size:
         ink.thumbnail((size, size), Image.Resampling.LANCZOS)
     canvas = Image.new("L", (size, size))
