@@ -247,15 +247,20 @@ def train(
     train_step = make_train_step(recipe.network, recipe.loss, recipe.optimizer, mesh)
     forward = make_embed(recipe.network, mesh)
 
-    last: tuple[int, Images, np.ndarray] | None = None  # what is watched at the end is measured next
+    seen: dict[
+        int, np.ndarray
+    ] = {}  # of what is watched, by step: measured at the end, it is there already
 
     def embed(state: TrainState, of: Images) -> np.ndarray:
-        nonlocal last
         step = int(state.step)
-        if last is None or last[0] != step or last[1] is not of:
-            batches = data.ordered_batches(of.images, recipe.transform, size, workers, *place)
-            last = step, of, forward(state, batches)[: len(of.labels)]
-        return last[2]
+        if of is watched and step in seen:
+            return seen[step]
+        batches = data.ordered_batches(of.images, recipe.transform, size, workers, *place)
+        embeddings = forward(state, batches)[: len(of.labels)]
+        if of is watched:
+            seen.clear()
+            seen[step] = embeddings
+        return embeddings
 
     shape = recipe.transform.test(images.images[0]).shape
     of_classifier = int(images.labels.max()) + 1 if has_classifier(recipe.objective) else 0

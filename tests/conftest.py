@@ -112,7 +112,10 @@ def few_tiles_a_step(monkeypatch):
 
 
 class Fork:
-    """A command that runs in a fork of `server` (tests/forked.py), handled as a `subprocess.Popen` is."""
+    """A command that runs in a fork of `server` (tests/forked.py), handled as a `subprocess.Popen` is.
+
+    What it has `printed` can be read while it runs, too.
+    """
 
     def __init__(self, server, module, arguments, environment, folder):
         os.mkfifo(folder / "status")
@@ -136,12 +139,12 @@ class Fork:
             raise subprocess.TimeoutExpired(str(self.folder), timeout)
         return self.returncode
 
-    def said(self, name="err"):
+    def printed(self, name):
         return (self.folder / name).read_text(encoding="utf-8")
 
     def communicate(self, timeout=None):
         self.wait(timeout)
-        return self.said("out"), self.said()
+        return self.printed("out"), self.printed("err")
 
     def send_signal(self, number):
         if self.poll() is None:

@@ -227,6 +227,20 @@ def test_the_quickstart_runs_with_another_objective_and_fields(run_command, tmp_
         picture.load()
 
 
+def test_compare_shows_runs_that_are_finished(finished, run_command, arguments, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "pddm-0")
+    module, *given = arguments(tmp_path, experiment="compare")
+    config = "--config=experiments/configs/fashion_mnist.py"
+    status, out, err = run_command(module, config, *given, "--objectives=pddm", "--seeds=0")
+    assert status == 0, err
+    summary = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))["objectives"]["pddm"]
+    for score, suffix in (("euclidean", ""), ("pddm", ", PDDM score")):
+        assert summary[f"Recall@1{suffix}"] == [results(finished[0])["recall_at_k"][score]["1"]]
+        assert summary[f"MAP@R{suffix}"] == [results(finished[0])["map_at_r"][score]]
+    assert (tmp_path / "compare.md").read_text(encoding="utf-8") in out
+    assert lasting(tmp_path / "pddm-0") == lasting(finished[0])
+
+
 @pytest.mark.long
 def test_compare_sets_objectives_side_by_side(run_command, arguments, tmp_path):
     module, *given = arguments(tmp_path, experiment="compare")
@@ -300,10 +314,10 @@ def folder_arguments():
 
 @pytest.fixture(scope="module")
 def folder_run(run_command, photos, folder_arguments, once):
-    """The workdir of a run on a folder of images."""
+    """The workdir of a run on a folder of images, by two devices."""
 
     def run(folder):
-        status, _, err = run_command(*folder_arguments(photos, folder / "run"))
+        status, _, err = run_command(*folder_arguments(photos, folder / "run"), devices=2)
         assert status == 0, err
 
     return once("folder", run) / "run"
@@ -332,7 +346,7 @@ def test_prepared_images_and_worker_processes_train_to_the_same_bits(
     status, _, err = run_command("pddm_jax.data.prepare", "--source=folder", *given)
     assert status == 0, err
     records = folder_arguments(tmp_path / "records", tmp_path / "run", "--config.data.workers=2")
-    status, _, err = run_command(*records)
+    status, _, err = run_command(*records, devices=2)
     assert status == 0, err
     assert_same_end(tmp_path / "run", folder_run)
 
@@ -340,12 +354,12 @@ def test_prepared_images_and_worker_processes_train_to_the_same_bits(
 def test_a_killed_run_with_validation_goes_on_to_the_same_bits(
     folder_run, start, run_command, photos, folder_arguments, tmp_path
 ):
-    process = start(*folder_arguments(photos, tmp_path))
+    process = start(*folder_arguments(photos, tmp_path), devices=2)
     wait_until(lambda: checkpoints(tmp_path), process)
     process.kill()
     process.communicate()
     assert not (tmp_path / "results.json").exists()
-    status, _, err = run_command(*folder_arguments(photos, tmp_path))
+    status, _, err = run_command(*folder_arguments(photos, tmp_path), devices=2)
     assert status == 0, err
     assert_same_end(tmp_path, folder_run)
 
@@ -545,7 +559,7 @@ def test_a_run_that_was_asked_to_end_goes_on_to_the_same_bits(
 def test_a_killed_run_on_all_cores_goes_on_to_the_same_bits_and_on_other_devices_it_is_told(
     anew, start, run_command, arguments, tmp_path
 ):
-    """As a user's machine has it: nothing says the number of devices or, at first, sets the memory."""
+    """No number of devices is given; the killed one starts itself anew for huge pages, as a user's does."""
     whole, killed, other = (arguments(tmp_path / name) for name in ("whole", "killed", "other"))
     status, _, err = run_command(*whole, devices=None)
     assert status == 0, err
@@ -562,9 +576,10 @@ def test_a_killed_run_on_all_cores_goes_on_to_the_same_bits_and_on_other_devices
 
     before = json.loads((tmp_path / "other" / "config.json").read_text(encoding="utf-8"))["devices"]
     now = 1 if before > 1 else 2
-    process = start(*other, devices=now)
-    wait_until(lambda: "goes on after step" in process.said(), process)
-    assert f"on {now} devices, {before} before: results may differ" in process.said()
+    process, logged = start(*other, devices=now), len(rows(tmp_path / "other"))
+    wait_until(lambda: len(rows(tmp_path / "other")) > logged + 1, process)
+    process.kill()
+    assert f"on {now} devices, {before} before: results may differ" in process.printed("err")
 
 
 def test_ctrl_c_is_told_in_one_line(start, end, arguments, tmp_path):
@@ -586,7 +601,9 @@ def test_sigterm_before_the_first_step_ends_with_0_and_the_run_can_go_on(
     status, out, err = end(process)
     assert status == 0, err
     assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("ended by SIGTERM: all is saved")
     assert not out
+    assert checkpoints(tmp_path)
     assert not (tmp_path / "results.json").exists()
     status, _, err = run_command(*arguments(tmp_path))
     assert status == 0, err
@@ -620,6 +637,9 @@ def test_eight_devices_train_as_one_does(start, arguments, finished, tmp_path):
     process.kill()
     assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["devices"] == 8
     assert_close_rows(tmp_path, finished[0], steps=20)
+    ours, theirs = (next(row for row in rows(x) if "recall_at_1" in row) for x in (tmp_path, finished[0]))
+    for name in ("step", "recall_at_1", "map_at_r"):
+        assert ours[name] == pytest.approx(theirs[name], abs=0.01), name
 
 
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused(run_command, arguments, tmp_path):
@@ -667,7 +687,7 @@ def test_two_processes_stop_at_one_step_go_on_and_train_as_one_does(
         theirs["recall_at_k"]["euclidean"]["1"], abs=0.02
     )
     assert [row["step"] for row in rows(tmp_path)] == [row["step"] for row in rows(finished[0])]
-    assert checkpoints(tmp_path) == checkpoints(finished[0])
+    assert checkpoints(tmp_path)[-1] == STEPS
     # Only the first of them writes and speaks.
     assert len([*(tmp_path / "tensorboard").iterdir()]) == 2  # one each time
     assert "euclidean" in out

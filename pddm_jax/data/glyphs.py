@@ -116,7 +116,8 @@ def render(
 
 def _draw(character: str, font: ImageFont.FreeTypeFont, size: int) -> np.ndarray | None:
     """White on black, its ink centred, made smaller only where it would not fit; None if blank."""
-    drawn = Image.new("L", (6 * size, 6 * size))  # with room on all sides: nothing reaches two ems away
+    # From the pen's start there are 2.9 ems to each side, and more below and to the right: FACES need two.
+    drawn = Image.new("L", (6 * size, 6 * size))
     ImageDraw.Draw(drawn).text((2 * size, 2 * size), character, fill=255, font=font)
     box = drawn.getbbox()
     if box is None:
