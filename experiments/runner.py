@@ -247,19 +247,18 @@ def train(
     train_step = make_train_step(recipe.network, recipe.loss, recipe.optimizer, mesh)
     forward = make_embed(recipe.network, mesh)
 
-    seen: dict[
-        int, np.ndarray
-    ] = {}  # of what is watched, by step: measured at the end, it is there already
+    # By step: what was watched at the last one is measured next, unless another set is.
+    of_watched: dict[int, np.ndarray] = {}
 
     def embed(state: TrainState, of: Images) -> np.ndarray:
         step = int(state.step)
-        if of is watched and step in seen:
-            return seen[step]
+        if of is watched and step in of_watched:
+            return of_watched[step]
         batches = data.ordered_batches(of.images, recipe.transform, size, workers, *place)
         embeddings = forward(state, batches)[: len(of.labels)]
         if of is watched:
-            seen.clear()
-            seen[step] = embeddings
+            of_watched.clear()
+            of_watched[step] = embeddings
         return embeddings
 
     shape = recipe.transform.test(images.images[0]).shape
