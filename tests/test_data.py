@@ -348,6 +348,16 @@ def test_a_folder_without_data_is_named(tmp_path):
     assert "data.root" in str(caught.value)
 
 
+def test_no_data_in_any_place_of_their_own_is_told(python, tmp_path):
+    code = (
+        "from pathlib import Path; from pddm_jax.data import fashion_mnist; "
+        "fashion_mnist.SYSTEM_ROOT = Path('/nowhere'); fashion_mnist.load(None, None, 0)"
+    )
+    status, _, err = python("-c", code, TFDS_DATA_DIR=str(tmp_path))
+    assert status == 1
+    assert err.splitlines()[-1].startswith("FileNotFoundError: no Fashion-MNIST in /nowhere")
+
+
 def test_unknown_data_lists_what_exists():
     with pytest.raises(ValueError, match=r"data\.name.*fashion_mnist.*glyphs.*'cars'"):
         load("cars", None, None, 0)

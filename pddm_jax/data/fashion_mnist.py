@@ -103,7 +103,7 @@ def _read_tfds(root: str | None, name: str) -> tuple[np.ndarray, np.ndarray]:
     split = {"train": "train", "t10k": "test"}[name]
     try:
         source = tfds.data_source("fashion_mnist", split=split, data_dir=root, download=False)
-    except (OSError, ValueError, AssertionError, NotImplementedError) as error:
+    except (OSError, ValueError, KeyError, AssertionError, NotImplementedError) as error:
         raise FileNotFoundError(
             f"no Fashion-MNIST in {root or SYSTEM_ROOT}: found neither the IDX files "
             f"({name}-images-idx3-ubyte[.gz], ...) nor a TensorFlow Datasets store in array_record form; "
