@@ -73,6 +73,7 @@ def test_blocks_that_are_computed_again_have_the_same_variables(network):
     assert jax.tree.leaves(kept) == jax.tree.leaves(again)
 
 
+@pytest.mark.long
 def test_blocks_that_are_computed_again_give_the_same_gradient_and_keep_less_for_it(monkeypatch):
     monkeypatch.setattr(resnet, "STAGES", ((4, 8), (2, 8)))
     images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
