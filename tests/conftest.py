@@ -112,15 +112,10 @@ def few_tiles_a_step(monkeypatch):
 
 
 class Fork:
-    """A command that runs in a fork of `server` (tests/forked.py), handled as a `subprocess.Popen` is.
-
-    What it has `printed` can be read while it runs, too.
-    """
+    """A command that runs in a fork of `server` (tests/forked.py), handled as a `subprocess.Popen` is."""
 
     def __init__(self, server, module, arguments, environment, folder):
         os.mkfifo(folder / "status")
-        for name in ("out", "err"):
-            (folder / name).touch()
         self.folder, self.returncode = folder, None
         self.status = os.open(folder / "status", os.O_RDONLY | os.O_NONBLOCK)
         print(json.dumps([module, arguments, environment, str(folder)]), file=server.stdin, flush=True)
@@ -139,12 +134,9 @@ class Fork:
             raise subprocess.TimeoutExpired(str(self.folder), timeout)
         return self.returncode
 
-    def printed(self, name):
-        return (self.folder / name).read_text(encoding="utf-8")
-
     def communicate(self, timeout=None):
         self.wait(timeout)
-        return self.printed("out"), self.printed("err")
+        return [(self.folder / name).read_text(encoding="utf-8") for name in ("out", "err")]
 
     def send_signal(self, number):
         if self.poll() is None:

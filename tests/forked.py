@@ -31,7 +31,7 @@ else:
     sys.exit()
 
 for number, name in enumerate((os.devnull, "out", "err")):
-    os.dup2(os.open(Path(folder, name), os.O_RDWR), number)
+    os.dup2(os.open(Path(folder, name), os.O_RDWR | os.O_CREAT), number)
 os.environ.clear()
 os.environ.update(environment)
 sys.argv = [module, *arguments]
