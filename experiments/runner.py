@@ -3,7 +3,6 @@
 import json
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -39,7 +38,7 @@ from pddm_jax.training import (
     make_optimizer,
     make_train_step,
 )
-from pddm_jax.writer import Row, Writer
+from pddm_jax.writer import Row, Writer, tell
 
 EMBED = 128
 """Images embedded at a time, by all devices together, or the next multiple of their number."""
@@ -323,7 +322,7 @@ def train(
 def say(text: str) -> None:
     """Tell how a run gets on, once for all processes."""
     if jax.process_index() == 0:
-        print(text, file=sys.stderr, flush=True)
+        tell(text)
 
 
 def check_config(config: FrozenConfigDict) -> None:

@@ -24,6 +24,12 @@ def read_rows(path: Path) -> list[Row]:
     return [json.loads(line) for line in lines[:-1]]
 
 
+def tell(text: str) -> None:
+    """A line for who watches, in one piece: Ctrl-C between two writes, as `print` makes, would cut it."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
 class Writer:
     """Rows of numbers by step, and the seconds since the run began; only process 0 writes them down.
 
@@ -59,7 +65,7 @@ class Writer:
         self._event(step, summary=Summary(value=scalars))
         text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         if self._bar.disable:
-            print(f"step {step}  {text}", file=sys.stderr, flush=True)
+            tell(f"step {step}  {text}")
         else:
             self._bar.set_postfix_str(text)
 
