@@ -11,6 +11,7 @@ from pddm_jax import losses
 from pddm_jax.checks import check_choice
 from pddm_jax.mining import SCOPES, mine_quadruplets, mine_quadruplets_fused
 from pddm_jax.pairwise import all_squared_distances
+from pddm_jax.types import DTYPES
 
 Logs = dict[str, Float[Array, ""]]
 Learned = Mapping[str, PyTree]
@@ -54,6 +55,8 @@ def make_objective(
         check_choice(f"a field of objective {name!r}", field, objective.defaults | beside)
         if field == "per":
             check_choice("objective.per", fields[field], SCOPES)
+        elif field == "dtype":
+            check_choice("objective.dtype", fields[field], DTYPES)
         elif not math.isfinite(fields[field]):
             raise ValueError(f"objective.{field} must be finite, got {fields[field]}")
         elif field == "temperature" and fields[field] <= 0:
@@ -91,11 +94,12 @@ def _pddm(
     alpha: float,
     beta: float,
     weight: float,
+    dtype: str,
     heads: int,
 ) -> tuple[Array, Logs]:
     """Quadruplets mined by PDDM score; the hinges of i's negative alone (one head), or of j's too."""
     unit = params["unit"]
-    mined = mine_quadruplets_fused(unit, x, labels, per, _size(per, pairs))
+    mined = mine_quadruplets_fused(unit, x, labels, per, _size(per, pairs), dtype=dtype)
     metric, embedding = losses.hinge_means(unit, x, mined, alpha, beta, heads)
     return metric + weight * embedding, {"loss_metric": metric, "loss_embedding": embedding}
 
@@ -134,7 +138,7 @@ def _plain(loss: Callable[..., Array], **fixed: str) -> Callable[..., tuple[Arra
 
 
 _SOFTMAX = {"temperature": 0.05}
-_PDDM = {"per": "positive", "alpha": 0.5, "beta": 1.0, "weight": 1.0}
+_PDDM = {"per": "positive", "alpha": 0.5, "beta": 1.0, "weight": 1.0, "dtype": "float32"}
 
 OBJECTIVES = {
     "pddm": Objective(partial(_pddm, heads=2), _PDDM, learns_score=True),

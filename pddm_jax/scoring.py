@@ -7,7 +7,7 @@ symmetric, so only the tiles on and above the diagonal are work.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PyTree
 
 from pddm_jax.checks import as_matrix, as_reals, check_choice
-from pddm_jax.kernels import tpu
+from pddm_jax.kernels import gpu, tpu
 from pddm_jax.mesh import kind_of, mesh_of, shares
 from pddm_jax.pairwise import inverse_sqrt
 from pddm_jax.partners import NOBODY, Best, Extremes, best_partners, fold
@@ -29,6 +29,9 @@ TILE = 8
 
 STEP = 2**20
 """Floats that the tiles scored together hold in all layers: few enough for a core's caches."""
+
+STEP_OF_A_CARD = 2**25
+"""The same on other devices: enough for all of them at once, and 128 MiB at most."""
 
 LAYERS = ("difference", "joint", "mean", "score")
 
@@ -129,14 +132,13 @@ def _score_tiles(
     )
     joint = _matmul(branches.astype(dtype), params["joint"]["kernel"]) + params["joint"]["bias"]
     scores = _matmul(jax.nn.relu(joint).astype(dtype), params["score"]["kernel"])
-    return (scores + params["score"]["bias"]).reshape(len(r), TILE, TILE)
+    return (scores + params["score"]["bias"]).reshape(len(r), rows.x.shape[1], -1)
 
 
-def _score_upper_tiles(
-    params: Params, tiles: _Tiles, r: Int[Array, " g"], c: Int[Array, " g"], dtype: DTypeLike
+def _symmetric(
+    scores: Float[Array, "g t t"], r: Int[Array, " g"], c: Int[Array, " g"]
 ) -> Float[Array, "g t t"]:
-    """Scores of tiles with r <= c; one on the diagonal is symmetric to the bit."""
-    scores = _score_tiles(params, tiles, tiles, r, c, dtype)
+    """Scores of tiles with r <= c; one on the diagonal becomes symmetric to the bit."""
     mirrored = jnp.triu(scores) + jnp.triu(scores, 1).swapaxes(1, 2)
     return jnp.where((r == c)[:, None, None], mirrored, scores)
 
@@ -147,13 +149,18 @@ def _widths(params: Params) -> tuple[int, int, int]:
     return d, h, params["joint"]["kernel"].shape[1]
 
 
-def _steps(params: Params, r: np.ndarray, c: np.ndarray, tile: int = TILE) -> Int[Array, "steps 2 g"]:
-    """Tile indices in even steps of about STEP floats; the last is filled up with its last tile again."""
+def _together(params: Params, x: Float[Array, "n d"]) -> int:
+    """Tiles that the plain form scores at once on the device of x."""
     d, h, joint = _widths(params)
-    most = max(1, STEP // (tile**2 * (d + 2 * h + joint)))
+    floats = STEP if kind_of(x) == "cpu" else STEP_OF_A_CARD
+    return max(1, floats // (TILE**2 * (d + 2 * h + joint)))
+
+
+def _steps(r: Int[AnyArray, " n"], c: Int[AnyArray, " n"], most: int) -> Int[Array, "steps 2 g"]:
+    """Tile indices in even steps of at most so many; the last is filled up with its last tile again."""
     count = -(-len(r) // most)
-    tiles = np.pad(np.stack([r, c]), ((0, 0), (0, -len(r) % count)), "edge")
-    return jnp.asarray(tiles.reshape(2, count, -1).swapaxes(0, 1))
+    index = np.minimum(np.arange(len(r) + -len(r) % count), len(r) - 1).reshape(count, 1, -1)
+    return jnp.concatenate([r[index], c[index]], axis=1)
 
 
 _scan = partial(jax.lax.scan, unroll=2)  # two steps in flight hide what each cannot spread over cores
@@ -205,11 +212,11 @@ def score_matrix(
 
     @partial(jax.checkpoint, prevent_cse=False)
     def step(rc: Int[Array, "2 g"]) -> Float[Array, "g t t"]:
-        if y is None:
-            return _score_upper_tiles(params, rows, rc[0], rc[1], dtype)
-        return _score_tiles(params, rows, columns, rc[0], rc[1], dtype)
+        scores = _score_tiles(params, rows, columns, rc[0], rc[1], dtype)
+        return _symmetric(scores, rc[0], rc[1]) if y is None else scores
 
-    tiles = _scan(lambda _, rc: (None, step(rc)), None, _steps(params, r, c))[1]
+    steps = _steps(r, c, _together(params, x))
+    tiles = _scan(lambda _, rc: (None, step(rc)), None, steps)[1]
     tiles = tiles.reshape(-1, TILE, TILE)[: len(r)]
     blocks = _place(jnp.zeros((*shape, TILE, TILE)), r, c, tiles)
     if y is None:
@@ -217,71 +224,8 @@ def score_matrix(
     return blocks.swapaxes(1, 2).reshape(shape[0] * TILE, -1)[:n, :m]
 
 
-class Form(NamedTuple):
-    """A way to go over the tiles on and above the diagonal.
-
-    `search(b, dtype, params, x, mean, classes, steps)` gives the hardest partners of each of b images in
-    some of them.
-    """
-
-    search: Callable[..., Extremes]
-    tile: int  # images along one side of a tile
-    widest: float = np.inf  # the widest layer that it takes
-
-
-KERNELS = dict.fromkeys(("TPU v5 lite", "TPU v5", "TPU v6 lite"), Form(tpu.search, tpu.TILE, tpu.WIDEST))
-"""By kind of device: those for which a kernel was compiled. A failure would end a run, so `kernels.gpu`
-waits until XLA has compiled it on a card."""
-
-
-def hardest_partners(
-    params: Params, x: Float[Array, "b d"], labels: Int[Array, " b"], dtype: DTypeLike
-) -> Extremes:
-    """The hardest partners of each image by PDDM score, never holding [b, b].
-
-    By a kernel where the device has one and the unit is not too wide for it. Elsewhere, so on every CPU,
-    tiles and scores are those of `score_matrix`, so that ties fall the same way.
-    """
-    plain, kernel = partial(_share_out, Form(_search, TILE), dtype), KERNELS.get(kind_of(x))
-    if kernel is None or max(_widths(params)) > kernel.widest:
-        return plain(params, x, labels)
-    # The first device may be a TPU, and the program for the CPU beside it.
-    by_kernel = partial(_share_out, kernel, dtype)
-    found: Extremes = jax.lax.platform_dependent(params, x, labels, tpu=by_kernel, default=plain)
-    return found
-
-
-def _share_out(
-    form: Form, dtype: DTypeLike, params: Params, x: Float[Array, "b d"], labels: Int[Array, " b"]
-) -> Extremes:
-    """The hardest partners by one form.
-
-    The devices that x lies on share out the steps, which do not depend on their number; the best of all are
-    the best of their best.
-    """
-    tiles = _cut(params, x, dtype, form.tile)
-    classes = jnp.pad(labels, (0, len(tiles.x) * form.tile - len(x))).reshape(-1, form.tile)
-    steps = _steps(params, *np.triu_indices(len(tiles.x)), form.tile)
-    search, mesh = partial(form.search, len(x), dtype), mesh_of(x)
-    if mesh is None:
-        return search(params, *tiles, classes, steps)
-
-    def search_share(*given: PyTree) -> Extremes:
-        return Extremes(*(best_of_all(found) for found in search(*given)))
-
-    def best_of_all(found: Best) -> Best:
-        value = jax.lax.pmax(found.value, mesh.axis_names)
-        partner = jnp.where(found.value == value, found.partner, NOBODY)
-        return Best(value, jax.lax.pmin(partner, mesh.axis_names))
-
-    everywhere = PartitionSpec()
-    specs = *[everywhere] * 4, shares(mesh)
-    share = jax.shard_map(search_share, mesh=mesh, in_specs=specs, out_specs=everywhere, check_vma=False)
-    steps = jnp.pad(steps, ((0, -len(steps) % mesh.size), (0, 0), (0, 0)), "edge")
-    return share(params, *tiles, classes, steps)
-
-
 def _search(
+    score: Callable[..., Float[Array, "g t t"]],
     b: int,
     dtype: DTypeLike,
     params: Params,
@@ -290,13 +234,13 @@ def _search(
     classes: Int[Array, "n t"],
     steps: Int[Array, "steps 2 g"],
 ) -> Extremes:
-    """The plain form: a running best for each image, from one step to the next."""
+    """A running best for each image, from one step to the next, of what `score` says of its tiles."""
     tiles = _Tiles(x, mean)
     images = jnp.arange(classes.size).reshape(classes.shape)
 
     def step(best: Extremes, rc: Int[Array, "2 g"]) -> tuple[Extremes, None]:
         r, c = rc
-        scores = _score_upper_tiles(params, tiles, r, c, dtype)
+        scores = _symmetric(score(params, tiles, tiles, r, c, dtype), r, c)
         here, there = images[r], images[c]
         row, column = jnp.broadcast_arrays(here[:, :, None], there[:, None])
         same = classes[r][:, :, None] == classes[c][:, None]
@@ -321,3 +265,94 @@ def _search(
 
     nothing = Best(jnp.full(b, -jnp.inf), jnp.full(b, NOBODY))
     return _scan(step, Extremes(nothing, nothing, nothing), steps)[0]
+
+
+def _search_by_gpu(
+    b: int,
+    dtype: DTypeLike,
+    params: Params,
+    x: Float[Array, "n t d"],
+    mean: Float[Array, "n t h"],
+    classes: Int[Array, "n t"],
+    steps: Int[Array, "steps 2 g"],
+) -> Extremes:
+    """As many tiles together as keep all of a card busy, by `gpu.score_tiles`."""
+
+    def score(params: Params, rows: _Tiles, *given: Any) -> Float[Array, "g t t"]:
+        _, r, c, _ = given
+        return gpu.score_tiles(params, *rows, r, c)
+
+    r, c = steps.swapaxes(0, 1).reshape(2, -1)
+    steps = _steps(r, c, gpu.TOGETHER)
+    return _search(score, b, dtype, params, x, mean, classes, steps)
+
+
+class Form(NamedTuple):
+    """A way to go over the tiles on and above the diagonal.
+
+    `search(b, dtype, params, x, mean, classes, steps)` gives the hardest partners of each of b images in
+    some of them. A kernel takes steps of one tile, and is for one platform and for some units.
+    """
+
+    search: Callable[..., Extremes]
+    tile: int  # images along one side of a tile
+    platform: str = ""
+    takes: Callable[[DTypeLike, int, int, int], bool] = lambda dtype, d, h, c: True
+
+
+PLAIN = Form(partial(_search, _score_tiles), TILE)
+ON_A_TPU = Form(tpu.search, tpu.TILE, "tpu", tpu.takes)
+ON_A_GPU = Form(_search_by_gpu, gpu.TILE, "cuda", gpu.takes)
+
+KERNELS = {
+    **dict.fromkeys(("TPU v5 lite", "TPU v5", "TPU v6 lite"), ON_A_TPU),
+    **dict.fromkeys(("NVIDIA H100 80GB HBM3", "NVIDIA H200"), ON_A_GPU),
+}
+"""By kind of device: those for which a kernel was compiled. A failure would end a run."""
+
+
+def hardest_partners(
+    params: Params, x: Float[Array, "b d"], labels: Int[Array, " b"], dtype: DTypeLike
+) -> Extremes:
+    """The hardest partners of each image by PDDM score, never holding [b, b].
+
+    By a kernel where the device has one that takes the unit. Elsewhere, so on every CPU, tiles and scores
+    are those of `score_matrix`, so that ties fall the same way.
+    """
+    plain, kernel = partial(_share_out, PLAIN, dtype), KERNELS.get(kind_of(x))
+    if kernel is None or not kernel.takes(dtype, *_widths(params)):
+        return plain(params, x, labels)
+    # The first device may be an accelerator, and the program for the CPU beside it.
+    by_kernel = {kernel.platform: partial(_share_out, kernel, dtype)}
+    found: Extremes = jax.lax.platform_dependent(params, x, labels, **by_kernel, default=plain)
+    return found
+
+
+def _share_out(
+    form: Form, dtype: DTypeLike, params: Params, x: Float[Array, "b d"], labels: Int[Array, " b"]
+) -> Extremes:
+    """The hardest partners by one form.
+
+    The devices that x lies on share out the steps, which do not depend on their number; the best of all are
+    the best of their best.
+    """
+    tiles = _cut(params, x, dtype, form.tile)
+    classes = jnp.pad(labels, (0, len(tiles.x) * form.tile - len(x))).reshape(-1, form.tile)
+    steps = _steps(*np.triu_indices(len(tiles.x)), 1 if form.platform else _together(params, x))
+    search, mesh = partial(form.search, len(x), dtype), mesh_of(x)
+    if mesh is None:
+        return search(params, *tiles, classes, steps)
+
+    def search_share(*given: PyTree) -> Extremes:
+        return Extremes(*(best_of_all(found) for found in search(*given)))
+
+    def best_of_all(found: Best) -> Best:
+        value = jax.lax.pmax(found.value, mesh.axis_names)
+        partner = jnp.where(found.value == value, found.partner, NOBODY)
+        return Best(value, jax.lax.pmin(partner, mesh.axis_names))
+
+    everywhere = PartitionSpec()
+    specs = *[everywhere] * 4, shares(mesh)
+    share = jax.shard_map(search_share, mesh=mesh, in_specs=specs, out_specs=everywhere, check_vma=False)
+    steps = jnp.pad(steps, ((0, -len(steps) % mesh.size), (0, 0), (0, 0)), "edge")
+    return share(params, *tiles, classes, steps)

@@ -46,7 +46,7 @@ def found(place=lambda tree, spread: tree, **shardings):
     mined = mine(place(params, False), *place(images, False))
     results = {f"mined {name}": index for name, index in mined._asdict().items()}
     unit, *images = batch(B)
-    kernel = scoring.Form(partial(tpu.search, interpret=True), tpu.TILE)
+    kernel = scoring.ON_A_TPU._replace(search=partial(tpu.search, interpret=True), tile=tpu.TILE)
     mine = jax.jit(partial(scoring._share_out, kernel, "float32"), **shardings)
     extremes = mine(place(unit, False), *place(images, True))
     results |= {f"mined by a kernel, {name}": best.partner for name, best in extremes._asdict().items()}

@@ -58,6 +58,7 @@ def get_config(variant: str, variants: Sequence[str] = VARIANTS) -> ConfigDict:
                 "alpha": config_dict.placeholder(float),
                 "beta": config_dict.placeholder(float),
                 "weight": config_dict.placeholder(float),  # the paper's lambda
+                "dtype": config_dict.placeholder(str),  # of the products of PDDM's mining, or bfloat16
                 "margin": config_dict.placeholder(float),
                 "base": config_dict.placeholder(float),
                 "softmax": config_dict.placeholder(float),  # weight of classification beside it; None: none

@@ -47,7 +47,7 @@ def imagenet(variant: str, variants: Sequence[str] = IMAGENET) -> ConfigDict:
     if variant == "resnet50":
         config.network.update(name="resnet50", dtype="bfloat16", remat=True)
     if variant == "gpu":
-        config.network.dtype = "bfloat16"
+        config.network.dtype = config.objective.dtype = "bfloat16"
         config.data.update(classes_per_batch=128, images_per_class=8, workers=16)
         config.train.update(steps=50_000, eval_every=5_000)
     if variant == "pod":

@@ -1,152 +1,304 @@
-"""The hardest partners of each image on a GPU: one Pallas kernel, which Triton compiles.
+"""The scores of tiles of pairs on a Hopper GPU, in bfloat16: one Pallas kernel, which Mosaic compiles.
 
-A program takes one tile of the pair matrix, row tile r against column tile c, r <= c. Programs run beside
-each other, in no order:
+A program takes one tile of the pair matrix, 64 rows against 64 columns. Three warpgroups run it:
 
-1. A block of the rows at a time meets all columns. What its pairs have in each layer lives in registers and
-   shared memory: of the branches, which do not fit, CHUNK features at a time. A branch need not be whole
-   before it meets the joint layer, since normalising commutes with that: (z / |z|) W = (z W) / |z|.
-2. Each pair i < j is seen from both of its images. For each image of r and of c the program writes its
-   hardest negative and positive in this tile, and no score.
-3. Outside of the kernel, plain JAX folds what all tiles have found.
+1. Two compute. Each takes every second row of the tile, and the row's 64 pairs through the unit:
 
-Triton is said by its `CompilerParams`, since JAX's own choice differs by version; jax 0.11 warns that it
-will leave Pallas. Checked in interpret mode, and compiled for an H100 by Triton alone; never run on a GPU,
-so of its speed nothing is known.
+   - z = relu(|x_i - x_j| W + b), the branch of the difference, CHUNK features at a time. It goes to shared
+     memory as it is: that normalising commutes with the joint layer, (z / |z|) W = (z W) / |z|, spares a
+     second look at it.
+   - CHUNK features of the joint layer at a time: what the mean's branch adds, made as it is needed, since
+     its first layer is linear and known for each image; then what z adds. Their part of the score is a
+     number a pair.
+
+2. One fetches what these read, in the order in which they read it: STEP features of the images, and as many
+   rows of a matrix, through two rings of slots in shared memory. So matrices of any size pass by, and of
+   a pair nothing but its score leaves the chip.
+
+What both sides must agree on, which product follows which, is a list of `Pass`.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
+from jax.experimental.pallas import mosaic_gpu as mosaic
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
-from pddm_jax.kernels.unit import Weights, matmul, weights, widened
+from pddm_jax.kernels.unit import weights, widened
 from pddm_jax.pairwise import inverse_sqrt
-from pddm_jax.partners import NOBODY, Best, Extremes, best_partners, better, fold
 from pddm_jax.types import Params
 
-TILE = 32
-"""Images along one side of a tile."""
+TILE = 64
+"""Images along one side of a tile: the rows that a warpgroup multiplies at once are a row's pairs."""
 
-JOINT = {"float32": 2**14, "bfloat16": 2**15}
-"""Floats that the joint layer of the pairs of a block takes: so much that the registers nearly hold it, and
-shared memory, 99 KiB on most cards, what goes into the products."""
+TOGETHER = 2048
+"""Tiles that are scored at once: 32 MiB of scores, and a dozen for each of a card's processors."""
 
-CHUNK = {"float32": 16, "bfloat16": 64}
-"""Features of a branch that are computed at a time, by the type of the products."""
+STEP = 64
+"""Features that are multiplied at a time."""
 
-WIDEST = 512
-"""Features of the widest layer for which the shared memory is enough."""
+CHUNK = 128
+"""Features that a product makes: two products of 64 x 128 are what the registers hold."""
+
+COMPUTE = 2
+"""Warpgroups that compute."""
+
+SLOTS = {"matrices": 3, "images": 2}
+"""Slots of the rings. With the widest branch that `takes` lets in they fill shared memory, 227 KiB."""
+
+REGISTERS = {"compute": 232, "fetch": 40}
+"""Registers of a thread, which together are nearly all 65,536 that there are."""
 
 
-def search(
-    b: int,
-    dtype: DTypeLike,
+def takes(dtype: DTypeLike, d: int, h: int, c: int) -> bool:
+    """Whether the kernel is for units of these widths."""
+    del d, c
+    return jnp.dtype(dtype) == jnp.bfloat16 and h <= 512
+
+
+class Pass(NamedTuple):
+    """A product: a row's pairs, by some of their features, with CHUNK columns of a matrix.
+
+    The left side is made of images, or it is z.
+    """
+
+    matrix: int  # 0: difference; 1: joint, of z; 2: joint, of the mean's branch
+    chunk: int  # of the matrix's columns
+    steps: int
+    images: bool
+    matrices_before: int  # steps of a row that have gone through the ring of matrices before
+    images_before: int  # and through the ring of images
+
+
+def passes(d: int, h: int, c: int) -> Iterator[Pass]:
+    """What a row takes, in order."""
+    of_matrices = of_images = 0
+    order = [(0, n, d, True) for n in range(h // CHUNK)]
+    order += [(matrix, n, h, matrix == 2) for n in range(c // CHUNK) for matrix in (2, 1)]
+    for matrix, n, width, images in order:
+        steps = width // STEP
+        yield Pass(matrix, n, steps, images, of_matrices, of_images)
+        of_matrices += steps
+        of_images += steps * images
+
+
+def score_tiles(
     params: Params,
     x: Float[Array, "n t d"],
     mean: Float[Array, "n t h"],
-    classes: Int[Array, "n t"],
-    steps: Int[Array, "s 2 g"],
-    interpret: Any = False,
-) -> Extremes:
-    """The hardest partners of each of b images in some tiles (r, c), r <= c, of the pair matrix."""
-    r, c = steps.swapaxes(0, 1).reshape(2, -1)
-    widths = x.shape[-1], mean.shape[-1], len(params["score"]["kernel"])
-    wide = max(64, *map(pl.next_power_of_2, widths))  # Triton takes no other numbers
-    operands = r, c, widened(x, wide), widened(mean, wide), classes, *weights(params, dtype, wide)
-    shape = len(r), 4, TILE
-    value, partner = pl.pallas_call(
-        partial(_kernel, b, dtype),
+    r: Int[Array, " g"],
+    c: Int[Array, " g"],
+    interpret: Any = None,
+) -> Float[Array, "g t t"]:
+    """Scores of row tile r against column tile c, for a group of tiles."""
+    unit = weights(params, jnp.bfloat16, CHUNK)
+    images = [widened(array, CHUNK).reshape(len(x) * TILE, -1) for array in (x, mean)]
+    matrices = unit.difference, *unit.joint
+    vectors = [vector[0] for vector in (unit.difference_bias, unit.joint_bias, unit.score)]
+    d, h = matrices[0].shape
+    plan = tuple(passes(d, h, matrices[1].shape[1]))
+
+    def swizzled(*shape: int, dtype: DTypeLike) -> Any:
+        tiling = mosaic.TilingTransform((8, 128 // jnp.dtype(dtype).itemsize))
+        return mosaic.SMEM(shape, dtype, transforms=(tiling, mosaic.SwizzleTransform(128)))
+
+    of_matrices, of_images = SLOTS["matrices"], SLOTS["images"]
+    scores = mosaic.kernel(
+        partial(_kernel, plan),
+        out_type=jax.ShapeDtypeStruct((len(r), TILE, TILE), jnp.float32),
+        scratch_types=[
+            swizzled(COMPUTE, h // STEP, TILE, STEP, dtype=jnp.bfloat16),  # z
+            swizzled(COMPUTE, TILE, STEP, dtype=jnp.bfloat16),  # a left side made of images
+            swizzled(of_matrices, STEP, CHUNK, dtype=jnp.bfloat16),
+            swizzled(of_images, TILE, STEP, dtype=jnp.float32),  # columns of the tile
+            mosaic.SMEM((of_images, COMPUTE, STEP), jnp.float32),  # its rows
+            mosaic.Barrier(num_barriers=of_matrices),  # a matrix has come
+            mosaic.Barrier(num_arrivals=COMPUTE, num_barriers=of_matrices),  # it has been read
+            mosaic.Barrier(num_arrivals=2, num_barriers=of_images),  # columns and rows have come
+            mosaic.Barrier(num_arrivals=COMPUTE, num_barriers=of_images),  # they have been read
+        ],
         grid=(len(r),),
-        out_specs=[pl.BlockSpec((None, *shape[1:]), lambda s: (s, 0, 0))] * 2,
-        out_shape=[jax.ShapeDtypeStruct(shape, kind) for kind in (jnp.float32, jnp.int32)],
-        compiler_params=triton.CompilerParams(num_warps=8, num_stages=1),
+        grid_names=("tile",),
+        num_threads=COMPUTE + 1,
+        thread_name="warpgroup",
+        compiler_params=mosaic.CompilerParams(
+            lowering_semantics=mosaic.LoweringSemantics.Warpgroup, reduction_scratch_bytes=512
+        ),
         interpret=interpret,
-        name="hardest_partners",
-    )(*operands)
-
-    nobody = Best(jnp.full(b, -jnp.inf), jnp.full(b, NOBODY))
-    images = jnp.arange(classes.size).reshape(classes.shape)
-
-    def folded(best: Best, tiles: Int[Array, " p"], kind: int) -> Best:
-        found = Best(value[:, kind].ravel(), partner[:, kind].ravel())
-        return fold(best, images[tiles].ravel(), found)
-
-    later, earlier = folded(nobody, r, 1), folded(nobody, c, 3)
-    negative = folded(folded(nobody, r, 0), c, 2)
-    return Extremes(negative, better(earlier, later), later)
+        kernel_name="pair_scores",
+    )(r, c, *images, *matrices, *vectors)
+    return scores + unit.score_bias
 
 
-def _kernel(b: int, dtype: DTypeLike, r: Any, c: Any, x: Any, mean: Any, classes: Any, *refs: Any) -> None:
-    *layers, value, partner = refs
-    unit = Weights(*layers)
-    rows = min(TILE, max(1, JOINT[jnp.dtype(dtype).name] // (TILE * unit.joint.shape[-1])))
-    r, c = (tiles[pl.program_id(0)] for tiles in (r, c))
-    column = c * TILE + jnp.arange(TILE)
-
-    def block(k: Array, bests: tuple[Best, Best]) -> tuple[Best, ...]:
-        """The scores of some rows: the bests of those images are whole, those of the columns so far."""
-        at = pl.ds(k * rows, rows)
-        scores = _scores(x[r, at], x[c], lambda f: (mean[r, at, f], mean[c, :, f]), unit, dtype)
-        row = r * TILE + k * rows + jnp.arange(rows)
-        here, there = jnp.broadcast_to(row[:, None], scores.shape), jnp.broadcast_to(column, scores.shape)
-        pair, same = (here < there) & (there < b), classes[r, at][:, None] == classes[c][None]
-        found = []
-        for kind, (hard, mask) in enumerate(((scores, pair & ~same), (-scores, pair & same))):
-            value[kind, at], partner[kind, at] = best_partners(hard, mask, there)
-            found.append(better(bests[kind], best_partners(hard.T, mask.T, here.T)))
-        return tuple(found)
-
-    nobody = Best(jnp.full(TILE, -jnp.inf), jnp.full(TILE, NOBODY))
-    bests = jax.lax.fori_loop(0, TILE // rows, block, (nobody, nobody))
-    for kind, best in enumerate(bests):
-        value[2 + kind, :], partner[2 + kind, :] = best
+def read(vector: Any, features: Any) -> Float[Array, " n"]:
+    """Some of a vector, for which shared memory has no room."""
+    return mosaic.load(vector, features, layout=mosaic.Layout.WGMMA.reduce(0), optimized=False)
 
 
-def _scores(
-    x_r: Float[Array, "k d"],
-    x_c: Float[Array, "t d"],
-    means: Callable[[Any], tuple[Array, Array]],
-    unit: Weights,
-    dtype: DTypeLike,
-) -> Float[Array, "k t"]:
-    """Scores of k rows against a tile of columns; `means` gives some features of both sides' means."""
-    h, c = unit.joint.shape[1:]
-    chunk = CHUNK[jnp.dtype(dtype).name]
+class Rings(NamedTuple):
+    """What lies in shared memory for all warpgroups; barriers that say that it has come, or been read."""
 
-    def pairs(rows: Array, columns: Array) -> Float[Array, "p d"]:
-        return (rows[:, None] + columns[None]).reshape(-1, rows.shape[-1])
+    matrices: Any
+    columns: Any
+    rows: Any
+    matrix_here: Any
+    matrix_read: Any
+    images_here: Any
+    images_read: Any
 
-    def over_chunks(step: Callable[[Any, PyTree], PyTree], start: PyTree) -> PyTree:
-        return jax.lax.fori_loop(0, h // chunk, lambda k, x: step(pl.ds(k * chunk, chunk), x), start)
 
-    difference = jnp.abs(pairs(x_r, -x_c)).astype(dtype)
-    p = len(difference)
+class Slots(NamedTuple):
+    """A step's place in the rings, and whether something was there before."""
 
-    def of_difference(f: Any, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
-        joint, squared = so_far
-        z = jax.nn.relu(matmul(difference, unit.difference[:, f]) + unit.difference_bias[:, f])
-        return joint + matmul(z.astype(dtype), unit.joint[0, f]), squared + jnp.sum(z * z, axis=1)
+    matrix: Array
+    matrix_used: Array
+    images: Array
+    images_used: Array
 
-    joint, squared = over_chunks(of_difference, (jnp.zeros((p, c)), jnp.zeros(p)))
-    joint *= inverse_sqrt(squared)[:, None]
 
-    # The length of the mean's branch takes no product: known first, it spares a second sum like `joint`.
-    def mean(f: Any) -> Array:
-        return jax.nn.relu(pairs(*means(f)))
+def slots(plan: tuple[Pass, ...], turn: Array, of: Pass, k: Array | int) -> Slots:
+    """Those of step k of a pass, in some turn."""
+    last = plan[-1]
+    matrix = turn * (last.matrices_before + last.steps) + of.matrices_before + k
+    images = turn * (last.images_before + last.steps * last.images) + of.images_before + k
+    of_matrices, of_images = SLOTS["matrices"], SLOTS["images"]
+    return Slots(
+        jax.lax.rem(matrix, of_matrices),
+        matrix >= of_matrices,
+        jax.lax.rem(images, of_images),
+        images >= of_images,
+    )
 
-    squared = over_chunks(lambda f, so_far: so_far + jnp.sum(jnp.square(mean(f)), axis=1), jnp.zeros(p))
-    scale = inverse_sqrt(squared)[:, None]
 
-    def of_mean(f: Any, joint: Array) -> Array:
-        return joint + matmul((mean(f) * scale).astype(dtype), unit.joint[1, f])
+def _kernel(plan: tuple[Pass, ...], *refs: Any) -> None:
+    """The part of one warpgroup in one tile."""
+    r, c, x, mean, difference, of_z, of_mean, *vectors, scores = refs[:11]
+    z, left = refs[11:13]
+    rings = Rings(*refs[13:])
+    warpgroup, tile = jax.lax.axis_index("warpgroup"), jax.lax.axis_index("tile")
 
-    joint = jax.nn.relu(over_chunks(of_mean, joint) + unit.joint_bias[...])
-    scores = jnp.sum(joint.astype(dtype).astype(jnp.float32) * unit.score[...], axis=1)
-    return scores.reshape(len(x_r), len(x_c)) + unit.score_bias[...]
+    @pl.when(warpgroup < COMPUTE)
+    def compute() -> None:
+        mosaic.set_max_registers(REGISTERS["compute"], action="increase")
+
+        @pl.loop(0, TILE // COMPUTE)
+        def take(turn: Array) -> None:
+            mine = z.at[warpgroup], left.at[warpgroup], rings.rows.at[:, warpgroup]
+            score = _score(plan, turn, vectors, *mine, rings)
+            scores[tile, turn * COMPUTE + warpgroup] = score
+
+    @pl.when(warpgroup == COMPUTE)
+    def fetch() -> None:
+        mosaic.set_max_registers(REGISTERS["fetch"], action="decrease")
+        sources = (x, difference), (None, of_z), (mean, of_mean)
+        columns = pl.ds(c[tile] * TILE, TILE)
+
+        @pl.loop(0, TILE // COMPUTE)
+        def take(turn: Array) -> None:
+            rows = pl.ds(r[tile] * TILE + turn * COMPUTE, COMPUTE)
+            _fetch(plan, turn, rows, columns, sources, rings)
+
+        for read, of in ((rings.matrix_read, "matrices"), (rings.images_read, "images")):
+            for slot in range(SLOTS[of]):
+                mosaic.barrier_wait(read.at[slot])
+
+
+def _fetch(
+    plan: tuple[Pass, ...], turn: Array, rows: Any, columns: Any, sources: Sequence[Any], rings: Rings
+) -> None:
+    """Everything that the rows of a turn take."""
+    for of in plan:
+        images, matrix = sources[of.matrix]
+        chunk = pl.ds(of.chunk * CHUNK, CHUNK)
+
+        @pl.loop(0, of.steps)
+        def fetch(
+            k: Array, of: Pass = of, images: Any = images, matrix: Any = matrix, chunk: Any = chunk
+        ) -> None:
+            at, features = slots(plan, turn, of, k), pl.ds(k * STEP, STEP)
+            if of.images:
+                pl.when(at.images_used)(lambda: mosaic.barrier_wait(rings.images_read.at[at.images]))
+                here = rings.images_here.at[at.images]
+                mosaic.copy_gmem_to_smem(images.at[columns, features], rings.columns.at[at.images], here)
+                mosaic.copy_gmem_to_smem(images.at[rows, features], rings.rows.at[at.images], here)
+            pl.when(at.matrix_used)(lambda: mosaic.barrier_wait(rings.matrix_read.at[at.matrix]))
+            here = rings.matrix_here.at[at.matrix]
+            mosaic.copy_gmem_to_smem(matrix.at[features, chunk], rings.matrices.at[at.matrix], here)
+
+
+def _score(
+    plan: tuple[Pass, ...],
+    turn: Array,
+    vectors: Sequence[Any],
+    z: Any,
+    left: Any,
+    own_rows: Any,
+    rings: Rings,
+) -> Float[Array, " t"]:
+    """The scores of a row's pairs, but for the bias."""
+    difference_bias, joint_bias, weight = vectors
+    none = jnp.zeros(TILE)
+
+    def made(of: Pass, slot: Array) -> Float[Array, "t s"]:
+        """A left side made of images, in float32."""
+        columns = rings.columns[slot]
+        row = jax.lax.broadcast_in_dim(own_rows[slot], columns.shape, [1])
+        return jnp.maximum(row + columns, 0) if of.matrix == 2 else jnp.abs(row - columns)
+
+    def product(of: Pass) -> tuple[Float[Array, "t n"], Float[Array, " t"]]:
+        """The product, and the sums of squares of what was made for it."""
+
+        def sum_up(sums: Any) -> tuple[Array, Array]:
+            def step(k: Array, squared: Array) -> Array:
+                at = slots(plan, turn, of, k)
+                if of.images:
+                    mosaic.barrier_wait(rings.images_here.at[at.images])
+                    new = made(of, at.images)
+                    squared += jnp.sum(new * new, axis=1)
+                # While this was made, the step before it was multiplied.
+                pl.when(k > 0)(lambda: multiplied(k - 1))
+                if of.images:
+                    left[...] = new.astype(left.dtype)
+                    mosaic.commit_smem()
+                    mosaic.barrier_arrive(rings.images_read.at[at.images])
+                mosaic.barrier_wait(rings.matrix_here.at[at.matrix])
+                mosaic.wgmma(sums, left if of.images else z.at[k], rings.matrices.at[at.matrix])
+                return squared
+
+            def multiplied(k: Array | int) -> None:
+                mosaic.wgmma_wait(0)
+                mosaic.barrier_arrive(rings.matrix_read.at[slots(plan, turn, of, k).matrix])
+
+            squared = jax.lax.fori_loop(0, of.steps, step, none)
+            multiplied(of.steps - 1)
+            return sums[...], squared
+
+        return pl.run_scoped(sum_up, mosaic.WGMMAAccumulatorRef((TILE, CHUNK)))
+
+    def over_pairs(vector: Any, of: Pass) -> Float[Array, "t n"]:
+        features = read(vector, pl.ds(of.chunk * CHUNK, CHUNK))
+        return jax.lax.broadcast_in_dim(features, (TILE, CHUNK), [1])
+
+    def over_features(scale: Float[Array, " t"]) -> Float[Array, "t n"]:
+        return jax.lax.broadcast_in_dim(scale, (TILE, CHUNK), [0])
+
+    squared = score = none
+    for of in plan:
+        sums, squared_mean = product(of)
+        if of.matrix == 0:
+            new = jnp.maximum(sums + over_pairs(difference_bias, of), 0)
+            squared += jnp.sum(new * new, axis=1)
+            for k in range(CHUNK // STEP):
+                z[of.chunk * (CHUNK // STEP) + k] = new[:, k * STEP : (k + 1) * STEP].astype(z.dtype)
+            mosaic.commit_smem()
+        elif of.matrix == 2:
+            joint = sums * over_features(inverse_sqrt(squared_mean))
+        else:
+            joint += sums * over_features(inverse_sqrt(squared)) + over_pairs(joint_bias, of)
+            score += jnp.sum(jnp.maximum(joint, 0) * over_pairs(weight, of), axis=1)
+    return score

@@ -38,11 +38,14 @@ ROWS = 8
 VMEM = 64 * 2**20
 """Bytes of VMEM that the kernel may take, of 128 MiB on a v5e (by default it were 16 MiB)."""
 
-WIDEST = 512
-"""Features of the widest layer for which it was compiled."""
-
 NEGATIVE, EARLIER, LATER = range(3)
 """What is kept for each image: its hardest negative; its hardest positive before it, and after it."""
+
+
+def takes(dtype: DTypeLike, d: int, h: int, c: int) -> bool:
+    """Whether the kernel was compiled for units of these widths."""
+    del dtype
+    return max(d, h, c) <= 512
 
 
 def search(
