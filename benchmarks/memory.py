@@ -4,6 +4,11 @@
 
 As the compiler lays it out, and as the process grows by it: each function runs in a process of its own,
 once, after a smaller call has loaded all that any call needs.
+
+    XLA_FLAGS=--xla_backend_optimization_level=0 python -m benchmarks.memory --network resnet50
+
+The train step of a network by parts of its batch, with blocks computed again and without, as the compiler
+lays it out: nothing is run, so the code need not be fast.
 """
 
 import multiprocessing
@@ -13,8 +18,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from benchmarks.pod import compile_step, pod_config
 from benchmarks.report import arguments, report
 from pddm_jax import PDDM, mine_quadruplets_fused, score_matrix
+from pddm_jax.networks import NETWORKS
 from pddm_jax.pairwise import l2_normalize
 
 MIB = 2**20
@@ -68,9 +75,38 @@ def measure(case: Case) -> dict[str, float | str | int]:
     }
 
 
+def of_step(network: str, batch: int, size: int, parts: int, remat: bool) -> dict[str, float | str | int]:
+    """Compile the train step of one device, and tell what it takes beside its arguments and its result."""
+    fields = {"parts": parts, "remat": remat}
+    found = compile_step(pod_config(network, batch, size, fields), jax.devices()[:1])
+    return {
+        "step": f"{network}, {batch} x {size} x {size} x 3",
+        **fields,
+        "beside it, MiB": found["temporary"] / MIB,
+        "compiled s": found["seconds"],
+    }
+
+
 def main() -> None:
     """Measure and print a table."""
-    given = arguments(__doc__).parse_args()
+    parser = arguments(__doc__)
+    parser.add_argument("--network", choices=NETWORKS, help="the train step, in place of the pairwise work")
+    parser.add_argument("--batch", type=int, default=64, help="of --network")
+    parser.add_argument("--size", type=int, default=64, help="pixels a side, likewise")
+    parser.add_argument("--parts", type=int, nargs="+", default=[1, 2, 4, 8], help="likewise")
+    given = parser.parse_args()
+    if given.network:
+        blocks = hasattr(NETWORKS[given.network].make(), "remat")
+        report(
+            "memory_of_steps",
+            [
+                of_step(given.network, given.batch, given.size, parts, remat)
+                for remat in (False, True)[: 1 + blocks]
+                for parts in given.parts
+            ],
+            given.out,
+        )
+        return
     context, rows = multiprocessing.get_context("spawn"), []
     for case in CASES:
         with context.Pool(1) as pool:

@@ -122,6 +122,7 @@ def compile_step(config: ConfigDict, devices: list[jax.Device]) -> dict[str, Any
         + held.output_size_in_bytes
         + held.temp_size_in_bytes
         - held.alias_size_in_bytes,
+        "temporary": held.temp_size_in_bytes,
         "operations": {n: count / mesh.size for n, count in operations(traced.jaxpr.jaxpr).items()},
         "memory": program.cost_analysis()["bytes accessed"],
         "received": received_bytes(program.as_text()),

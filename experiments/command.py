@@ -67,8 +67,9 @@ def _start_jax() -> None:
         return
     if any(value is not None for value in (coordinator, count, place)):
         raise ValueError(f"--distributed must be given with --{', --'.join(names)}")
-    fields = flags.FLAGS.config.data
-    machine.use_all_cores(fields.classes_per_batch * fields.images_per_class)
+    config = flags.FLAGS.config
+    batch = config.data.classes_per_batch * config.data.images_per_class
+    machine.use_all_cores(batch // max(1, config.network.parts))  # whose value is checked later
     # While there is nothing to save, and once all is saved.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
 

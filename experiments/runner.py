@@ -238,8 +238,12 @@ def train(
     images = images._replace(labels=np.asarray(as_labels("labels", images.labels, len(images.labels))))
     workers, mesh = config.data.workers, data_mesh()
     whose = "validation_" if config.data.validation else ""
-    if p * k % mesh.size:
-        raise ValueError(f"a batch of {p} x {k} images does not divide over {mesh.size} devices")
+    parts = config.network.parts
+    if p * k % (mesh.size * parts):
+        raise ValueError(
+            f"a batch of {p} x {k} images does not divide over {mesh.size} devices x {parts} parts "
+            "(network.parts)"
+        )
     size = -(-EMBED // mesh.size) * mesh.size
     place, writes = (jax.process_index(), jax.process_count()), jax.process_index() == 0
     sampler = data.PKSampler(images.labels, p, k, range(steps), config.seed, *place)

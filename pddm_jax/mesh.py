@@ -1,4 +1,4 @@
-"""Pairwise work shared out over the devices that a batch lies on.
+"""Work shared out over the devices that a batch lies on: the pairwise work, and a batch in parts.
 
 The mesh is read off the array, also where jit traces it: who places a batch by a `NamedSharding` has said
 all that is needed. What is shared out by hand, or by types (`AxisType.Explicit`), is left as it is.
@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import jax
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, PyTree, Shaped
 
 Arrays = TypeVar("Arrays", bound=PyTree)
 
@@ -30,9 +30,34 @@ def shares(mesh: AbstractMesh) -> PartitionSpec:
     return PartitionSpec(mesh.axis_names)
 
 
-def spread(arrays: Arrays, like: Array) -> Arrays:
-    """The same arrays, their first axis shared out over the devices that another array lies on."""
+def spread(arrays: Arrays, like: Array, axis: int = 0) -> Arrays:
+    """The same arrays, an axis shared out over the devices that another array lies on."""
     mesh = mesh_of(like)
     if mesh is None:
         return arrays
-    return jax.lax.with_sharding_constraint(arrays, NamedSharding(mesh, shares(mesh)))
+    shared = PartitionSpec(*[None] * axis, *shares(mesh))
+    return jax.lax.with_sharding_constraint(arrays, NamedSharding(mesh, shared))
+
+
+def in_parts(batch: Shaped[Array, "b ..."], parts: int) -> Shaped[Array, "parts m ..."]:
+    """A batch as parts. Each takes an equal share of every device's rows, so that no row leaves its device.
+
+    Raises:
+        ValueError: the batch does not divide over its devices, times parts.
+    """
+    mesh = mesh_of(batch)
+    devices = mesh.size if mesh else 1
+    if len(batch) % (devices * parts):
+        raise ValueError(
+            f"a batch of {len(batch)} images does not divide over {devices} devices x {parts} parts"
+        )
+    apart = batch.reshape(devices, parts, -1, *batch.shape[1:]).swapaxes(0, 1)
+    return spread(apart.reshape(parts, -1, *batch.shape[1:]), batch, axis=1)
+
+
+def in_one(apart: Shaped[Array, "parts m ..."], like: Array) -> Shaped[Array, "b ..."]:
+    """The rows of the parts in the order of the batch that they were made of, which `like` is."""
+    mesh = mesh_of(like)
+    devices = mesh.size if mesh else 1
+    batch = apart.reshape(len(apart), devices, -1, *apart.shape[2:]).swapaxes(0, 1)
+    return spread(batch.reshape(-1, *apart.shape[2:]), like)

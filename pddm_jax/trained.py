@@ -15,7 +15,7 @@ from pddm_jax.training import TrainState, init_state, make_optimizer
 
 Config = Mapping[str, Any]
 
-NETWORK = ("name", "embedding_dim", "freeze_statistics", "dtype", "remat")
+NETWORK = ("name", "embedding_dim", "freeze_statistics", "dtype", "remat", "parts")
 """Fields of `network` that make it; the others are of the unit and of the first weights."""
 
 

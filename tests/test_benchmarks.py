@@ -85,6 +85,26 @@ def test_memory_of_a_case_is_told_by_the_compiler():
     assert told["growth with the result"] >= 0
 
 
+def test_memory_of_a_step_is_told_by_parts_and_with_blocks_computed_again(tmp_path, monkeypatch, capsys):
+    def compiled(config, devices):
+        images = config.data.classes_per_batch * config.data.images_per_class
+        kept = images / config.network.parts / (2 if config.network.remat else 1)
+        return {"temporary": kept * memory.MIB, "seconds": float(len(devices))}
+
+    monkeypatch.setattr(memory, "compile_step", compiled)
+    arguments = ["--network", "resnet50", "--batch", "64", "--parts", "1", "4", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["memory", *arguments])
+    memory.main()
+    rows = json.loads((tmp_path / "memory_of_steps.json").read_text())["rows"]
+    assert [(row["parts"], row["remat"], row["beside it, MiB"]) for row in rows] == [
+        (1, False, 64.0),
+        (4, False, 16.0),
+        (1, True, 32.0),
+        (4, True, 8.0),
+    ]
+    assert capsys.readouterr().out.count("resnet50, 64 x 64 x 64 x 3") == 4
+
+
 def test_class_means_prints_what_it_leaves(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(class_means, "BLOCK", 200)
     sizes = "--images", "500", "--d", "8", "--classes", "30", "--rounds", "1", "--folder", str(tmp_path)

@@ -476,6 +476,8 @@ def assert_one_line(err):
         ("objective.name=nope", ["objective.name", "'contrastive'", "'pddm'", "'nope'"]),
         ("objective.margin=0.3", ["objective 'pddm'", "'alpha'", "'margin'"]),
         ("network.name=nope", ["network.name", "'small_cnn'", "'nope'"]),
+        ("network.parts=0", ["network.parts", "positive", "0"]),
+        ("network.parts=3", ["5 x 8", "1 devices x 3 parts", "network.parts"]),
         ("data.root=/nowhere/at/all", ["/nowhere/at/all", "data.root"]),
         ("train.log_every=0", ["train.log_every", "0"]),
         ("data.classes_per_batch=6", ["data.classes_per_batch", "6", "5 classes"]),
@@ -638,6 +640,21 @@ def test_eight_devices_train_as_one_does(run_command, arguments, finished, tmp_p
     ours, theirs = (next(row for row in rows(x) if "recall_at_1" in row) for x in (tmp_path, finished[0]))
     for name in ("step", "recall_at_1", "map_at_r"):
         assert ours[name] == pytest.approx(theirs[name], abs=0.01), name
+
+
+def test_a_batch_in_parts_trains_as_the_whole_does(run_command, arguments, tmp_path):
+    short = "--config.train.steps=4", "--config.train.log_every=2", "--config.objective.name=contrastive"
+    found = []
+    for parts in (1, 8):
+        workdir, given = tmp_path / str(parts), f"--config.network.parts={parts}"
+        # No number of devices is given: as many as parts of 5 images are worth, one.
+        status, _, err = run_command(*arguments(workdir, *short, given), devices=None if parts > 1 else 1)
+        assert status == 0, err
+        assert results(workdir)["protocol"]["network"]["parts"] == parts
+        found.append([row for row in lasting(workdir) if "loss" in row])
+    assert [row["step"] for row in found[0]] == [2, 4]
+    for whole, in_parts in zip(*found, strict=True):
+        assert in_parts == pytest.approx(whole, rel=1e-5)
 
 
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused(run_command, arguments, tmp_path):

@@ -163,6 +163,8 @@ def test_networks_that_cannot_be_are_refused():
         make_network("nope", 8)
     with pytest.raises(ValueError, match=r"embedding_dim must not be below 0, got -1"):
         make_network("small_cnn", -1)
+    with pytest.raises(ValueError, match=r"network\.parts must be a positive number, got 0"):
+        make_network("small_cnn", 8, parts=0)
 
 
 # ----------------------------------------------------------------------------------------- optimisers

@@ -51,6 +51,9 @@ def get_config(variant: str, variants: Sequence[str] = VARIANTS) -> ConfigDict:
                 "freeze_statistics": False,  # of the backbone's batch normalisations
                 "dtype": "float32",  # or bfloat16: what the backbone computes in; parameters stay float32
                 "remat": False,  # compute its blocks again for the gradient: less memory, a third more time
+                # Parts of a batch that the backbone takes one after another, in training: memory for one,
+                # mining over the whole batch; a forward pass more, slow on a CPU (docs/performance.md).
+                "parts": 1,
             },
             "objective": {
                 "name": "pddm",

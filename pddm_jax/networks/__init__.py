@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from pddm_jax.checks import check_choice
+from pddm_jax.mesh import in_one, in_parts
 from pddm_jax.networks import alexnet, efficientnet_lite, googlenet, resnet
 from pddm_jax.networks.alexnet import AlexNet
 from pddm_jax.networks.efficientnet_lite import EfficientNetLite0
@@ -52,6 +53,9 @@ class EmbeddingNetwork(nn.Module):
         freeze_statistics: whether the backbone's own batch normalisations keep their statistics.
         dtype: what the backbone computes in, "float32" or "bfloat16"; its parameters, its statistics, and
             all that comes after it stay float32.
+        parts: of a batch, which the backbone takes one after another in training: memory for one of them.
+            Its own batch normalisations see a part, and their running statistics go on from part to part;
+            all that comes after the backbone sees the whole batch.
     """
 
     backbone: nn.Module
@@ -60,12 +64,17 @@ class EmbeddingNetwork(nn.Module):
     std: tuple[float, ...] = (255.0,)
     freeze_statistics: bool = False
     dtype: str = "float32"
+    parts: int = 1
 
     @nn.compact
     def __call__(self, images: UInt8[Array, "b h w c"], train: bool = False) -> Float[Array, "b d"]:
-        """Embeddings [b, d]; with `train`, by the statistics of this batch."""
-        images = (images.astype(jnp.float32) - jnp.array(self.mean)) / jnp.array(self.std)
-        features = self.features(images, train and not self.freeze_statistics)
+        """Embeddings [b, d]; with `train`, by the statistics of this batch.
+
+        Raises:
+            ValueError: in training, the batch does not divide over its devices, times parts.
+        """
+        whole = not train or self.parts == 1 or self.is_initializing()
+        features = self.features(images, train) if whole else self.features_of_parts(images)
         if not self.embedding_dim:
             return l2_normalize(features)
         x = nn.Dense(self.embedding_dim, use_bias=False, name="embedding")(features)
@@ -74,16 +83,32 @@ class EmbeddingNetwork(nn.Module):
         )(x)
         return l2_normalize(x)
 
-    def features(self, images: Float[Array, "b h w c"], train: bool) -> Float[Array, "b f"]:
+    def features(self, images: UInt8[Array, "b h w c"], train: bool) -> Float[Array, "b f"]:
         """Of the backbone, which sees its parameters and the images in `dtype`."""
+        x = (images.astype(jnp.float32) - jnp.array(self.mean)) / jnp.array(self.std)
+        train = train and not self.freeze_statistics
         if self.dtype == "float32" or self.is_initializing():
-            return self.backbone(images, train=train)
+            return self.backbone(x, train=train)
 
         def rounded(tree: PyTree) -> PyTree:
             return jax.tree.map(lambda x: x.astype(self.dtype), tree)
 
         backbone = nn.map_variables(lambda backbone, x: backbone(x, train=train), "params", rounded)
-        return backbone(self.backbone, rounded(images)).astype(jnp.float32)
+        return backbone(self.backbone, rounded(x)).astype(jnp.float32)
+
+    def features_of_parts(self, images: UInt8[Array, "b h w c"]) -> Float[Array, "b f"]:
+        """Of the backbone in training, one part of the batch after another; once more for the gradient."""
+
+        def of_part(
+            network: "EmbeddingNetwork", _: None, part: UInt8[Array, "m h w c"]
+        ) -> tuple[None, Float[Array, "m f"]]:
+            return None, network.features(part, train=True)
+
+        # The second time is in another loop, so that XLA cannot take it for the first and keep that.
+        again = nn.remat(of_part, prevent_cse=False)
+        scan = nn.scan(again, variable_broadcast="params", variable_carry="batch_stats")
+        _, features = scan(self, None, in_parts(images, self.parts))
+        return in_one(features, images)
 
 
 def make_network(
@@ -92,24 +117,30 @@ def make_network(
     freeze_statistics: bool = False,
     dtype: str = "float32",
     remat: bool = False,
+    parts: int = 1,
 ) -> EmbeddingNetwork:
     """The network of a name in `NETWORKS`, with an embedding of the given width; see `EmbeddingNetwork`.
 
     With `remat` the backbone keeps for its gradient only what goes into each of its blocks, and computes
-    the inside of a block once more when its turn comes.
+    the inside of a block once more when its turn comes. With more than one of `parts` it keeps the images
+    alone, and computes a part of the batch once more when its turn comes.
 
     Raises:
-        ValueError: no network has this name, embedding_dim is below 0, dtype is not one of the two, or the
-            network has no blocks to be rematerialised.
+        ValueError: no network has this name, embedding_dim is below 0, dtype is not one of the two, the
+            network has no blocks to be rematerialised, or parts is not positive.
     """
     check_choice("network.name", name, NETWORKS)
     check_choice("network.dtype", dtype, DTYPES)
     if embedding_dim < 0:
         raise ValueError(f"network.embedding_dim must not be below 0, got {embedding_dim}")
+    if parts < 1:
+        raise ValueError(f"network.parts must be a positive number, got {parts}")
     backbone = NETWORKS[name]
     made = backbone.make()
     if remat:
         of_blocks = [name for name, of in NETWORKS.items() if hasattr(of.make(), "remat")]
         check_choice("network.name, with network.remat,", name, of_blocks)
         made = made.clone(remat=True)
-    return EmbeddingNetwork(made, embedding_dim, backbone.mean, backbone.std, freeze_statistics, dtype)
+    return EmbeddingNetwork(
+        made, embedding_dim, backbone.mean, backbone.std, freeze_statistics, dtype, parts
+    )
