@@ -15,6 +15,7 @@ NEEDS = {
     "scoring": (),
     "growth": (),
     "memory": (),
+    "mining": (),
     "agreement": (),
     "train_step": ("torch", "pytorch_metric_learning"),
     "retrieval": ("faiss",),

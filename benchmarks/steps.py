@@ -1,0 +1,93 @@
+"""The train steps of experiments as they are configured, on this machine's devices and on made images.
+
+    python -m benchmarks.steps cars196:tuned imagenet2010:gpu cars196:resnet50,network.parts=4
+
+Each is FILE:VARIANT of `experiments/configs`, and fields that shall differ; weights are random, and so no
+statistics frozen. Images lie on the devices before. Columns:
+
+- GiB: what the compiled step holds, arguments and results included, on each device.
+- TFLOP/s: the products and convolutions of the step, as traced, by its time; and, measured in the same run,
+  those of a plain matrix product in bfloat16.
+"""
+
+import ast
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from benchmarks.operations import operations
+from benchmarks.pod import CLASSES, experiment_config
+from benchmarks.report import arguments, report
+from benchmarks.timing import interleaved
+from experiments.runner import make_recipe
+from pddm_jax.objectives import has_classifier
+from pddm_jax.training import data_mesh, global_batches, init_state, make_train_step
+from pddm_jax.types import Batch
+
+
+def config_of(said: str) -> ConfigDict:
+    """The fields of a config, with what shall differ."""
+    name, *others = said.split(",")
+    config = experiment_config(name)
+    config.network.update(pretrained=None, freeze_statistics=False)
+    for field, _, value in (other.partition("=") for other in others):
+        try:
+            config.update_from_flattened_dict({field: ast.literal_eval(value)})
+        except (SyntaxError, ValueError):
+            config.update_from_flattened_dict({field: value})
+    return config
+
+
+def row(said: str, side: int, rounds: int) -> dict[str, Any]:
+    """A row of the table."""
+    config = config_of(said)
+    recipe, mesh = make_recipe(FrozenConfigDict(config)), data_mesh()
+    p, k, size = config.data.classes_per_batch, config.data.images_per_class, config.data.image_size
+    images = np.random.default_rng(0).integers(0, 256, (p * k, size, size, 3), dtype=np.uint8)
+    (batch,) = global_batches([Batch(images, np.repeat(np.arange(p, dtype=np.int32), k))], mesh)
+    learned = recipe.network, recipe.unit, recipe.optimizer
+    classes = CLASSES if has_classifier(recipe.objective) else 0
+    state = init_state(*learned, images.shape[1:], 0, mesh, classes)
+    step = make_train_step(recipe.network, recipe.loss, recipe.optimizer, mesh)
+    traced = step.trace(state, batch)
+    program = traced.lower().compile()
+
+    def train() -> jax.Array:
+        nonlocal state
+        state, logs = program(state, batch)
+        return logs["loss"]
+
+    square = jax.random.normal(jax.random.key(2), (side, side)).astype(jnp.bfloat16)
+    product = jax.jit(partial(jnp.matmul, preferred_element_type=jnp.bfloat16))
+    took = interleaved({"step": train, "GEMM": lambda: product(square, square)}, rounds, 5)
+    held = program.memory_analysis()
+    kept = held.argument_size_in_bytes + held.output_size_in_bytes - held.alias_size_in_bytes
+    return {
+        "step": said,
+        "images": p * k,
+        "pixels": size,
+        "dtype": config.network.dtype,
+        "ms": 1e3 * took["step"],
+        "images/s": p * k / took["step"],
+        "GiB": (kept + held.temp_size_in_bytes) / 2**30,
+        "TFLOP/s": operations(traced.jaxpr.jaxpr).total() / took["step"] / 1e12,
+        "GEMM, TFLOP/s": 2 * side**3 / took["GEMM"] / 1e12,
+    }
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = arguments(__doc__)
+    parser.add_argument("configs", nargs="+", help="FILE:VARIANT[,FIELD=VALUE...]")
+    parser.add_argument("--side", type=int, default=8192, help="rows of the plain product's matrices")
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    report("steps", [row(said, given.side, given.rounds) for said in given.configs], given.out)
+
+
+if __name__ == "__main__":
+    main()
