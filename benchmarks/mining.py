@@ -4,8 +4,8 @@
 
 Columns:
 
-- TFLOP/s: the operations that are needed, 6 d^2 for each of b (b + 1) / 2 pairs, by the time; and their share
-  of the rate of a plain matrix product in the same type, in the same run.
+- TFLOP/s: the operations that are needed, 6 d^2 for each of b (b + 1) / 2 pairs, by the time, and the
+  share of what a plain matrix product in the same type reaches in the same run.
 - MB beside inputs: what the compiled program holds beside embeddings, labels and parameters.
 """
 

@@ -642,6 +642,7 @@ def test_eight_devices_train_as_one_does(run_command, arguments, finished, tmp_p
         assert ours[name] == pytest.approx(theirs[name], abs=0.01), name
 
 
+@pytest.mark.long
 def test_a_batch_in_parts_trains_as_the_whole_does(run_command, arguments, tmp_path):
     short = "--config.train.steps=4", "--config.train.log_every=2", "--config.objective.name=contrastive"
     found = []
