@@ -26,7 +26,7 @@ EACH = 8
 """Images of a class."""
 
 
-def rows(b: int, d: int, dtype: str, rounds: int) -> Rows:
+def rows(b: int, d: int, dtype: str, side: int, rounds: int) -> Rows:
     """A row of the table for each form."""
     x = l2_normalize(jax.random.normal(jax.random.key(0), (b, d)))
     params = jax.jit(PDDM(d, d).init)(jax.random.key(1), x[:1], x[:1])["params"]
@@ -39,7 +39,6 @@ def rows(b: int, d: int, dtype: str, rounds: int) -> Rows:
     if kernel is None or not kernel.takes(dtype, d, d, d):
         del forms["chosen"]  # it is the plain one
     programs = {name: jax.jit(form).lower(*batch).compile() for name, form in forms.items()}
-    side = 2048 if kind_of(x) == "cpu" else 8192
     square = jax.random.normal(jax.random.key(2), (side, side)).astype(dtype)
     product = jax.jit(partial(jnp.matmul, precision="highest", preferred_element_type=dtype))
     timed: dict[str, Any] = {name: partial(program, *batch) for name, program in programs.items()}
@@ -70,10 +69,15 @@ def main() -> None:
     parser.add_argument("--b", type=int, default=1024, help="images")
     parser.add_argument("--widths", type=int, nargs="+", default=[128, 512], help="d = h = c")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES, help="of the products")
+    side = 2048 if jax.default_backend() == "cpu" else 8192
+    parser.add_argument("--side", type=int, default=side, help="rows of the plain product's matrices")
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     table = [
-        row for d in given.widths for dtype in given.dtypes for row in rows(given.b, d, dtype, given.rounds)
+        row
+        for d in given.widths
+        for dtype in given.dtypes
+        for row in rows(given.b, d, dtype, given.side, given.rounds)
     ]
     report("mining", table, given.out)
 

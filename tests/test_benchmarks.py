@@ -6,7 +6,7 @@ import sys
 import numpy as np
 from PIL import Image
 
-from benchmarks import class_means, growth, memory, report, scoring, timing
+from benchmarks import class_means, growth, memory, mining, report, scoring, steps, timing
 
 
 def test_the_exponent_of_a_power_law_is_found():
@@ -76,6 +76,35 @@ def test_scoring_prints_what_it_leaves(tmp_path, monkeypatch, capsys):
         assert row["function"] in printed
         operations = 24 * 25 / 2 * 6 * 8 * 8
         np.testing.assert_allclose(row["GFLOP/s needed"], operations / row["ms"] / 1e6)
+
+
+def test_mining_prints_what_it_leaves(tmp_path, monkeypatch, capsys):
+    arguments = ["--b", "24", "--widths", "8", "--side", "32", "--rounds", "1", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["mining", *arguments])
+    mining.main()
+    rows = json.loads((tmp_path / "mining.json").read_text())["rows"]
+    assert [(row["dtype"], row["form"]) for row in rows] == [("float32", "plain"), ("bfloat16", "plain")]
+    for row in rows:
+        operations = 24 * 25 / 2 * 6 * 8 * 8
+        np.testing.assert_allclose(row["TFLOP/s"], operations / row["ms"] / 1e9)
+        np.testing.assert_allclose(row["of GEMM, %"], 100 * row["TFLOP/s"] / row["GEMM, TFLOP/s"])
+        assert row["MB beside inputs"] > 0
+    assert capsys.readouterr().out.count("plain") == 2
+
+
+def test_a_step_is_the_configs_with_what_shall_differ(tmp_path, monkeypatch, capsys):
+    said = "cars196:tuned,data.image_size=8,network.name=small_cnn,objective.name=contrastive"
+    network = steps.config_of(f"{said},network.parts=2").network
+    assert (network.parts, network.name, network.pretrained) == (2, "small_cnn", None)
+    monkeypatch.setattr(
+        sys, "argv", ["steps", said, "--side", "64", "--rounds", "1", "--out", str(tmp_path)]
+    )
+    steps.main()
+    (row,) = json.loads((tmp_path / "steps.json").read_text())["rows"]
+    assert (row["step"], row["images"], row["pixels"]) == (said, 64, 8)
+    np.testing.assert_allclose(row["images/s"], 64e3 / row["ms"])
+    assert row["TFLOP/s"] > 0
+    assert said in capsys.readouterr().out
 
 
 def test_memory_of_a_case_is_told_by_the_compiler():
