@@ -4,6 +4,7 @@ import json
 import sys
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from benchmarks import class_means, growth, memory, mining, report, scoring, steps, timing
@@ -92,6 +93,7 @@ def test_mining_prints_what_it_leaves(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.count("plain") == 2
 
 
+@pytest.mark.long
 def test_a_step_is_the_configs_with_what_shall_differ(tmp_path, monkeypatch, capsys):
     said = "cars196:tuned,data.image_size=8,network.name=small_cnn,objective.name=contrastive"
     network = steps.config_of(f"{said},network.parts=2").network

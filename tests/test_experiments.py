@@ -150,6 +150,7 @@ def test_the_results_carry_their_protocol(finished):
         "alpha": 0.5,
         "beta": 1.0,
         "weight": 1.0,
+        "dtype": "float32",
     }
     assert protocol["seed"] == 0
     for score in ("euclidean", "pddm"):

@@ -185,9 +185,9 @@ FROZEN = {"freeze_statistics": True}
 @pytest.mark.parametrize(
     ("name", "fields", "more", "tolerance"),
     [
-        ("resnet50", FROZEN, {"parts": 2}, 1e-5),
+        pytest.param("resnet50", FROZEN, {"parts": 2}, 1e-5, marks=pytest.mark.long),
         ("resnet50", FROZEN, {"parts": 4, "remat": True}, 1e-5),
-        ("small_cnn", {}, {"parts": 4}, 1e-5),
+        pytest.param("small_cnn", {}, {"parts": 4}, 1e-5, marks=pytest.mark.long),
         ("small_cnn", {"dtype": "bfloat16"}, {"parts": 2}, 5e-3),
     ],
 )
@@ -234,6 +234,7 @@ def test_only_training_takes_a_batch_in_parts():
         parts.apply(variables, images, train=True, mutable=["batch_stats"])
 
 
+@pytest.mark.long
 def test_parts_take_an_equal_share_of_each_of_eight_devices_and_send_no_images(run_command):
     status, out, err = run_command("tests.in_parts", devices=8)
     assert status == 0, err
