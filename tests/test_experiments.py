@@ -475,6 +475,7 @@ def assert_one_line(err):
     ("given", "words"),
     [
         ("objective.name=nope", ["objective.name", "'contrastive'", "'pddm'", "'nope'"]),
+        ("objective.dtype=float16", ["objective.dtype", "'bfloat16'", "'float16'"]),
         ("objective.margin=0.3", ["objective 'pddm'", "'alpha'", "'margin'"]),
         ("network.name=nope", ["network.name", "'small_cnn'", "'nope'"]),
         ("network.parts=0", ["network.parts", "positive", "0"]),
