@@ -12,8 +12,9 @@ from jax.lax import Precision
 def operations(jaxpr: Jaxpr) -> Counter[int]:
     """Multiplications and additions, over all devices, by the bfloat16 passes that a TPU takes for them.
 
-    A loop counts as often as it runs, a kernel for each step of its grid; of branches, the one that counts
-    most. Not counted: zeros that a convolution pads or spreads its input with.
+    A loop counts as often as it runs, a TPU's kernel for each step of its grid; of branches, the one that
+    counts most, so that a GPU's kernel, which hides its products, counts as the plain form beside it. Not
+    counted: zeros that a convolution pads or spreads its input with.
 
     Raises:
         ValueError: a loop does not say how often it runs.

@@ -11,7 +11,7 @@ statistics frozen. Images lie on the devices before. Columns:
 """
 
 import ast
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -30,15 +30,17 @@ from pddm_jax.types import Batch
 
 
 def config_of(said: str) -> ConfigDict:
-    """The fields of a config, with what shall differ."""
+    """The fields of a config, with what shall differ; KeyError where it has no such field."""
     name, *others = said.split(",")
     config = experiment_config(name)
     config.network.update(pretrained=None, freeze_statistics=False)
+    config.lock()
     for field, _, value in (other.partition("=") for other in others):
+        *parts, last = field.split(".")
         try:
-            config.update_from_flattened_dict({field: ast.literal_eval(value)})
+            reduce(getattr, parts, config)[last] = ast.literal_eval(value)
         except (SyntaxError, ValueError):
-            config.update_from_flattened_dict({field: value})
+            reduce(getattr, parts, config)[last] = value
     return config
 
 

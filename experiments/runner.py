@@ -240,10 +240,8 @@ def train(
     whose = "validation_" if config.data.validation else ""
     parts = config.network.parts
     if p * k % (mesh.size * parts):
-        raise ValueError(
-            f"a batch of {p} x {k} images does not divide over {mesh.size} devices x {parts} parts "
-            "(network.parts)"
-        )
+        of_parts = f" x {parts} parts (network.parts)" if parts > 1 else ""
+        raise ValueError(f"a batch of {p} x {k} images does not divide over {mesh.size} devices{of_parts}")
     size = -(-EMBED // mesh.size) * mesh.size
     place, writes = (jax.process_index(), jax.process_count()), jax.process_index() == 0
     sampler = data.PKSampler(images.labels, p, k, range(steps), config.seed, *place)

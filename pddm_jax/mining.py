@@ -68,8 +68,8 @@ def mine_quadruplets_fused(
 ) -> Quadruplets:
     """`mine_quadruplets(score_matrix(params, embeddings), labels, per)`, never holding the scores.
 
-    The same indices, by a running best per image, tile by tile: scoring keeps O(b d). A TPU's kernel sums
-    in another order, so that scores that differ by a rounding may fall otherwise there.
+    The same indices, by a running best per image, tile by tile: scoring keeps O(b d). Kernels sum and round
+    in another order, so that scores that differ by a rounding may fall otherwise on a TPU or GPU.
 
     Args:
         params: parameters of a PDDM unit.

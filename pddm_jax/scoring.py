@@ -7,7 +7,7 @@ symmetric, so only the tiles on and above the diagonal are work.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +30,8 @@ TILE = 8
 STEP = 2**20
 """Floats that the tiles scored together hold in all layers: few enough for a core's caches."""
 
-STEP_OF_A_CARD = 2**25
-"""The same on other devices: enough for all of them at once, and 128 MiB at most."""
+STEP_OF_A_GPU = 2**25
+"""The same on a GPU: enough to fill it, at 140 to 230 MB on an H200 (docs/performance.md)."""
 
 LAYERS = ("difference", "joint", "mean", "score")
 
@@ -149,11 +149,13 @@ def _widths(params: Params) -> tuple[int, int, int]:
     return d, h, params["joint"]["kernel"].shape[1]
 
 
-def _together(params: Params, x: Float[Array, "n d"]) -> int:
-    """Tiles that the plain form scores at once on the device of x."""
+def _together(params: Params, x: Float[Array, "n d"], tiles: int) -> int:
+    """Of so many tiles those that the plain form scores at once on a device that x lies on."""
     d, h, joint = _widths(params)
-    floats = STEP if kind_of(x) == "cpu" else STEP_OF_A_CARD
-    return max(1, floats // (TILE**2 * (d + 2 * h + joint)))
+    gpu, mesh = kind_of(x).startswith("NVIDIA"), mesh_of(x)
+    floats = STEP_OF_A_GPU if gpu else STEP
+    most = max(1, floats // (TILE**2 * (d + 2 * h + joint)))
+    return min(most, -(-tiles // mesh.size)) if gpu and mesh else most
 
 
 def _steps(r: Int[AnyArray, " n"], c: Int[AnyArray, " n"], most: int) -> Int[Array, "steps 2 g"]:
@@ -215,7 +217,7 @@ def score_matrix(
         scores = _score_tiles(params, rows, columns, rc[0], rc[1], dtype)
         return _symmetric(scores, rc[0], rc[1]) if y is None else scores
 
-    steps = _steps(r, c, _together(params, x))
+    steps = _steps(r, c, _together(params, x, len(r)))
     tiles = _scan(lambda _, rc: (None, step(rc)), None, steps)[1]
     tiles = tiles.reshape(-1, TILE, TILE)[: len(r)]
     blocks = _place(jnp.zeros((*shape, TILE, TILE)), r, c, tiles)
@@ -276,15 +278,14 @@ def _search_by_gpu(
     classes: Int[Array, "n t"],
     steps: Int[Array, "steps 2 g"],
 ) -> Extremes:
-    """As many tiles together as keep all of a card busy, by `gpu.score_tiles`."""
+    """The same of scores by `gpu.score_tiles`, of many tiles at once."""
 
-    def score(params: Params, rows: _Tiles, *given: Any) -> Float[Array, "g t t"]:
-        _, r, c, _ = given
-        return gpu.score_tiles(params, *rows, r, c)
+    def score(params: Params, tiles: _Tiles, _: _Tiles, r: Array, c: Array, dtype: DTypeLike) -> Array:
+        del dtype  # the kernel has but one
+        return gpu.score_tiles(params, *tiles, r, c)
 
     r, c = steps.swapaxes(0, 1).reshape(2, -1)
-    steps = _steps(r, c, gpu.TOGETHER)
-    return _search(score, b, dtype, params, x, mean, classes, steps)
+    return _search(score, b, dtype, params, x, mean, classes, _steps(r, c, gpu.TOGETHER))
 
 
 class Form(NamedTuple):
@@ -308,7 +309,10 @@ KERNELS = {
     **dict.fromkeys(("TPU v5 lite", "TPU v5", "TPU v6 lite"), ON_A_TPU),
     **dict.fromkeys(("NVIDIA H100 80GB HBM3", "NVIDIA H200"), ON_A_GPU),
 }
-"""By kind of device: those for which a kernel was compiled. A failure would end a run."""
+"""By kind of device: those for which a kernel was compiled. A failure would end a run.
+
+The GPU's was run on an H200, with jax 0.11.
+"""
 
 
 def hardest_partners(
@@ -333,12 +337,13 @@ def _share_out(
 ) -> Extremes:
     """The hardest partners by one form.
 
-    The devices that x lies on share out the steps, which do not depend on their number; the best of all are
-    the best of their best.
+    The devices that x lies on share out the steps, which depend on their number on GPUs alone; the best of
+    all are the best of their best.
     """
     tiles = _cut(params, x, dtype, form.tile)
     classes = jnp.pad(labels, (0, len(tiles.x) * form.tile - len(x))).reshape(-1, form.tile)
-    steps = _steps(*np.triu_indices(len(tiles.x)), 1 if form.platform else _together(params, x))
+    r, c = np.triu_indices(len(tiles.x))
+    steps = _steps(r, c, 1 if form.platform else _together(params, x, len(r)))
     search, mesh = partial(form.search, len(x), dtype), mesh_of(x)
     if mesh is None:
         return search(params, *tiles, classes, steps)

@@ -98,6 +98,8 @@ def test_a_step_is_the_configs_with_what_shall_differ(tmp_path, monkeypatch, cap
     said = "cars196:tuned,data.image_size=8,network.name=small_cnn,objective.name=contrastive"
     network = steps.config_of(f"{said},network.parts=2").network
     assert (network.parts, network.name, network.pretrained) == (2, "small_cnn", None)
+    with pytest.raises(KeyError, match="partz"):
+        steps.config_of(f"{said},network.partz=2")
     monkeypatch.setattr(
         sys, "argv", ["steps", said, "--side", "64", "--rounds", "1", "--out", str(tmp_path)]
     )

@@ -34,10 +34,10 @@ def imagenet(variant: str, variants: Sequence[str] = IMAGENET) -> ConfigDict:
     """Networks on ImageNet 2010; batch, rate and steps are this project's, the paper's are not known.
 
     Variants: "imagenet", AlexNet in float32, 256 images a step; "resnet50", ResNet-50 likewise, in bfloat16
-    and its blocks computed again for the gradient; "gpu", for one GPU, AlexNet in bfloat16, 1,024 images a
-    step; "pod", for a slice of a TPU pod, the same with 8,192 images on all chips together. None has been
-    trained with; of the second and third, steps were run on a GPU (docs/performance.md). More images a
-    step are twice, and four times, as many in all; where a step is too much for a chip's memory,
+    and its blocks computed again for the gradient; "gpu", for one GPU, AlexNet and the mining in bfloat16,
+    1,024 images a step; "pod", for a slice of a TPU pod, AlexNet in bfloat16, 8,192 images on all chips
+    together. None has been trained with; steps of "gpu" were run on one (docs/performance.md). More images
+    a step are twice, and four times, as many in all; where a step is too much for a chip's memory,
     `network.parts` takes its images through the backbone in parts.
     """
     config = get_config(variant, variants)

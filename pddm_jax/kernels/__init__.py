@@ -1,1 +1,1 @@
-"""The fused score-and-mine reduction as Pallas kernels. `scoring` chooses by device; no user does."""
+"""What mining is about as Pallas kernels: all scores, and the best of them. `scoring` chooses by device."""

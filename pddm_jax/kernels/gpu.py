@@ -1,8 +1,9 @@
 """The scores of tiles of pairs on a Hopper GPU, in bfloat16: one Pallas kernel, which Mosaic compiles.
 
-A program takes one tile of the pair matrix, 64 rows against 64 columns. Three warpgroups run it:
+A program takes rows of one tile of the pair matrix, 64 rows by 64 columns: all of them where there
+are many tiles, fewer where there are not, so that the whole card is busy. Three warpgroups run it:
 
-1. Two compute. Each takes every second row of the tile, and the row's 64 pairs through the unit:
+1. Two compute. They take turns of two rows, one each, and a row's 64 pairs through the unit:
 
    - z = relu(|x_i - x_j| W + b), the branch of the difference, CHUNK features at a time. It goes to shared
      memory as it is: that normalising commutes with the joint layer, (z / |z|) W = (z W) / |z|, spares a
@@ -37,7 +38,10 @@ TILE = 64
 """Images along one side of a tile: the rows that a warpgroup multiplies at once are a row's pairs."""
 
 TOGETHER = 2048
-"""Tiles that are scored at once: 32 MiB of scores, and a dozen for each of a card's processors."""
+"""Tiles that are scored at once: 32 MiB of scores."""
+
+PROGRAMS = 1024
+"""Programs that there are at least, if tiles divide so far: several for each of a card's processors."""
 
 STEP = 64
 """Features that are multiplied at a time."""
@@ -48,7 +52,7 @@ CHUNK = 128
 COMPUTE = 2
 """Warpgroups that compute."""
 
-SLOTS = {"matrices": 3, "images": 2}
+DEPTHS = {"matrices": 3, "images": 2}
 """Slots of the rings. With the widest branch that `takes` lets in they fill shared memory, 227 KiB."""
 
 REGISTERS = {"compute": 232, "fetch": 40}
@@ -56,9 +60,9 @@ REGISTERS = {"compute": 232, "fetch": 40}
 
 
 def takes(dtype: DTypeLike, d: int, h: int, c: int) -> bool:
-    """Whether the kernel is for units of these widths."""
-    del d, c
-    return jnp.dtype(dtype) == jnp.bfloat16 and h <= 512
+    """Whether the kernel was compiled for units of these widths; d may be any."""
+    del d
+    return jnp.dtype(dtype) == jnp.bfloat16 and max(h, c) <= 512
 
 
 class Pass(NamedTuple):
@@ -107,9 +111,12 @@ def score_tiles(
         tiling = mosaic.TilingTransform((8, 128 // jnp.dtype(dtype).itemsize))
         return mosaic.SMEM(shape, dtype, transforms=(tiling, mosaic.SwizzleTransform(128)))
 
-    of_matrices, of_images = SLOTS["matrices"], SLOTS["images"]
+    of_matrices, of_images = DEPTHS["matrices"], DEPTHS["images"]
+    turns = TILE // COMPUTE
+    while turns % 2 == 0 and len(r) * TILE < PROGRAMS * turns * COMPUTE:
+        turns //= 2
     scores = mosaic.kernel(
-        partial(_kernel, plan),
+        partial(_kernel, plan, turns),
         out_type=jax.ShapeDtypeStruct((len(r), TILE, TILE), jnp.float32),
         scratch_types=[
             swizzled(COMPUTE, h // STEP, TILE, STEP, dtype=jnp.bfloat16),  # z
@@ -122,8 +129,8 @@ def score_tiles(
             mosaic.Barrier(num_arrivals=2, num_barriers=of_images),  # columns and rows have come
             mosaic.Barrier(num_arrivals=COMPUTE, num_barriers=of_images),  # they have been read
         ],
-        grid=(len(r),),
-        grid_names=("tile",),
+        grid=(len(r), TILE // COMPUTE // turns),
+        grid_names=("tile", "share"),
         num_threads=COMPUTE + 1,
         thread_name="warpgroup",
         compiler_params=mosaic.CompilerParams(
@@ -152,8 +159,8 @@ class Rings(NamedTuple):
     images_read: Any
 
 
-class Slots(NamedTuple):
-    """A step's place in the rings, and whether something was there before."""
+class Places(NamedTuple):
+    """A step's slots in the rings, and whether something was there before."""
 
     matrix: Array
     matrix_used: Array
@@ -161,13 +168,13 @@ class Slots(NamedTuple):
     images_used: Array
 
 
-def slots(plan: tuple[Pass, ...], turn: Array, of: Pass, k: Array | int) -> Slots:
-    """Those of step k of a pass, in some turn."""
+def places(plan: tuple[Pass, ...], turn: Array, of: Pass, k: Array | int) -> Places:
+    """The slots of step k of a pass, in a turn of the program."""
     last = plan[-1]
     matrix = turn * (last.matrices_before + last.steps) + of.matrices_before + k
     images = turn * (last.images_before + last.steps * last.images) + of.images_before + k
-    of_matrices, of_images = SLOTS["matrices"], SLOTS["images"]
-    return Slots(
+    of_matrices, of_images = DEPTHS["matrices"], DEPTHS["images"]
+    return Places(
         jax.lax.rem(matrix, of_matrices),
         matrix >= of_matrices,
         jax.lax.rem(images, of_images),
@@ -175,22 +182,23 @@ def slots(plan: tuple[Pass, ...], turn: Array, of: Pass, k: Array | int) -> Slot
     )
 
 
-def _kernel(plan: tuple[Pass, ...], *refs: Any) -> None:
-    """The part of one warpgroup in one tile."""
+def _kernel(plan: tuple[Pass, ...], turns: int, *refs: Any) -> None:
+    """What one warpgroup of a program does, which is for so many turns of a tile."""
     r, c, x, mean, difference, of_z, of_mean, *vectors, scores = refs[:11]
     z, left = refs[11:13]
     rings = Rings(*refs[13:])
     warpgroup, tile = jax.lax.axis_index("warpgroup"), jax.lax.axis_index("tile")
+    first = jax.lax.axis_index("share") * turns * COMPUTE
 
     @pl.when(warpgroup < COMPUTE)
     def compute() -> None:
         mosaic.set_max_registers(REGISTERS["compute"], action="increase")
 
-        @pl.loop(0, TILE // COMPUTE)
+        @pl.loop(0, turns)
         def take(turn: Array) -> None:
             mine = z.at[warpgroup], left.at[warpgroup], rings.rows.at[:, warpgroup]
             score = _score(plan, turn, vectors, *mine, rings)
-            scores[tile, turn * COMPUTE + warpgroup] = score
+            scores[tile, first + turn * COMPUTE + warpgroup] = score
 
     @pl.when(warpgroup == COMPUTE)
     def fetch() -> None:
@@ -198,14 +206,14 @@ def _kernel(plan: tuple[Pass, ...], *refs: Any) -> None:
         sources = (x, difference), (None, of_z), (mean, of_mean)
         columns = pl.ds(c[tile] * TILE, TILE)
 
-        @pl.loop(0, TILE // COMPUTE)
+        @pl.loop(0, turns)
         def take(turn: Array) -> None:
-            rows = pl.ds(r[tile] * TILE + turn * COMPUTE, COMPUTE)
+            rows = pl.ds(r[tile] * TILE + first + turn * COMPUTE, COMPUTE)
             _fetch(plan, turn, rows, columns, sources, rings)
 
-        for read, of in ((rings.matrix_read, "matrices"), (rings.images_read, "images")):
-            for slot in range(SLOTS[of]):
-                mosaic.barrier_wait(read.at[slot])
+        for freed, of in ((rings.matrix_read, "matrices"), (rings.images_read, "images")):
+            for slot in range(DEPTHS[of]):
+                mosaic.barrier_wait(freed.at[slot])
 
 
 def _fetch(
@@ -220,7 +228,7 @@ def _fetch(
         def fetch(
             k: Array, of: Pass = of, images: Any = images, matrix: Any = matrix, chunk: Any = chunk
         ) -> None:
-            at, features = slots(plan, turn, of, k), pl.ds(k * STEP, STEP)
+            at, features = places(plan, turn, of, k), pl.ds(k * STEP, STEP)
             if of.images:
                 pl.when(at.images_used)(lambda: mosaic.barrier_wait(rings.images_read.at[at.images]))
                 here = rings.images_here.at[at.images]
@@ -242,7 +250,7 @@ def _score(
 ) -> Float[Array, " t"]:
     """The scores of a row's pairs, but for the bias."""
     difference_bias, joint_bias, weight = vectors
-    none = jnp.zeros(TILE)
+    none = jnp.zeros(TILE, jnp.float32)
 
     def made(of: Pass, slot: Array) -> Float[Array, "t s"]:
         """A left side made of images, in float32."""
@@ -251,15 +259,16 @@ def _score(
         return jnp.maximum(row + columns, 0) if of.matrix == 2 else jnp.abs(row - columns)
 
     def product(of: Pass) -> tuple[Float[Array, "t n"], Float[Array, " t"]]:
-        """The product, and the sums of squares of what was made for it."""
+        """The product; and of the mean's branch, which is made for it, the sums of squares."""
 
         def sum_up(sums: Any) -> tuple[Array, Array]:
             def step(k: Array, squared: Array) -> Array:
-                at = slots(plan, turn, of, k)
+                at = places(plan, turn, of, k)
                 if of.images:
                     mosaic.barrier_wait(rings.images_here.at[at.images])
                     new = made(of, at.images)
-                    squared += jnp.sum(new * new, axis=1)
+                    if of.matrix == 2:
+                        squared += jnp.sum(new * new, axis=1)
                 # While this was made, the step before it was multiplied.
                 pl.when(k > 0)(lambda: multiplied(k - 1))
                 if of.images:
@@ -272,7 +281,7 @@ def _score(
 
             def multiplied(k: Array | int) -> None:
                 mosaic.wgmma_wait(0)
-                mosaic.barrier_arrive(rings.matrix_read.at[slots(plan, turn, of, k).matrix])
+                mosaic.barrier_arrive(rings.matrix_read.at[places(plan, turn, of, k).matrix])
 
             squared = jax.lax.fori_loop(0, of.steps, step, none)
             multiplied(of.steps - 1)
