@@ -59,6 +59,10 @@ REGISTERS = {"compute": 232, "fetch": 40}
 """Registers of a thread, which together are nearly all 65,536 that there are."""
 
 
+DIFFERENCE, OF_Z, OF_MEAN = range(3)
+"""The matrices: of the difference, and of the joint layer what meets z and what meets the mean's branch."""
+
+
 def takes(dtype: DTypeLike, d: int, h: int, c: int) -> bool:
     """Whether the kernel was compiled for units of these widths; d may be any."""
     del d
@@ -66,26 +70,23 @@ def takes(dtype: DTypeLike, d: int, h: int, c: int) -> bool:
 
 
 class Pass(NamedTuple):
-    """A product: a row's pairs, by some of their features, with CHUNK columns of a matrix.
+    """A product of a row's pairs with CHUNK columns of a matrix, STEP features of them at a time."""
 
-    The left side is made of images, or it is z.
-    """
-
-    matrix: int  # 0: difference; 1: joint, of z; 2: joint, of the mean's branch
+    matrix: int
     chunk: int  # of the matrix's columns
     steps: int
-    images: bool
-    matrices_before: int  # steps of a row that have gone through the ring of matrices before
-    images_before: int  # and through the ring of images
+    images: bool  # whether the left side is made of images; else it is z
+    matrices_before: int  # steps of the passes before it, which have gone through the ring of matrices
+    images_before: int  # and those of them that have gone through the ring of images
 
 
 def passes(d: int, h: int, c: int) -> Iterator[Pass]:
     """What a row takes, in order."""
     of_matrices = of_images = 0
-    order = [(0, n, d, True) for n in range(h // CHUNK)]
-    order += [(matrix, n, h, matrix == 2) for n in range(c // CHUNK) for matrix in (2, 1)]
-    for matrix, n, width, images in order:
-        steps = width // STEP
+    order = [(DIFFERENCE, n) for n in range(h // CHUNK)]
+    order += [(matrix, n) for n in range(c // CHUNK) for matrix in (OF_MEAN, OF_Z)]
+    for matrix, n in order:
+        steps, images = (d if matrix == DIFFERENCE else h) // STEP, matrix != OF_Z
         yield Pass(matrix, n, steps, images, of_matrices, of_images)
         of_matrices += steps
         of_images += steps * images
@@ -203,7 +204,7 @@ def _kernel(plan: tuple[Pass, ...], turns: int, *refs: Any) -> None:
     @pl.when(warpgroup == COMPUTE)
     def fetch() -> None:
         mosaic.set_max_registers(REGISTERS["fetch"], action="decrease")
-        sources = (x, difference), (None, of_z), (mean, of_mean)
+        sources = {DIFFERENCE: (x, difference), OF_Z: (None, of_z), OF_MEAN: (mean, of_mean)}
         columns = pl.ds(c[tile] * TILE, TILE)
 
         @pl.loop(0, turns)
@@ -217,26 +218,29 @@ def _kernel(plan: tuple[Pass, ...], turns: int, *refs: Any) -> None:
 
 
 def _fetch(
-    plan: tuple[Pass, ...], turn: Array, rows: Any, columns: Any, sources: Sequence[Any], rings: Rings
+    plan: tuple[Pass, ...],
+    turn: Array,
+    rows: Any,
+    columns: Any,
+    sources: dict[int, tuple[Any, Any]],
+    rings: Rings,
 ) -> None:
     """Everything that the rows of a turn take."""
-    for of in plan:
-        images, matrix = sources[of.matrix]
-        chunk = pl.ds(of.chunk * CHUNK, CHUNK)
 
-        @pl.loop(0, of.steps)
-        def fetch(
-            k: Array, of: Pass = of, images: Any = images, matrix: Any = matrix, chunk: Any = chunk
-        ) -> None:
-            at, features = places(plan, turn, of, k), pl.ds(k * STEP, STEP)
-            if of.images:
-                pl.when(at.images_used)(lambda: mosaic.barrier_wait(rings.images_read.at[at.images]))
-                here = rings.images_here.at[at.images]
-                mosaic.copy_gmem_to_smem(images.at[columns, features], rings.columns.at[at.images], here)
-                mosaic.copy_gmem_to_smem(images.at[rows, features], rings.rows.at[at.images], here)
-            pl.when(at.matrix_used)(lambda: mosaic.barrier_wait(rings.matrix_read.at[at.matrix]))
-            here = rings.matrix_here.at[at.matrix]
-            mosaic.copy_gmem_to_smem(matrix.at[features, chunk], rings.matrices.at[at.matrix], here)
+    def fetch(of: Pass, k: Array) -> None:
+        images, matrix = sources[of.matrix]
+        at, features = places(plan, turn, of, k), pl.ds(k * STEP, STEP)
+        if of.images:
+            pl.when(at.images_used)(lambda: mosaic.barrier_wait(rings.images_read.at[at.images]))
+            here = rings.images_here.at[at.images]
+            mosaic.copy_gmem_to_smem(images.at[columns, features], rings.columns.at[at.images], here)
+            mosaic.copy_gmem_to_smem(images.at[rows, features], rings.rows.at[at.images], here)
+        pl.when(at.matrix_used)(lambda: mosaic.barrier_wait(rings.matrix_read.at[at.matrix]))
+        block = matrix.at[features, pl.ds(of.chunk * CHUNK, CHUNK)]
+        mosaic.copy_gmem_to_smem(block, rings.matrices.at[at.matrix], rings.matrix_here.at[at.matrix])
+
+    for of in plan:
+        pl.loop(0, of.steps)(partial(fetch, of))
 
 
 def _score(
@@ -256,7 +260,7 @@ def _score(
         """A left side made of images, in float32."""
         columns = rings.columns[slot]
         row = jax.lax.broadcast_in_dim(own_rows[slot], columns.shape, [1])
-        return jnp.maximum(row + columns, 0) if of.matrix == 2 else jnp.abs(row - columns)
+        return jnp.maximum(row + columns, 0) if of.matrix == OF_MEAN else jnp.abs(row - columns)
 
     def product(of: Pass) -> tuple[Float[Array, "t n"], Float[Array, " t"]]:
         """The product; and of the mean's branch, which is made for it, the sums of squares."""
@@ -267,7 +271,7 @@ def _score(
                 if of.images:
                     mosaic.barrier_wait(rings.images_here.at[at.images])
                     new = made(of, at.images)
-                    if of.matrix == 2:
+                    if of.matrix == OF_MEAN:
                         squared += jnp.sum(new * new, axis=1)
                 # While this was made, the step before it was multiplied.
                 pl.when(k > 0)(lambda: multiplied(k - 1))
@@ -299,13 +303,13 @@ def _score(
     squared = score = none
     for of in plan:
         sums, squared_mean = product(of)
-        if of.matrix == 0:
+        if of.matrix == DIFFERENCE:
             new = jnp.maximum(sums + over_pairs(difference_bias, of), 0)
             squared += jnp.sum(new * new, axis=1)
             for k in range(CHUNK // STEP):
                 z[of.chunk * (CHUNK // STEP) + k] = new[:, k * STEP : (k + 1) * STEP].astype(z.dtype)
             mosaic.commit_smem()
-        elif of.matrix == 2:
+        elif of.matrix == OF_MEAN:
             joint = sums * over_features(inverse_sqrt(squared_mean))
         else:
             joint += sums * over_features(inverse_sqrt(squared)) + over_pairs(joint_bias, of)
