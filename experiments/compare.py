@@ -61,7 +61,8 @@ def compare(
     if jax.process_index() == 0:
         write_json(workdir / "compare.json", {"seeds": seeds, "objectives": summary})
         write_text(workdir / "compare.md", table)
-        title = f"{config.data.name}: mean and deviation over seeds {', '.join(map(str, seeds))}"
+        over = f"mean and deviation over seeds {', '.join(map(str, seeds))}"
+        title = f"{config.data.name}: {over if len(seeds) > 1 else f'seed {seeds[0]}'}"
         plots.convergence(curves, title, workdir / "convergence.png")
     return table
 
