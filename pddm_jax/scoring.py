@@ -152,10 +152,11 @@ def _widths(params: Params) -> tuple[int, int, int]:
 def _together(params: Params, x: Float[Array, "n d"], tiles: int) -> int:
     """Of so many tiles those that the plain form scores at once on a device that x lies on."""
     d, h, joint = _widths(params)
-    gpu, mesh = kind_of(x).startswith("NVIDIA"), mesh_of(x)
-    floats = STEP_OF_A_GPU if gpu else STEP
+    on_a_gpu, mesh = kind_of(x).startswith("NVIDIA"), mesh_of(x)
+    floats = STEP_OF_A_GPU if on_a_gpu else STEP
     most = max(1, floats // (TILE**2 * (d + 2 * h + joint)))
-    return min(most, -(-tiles // mesh.size)) if gpu and mesh else most
+    # A GPU's steps are few: more of them, where several devices share them out.
+    return min(most, -(-tiles // mesh.size)) if on_a_gpu and mesh else most
 
 
 def _steps(r: Int[AnyArray, " n"], c: Int[AnyArray, " n"], most: int) -> Int[Array, "steps 2 g"]:
