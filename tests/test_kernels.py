@@ -133,10 +133,15 @@ def test_tiles_that_a_gpu_scores_are_searched_as_all_are(params, images, scores,
 H100 = "NVIDIA H100 80GB HBM3"
 
 
+def absent(kind, devices=1):
+    """A mesh of devices that are not there."""
+    device = AbstractDevice(device_kind=kind, num_cores=132, platform="gpu")
+    return AbstractMesh((devices,), ("data",), axis_types=(AxisType.Auto,), abstract_device=device)
+
+
 def lowered(b, d, dtype, kind, platform):
     """The program of mining on a device that is not there."""
-    device = AbstractDevice(device_kind=kind, num_cores=132, platform="gpu")
-    mesh = AbstractMesh((1,), ("data",), axis_types=(AxisType.Auto,), abstract_device=device)
+    mesh = absent(kind)
     batch = abstract_batch(b, d, NamedSharding(mesh, PartitionSpec()))
     with jax.sharding.use_abstract_mesh(mesh):
         traced = jax.jit(partial(scoring.hardest_partners, dtype=dtype)).trace(*batch)
@@ -163,6 +168,18 @@ def test_a_kernel_is_chosen_where_there_is_one_that_takes_the_unit(kind, platfor
     text = lowered(300, d, dtype, kind, platform)
     for kernel in ("tpu_custom_call", "mosaic_gpu"):
         assert (kernel in text) == (kernel == call)
+
+
+def test_the_plain_form_takes_large_steps_on_a_gpu_and_enough_of_them_for_several():
+    def together(kind, devices):
+        batch = abstract_batch(512, 128, NamedSharding(absent(kind, devices), PartitionSpec()))
+        found = []
+        jax.eval_shape(lambda params, x, labels: found.append(scoring._together(params, x, 2080)), *batch)
+        return found[0]
+
+    assert together("NVIDIA A100-SXM4-40GB", 1) == 2**25 // (64 * 512)
+    assert together("NVIDIA A100-SXM4-40GB", 8) == 2080 // 8
+    assert together("cpu", 8) == together("TPU v4", 1) == 2**20 // (64 * 512)
 
 
 @pytest.mark.parametrize("widths", [(64, 32, 32), (100, 512, 300), (1024, 128, 128)])
