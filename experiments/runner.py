@@ -238,10 +238,14 @@ def train(
     images = images._replace(labels=np.asarray(as_labels("labels", images.labels, len(images.labels))))
     workers, mesh = config.data.workers, data_mesh()
     whose = "validation_" if config.data.validation else ""
-    parts = config.network.parts
-    if p * k % (mesh.size * parts):
-        of_parts = f" x {parts} parts (network.parts)" if parts > 1 else ""
-        raise ValueError(f"a batch of {p} x {k} images does not divide over {mesh.size} devices{of_parts}")
+    share, rest = divmod(p * k, mesh.size)
+    if rest:
+        raise ValueError(f"a batch of {p} x {k} images does not divide over {mesh.size} devices")
+    if share % config.network.parts:
+        raise ValueError(
+            f"network.parts must divide a device's images of a batch, {p} x {k} / {mesh.size}, "
+            f"got {config.network.parts}"
+        )
     size = -(-EMBED // mesh.size) * mesh.size
     place, writes = (jax.process_index(), jax.process_count()), jax.process_index() == 0
     sampler = data.PKSampler(images.labels, p, k, range(steps), config.seed, *place)

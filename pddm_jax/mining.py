@@ -68,17 +68,20 @@ def mine_quadruplets_fused(
 ) -> Quadruplets:
     """`mine_quadruplets(score_matrix(params, embeddings), labels, per)`, never holding the scores.
 
-    The same indices, by a running best per image, tile by tile: scoring keeps O(b d). Kernels sum and round
-    in another order, so that scores that differ by a rounding may fall otherwise on a TPU or GPU.
+    The same indices, by a running best per image, tile by tile: scoring keeps O(b d). A kernel does it for
+    units of width 512 at most, on some TPUs and, in bfloat16, on an H100 or H200; it sums and rounds in
+    another order, so that scores that differ by a rounding may fall otherwise.
 
     Args:
         params: parameters of a PDDM unit.
         embeddings: [b, d].
         labels, per, size: as for `mine_quadruplets`.
-        dtype: type of the matrix products, float32 or bfloat16.
+        dtype: type of the matrix products, float32 or bfloat16. In bfloat16 about one image in a hundred
+            gets another partner, nearly as hard (docs/performance.md).
 
     Raises:
-        ValueError: embeddings do not fit params, and as `mine_quadruplets` raises.
+        ValueError: embeddings do not fit params, dtype is not one of the two, and as `mine_quadruplets`
+            raises.
     """
     _check(per, size)
     embeddings = as_matrix("embeddings", embeddings, check_unit(params, dtype))

@@ -479,7 +479,7 @@ def assert_one_line(err):
         ("objective.margin=0.3", ["objective 'pddm'", "'alpha'", "'margin'"]),
         ("network.name=nope", ["network.name", "'small_cnn'", "'nope'"]),
         ("network.parts=0", ["network.parts", "positive", "0"]),
-        ("network.parts=3", ["5 x 8", "1 devices x 3 parts", "network.parts"]),
+        ("network.parts=3", ["network.parts must divide", "5 x 8 / 1", "got 3"]),
         ("data.root=/nowhere/at/all", ["/nowhere/at/all", "data.root"]),
         ("train.log_every=0", ["train.log_every", "0"]),
         ("data.classes_per_batch=6", ["data.classes_per_batch", "6", "5 classes"]),
