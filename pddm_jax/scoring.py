@@ -149,12 +149,12 @@ def _widths(params: Params) -> tuple[int, int, int]:
     return d, h, params["joint"]["kernel"].shape[1]
 
 
-def _together(params: Params, x: Float[Array, "n d"], tiles: int) -> int:
-    """Of so many tiles those that the plain form scores at once on a device that x lies on."""
+def _together(params: Params, x: Float[Array, "n d"], tiles: int, most: int | None = None) -> int:
+    """Of so many tiles those that a device of x scores at once: `most`, or what the plain form can."""
     d, h, joint = _widths(params)
     on_a_gpu, mesh = kind_of(x).startswith("NVIDIA"), mesh_of(x)
     floats = STEP_OF_A_GPU if on_a_gpu else STEP
-    most = max(1, floats // (TILE**2 * (d + 2 * h + joint)))
+    most = most or max(1, floats // (TILE**2 * (d + 2 * h + joint)))
     # A GPU's steps are few: more of them, where several devices share them out.
     return min(most, -(-tiles // mesh.size)) if on_a_gpu and mesh else most
 
@@ -270,41 +270,31 @@ def _search(
     return _scan(step, Extremes(nothing, nothing, nothing), steps)[0]
 
 
-def _search_by_gpu(
-    b: int,
-    dtype: DTypeLike,
-    params: Params,
-    x: Float[Array, "n t d"],
-    mean: Float[Array, "n t h"],
-    classes: Int[Array, "n t"],
-    steps: Int[Array, "steps 2 g"],
-) -> Extremes:
-    """The same of scores by `gpu.score_tiles`, of many tiles at once."""
-
-    def score(params: Params, tiles: _Tiles, _: _Tiles, r: Array, c: Array, dtype: DTypeLike) -> Array:
-        del dtype  # the kernel has but one
-        return gpu.score_tiles(params, *tiles, r, c)
-
-    r, c = steps.swapaxes(0, 1).reshape(2, -1)
-    return _search(score, b, dtype, params, x, mean, classes, _steps(r, c, gpu.TOGETHER))
+def _score_by_gpu(
+    params: Params, tiles: _Tiles, _: _Tiles, r: Array, c: Array, dtype: DTypeLike
+) -> Float[Array, "g t t"]:
+    """Scores of tiles of x against itself, by a kernel, which has but one type."""
+    del dtype
+    return gpu.score_tiles(params, *tiles, r, c)
 
 
 class Form(NamedTuple):
     """A way to go over the tiles on and above the diagonal.
 
     `search(b, dtype, params, x, mean, classes, steps)` gives the hardest partners of each of b images in
-    some of them. A kernel takes steps of one tile, and is for one platform and for some units.
+    some of them. A kernel is for one platform and for some units.
     """
 
     search: Callable[..., Extremes]
     tile: int  # images along one side of a tile
+    together: int | None = None  # tiles of a step, at most; None: by the floats that they hold
     platform: str = ""
     takes: Callable[[DTypeLike, int, int, int], bool] = lambda dtype, d, h, c: True
 
 
 PLAIN = Form(partial(_search, _score_tiles), TILE)
-ON_A_TPU = Form(tpu.search, tpu.TILE, "tpu", tpu.takes)
-ON_A_GPU = Form(_search_by_gpu, gpu.TILE, "cuda", gpu.takes)
+ON_A_TPU = Form(tpu.search, tpu.TILE, 1, "tpu", tpu.takes)
+ON_A_GPU = Form(partial(_search, _score_by_gpu), gpu.TILE, gpu.TOGETHER, "cuda", gpu.takes)
 
 KERNELS = {
     **dict.fromkeys(("TPU v5 lite", "TPU v5", "TPU v6 lite"), ON_A_TPU),
@@ -344,7 +334,7 @@ def _share_out(
     tiles = _cut(params, x, dtype, form.tile)
     classes = jnp.pad(labels, (0, len(tiles.x) * form.tile - len(x))).reshape(-1, form.tile)
     r, c = np.triu_indices(len(tiles.x))
-    steps = _steps(r, c, 1 if form.platform else _together(params, x, len(r)))
+    steps = _steps(r, c, _together(params, x, len(r), form.together))
     search, mesh = partial(form.search, len(x), dtype), mesh_of(x)
     if mesh is None:
         return search(params, *tiles, classes, steps)

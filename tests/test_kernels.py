@@ -120,9 +120,8 @@ def test_tiles_that_a_gpu_scores_are_searched_as_all_are(params, images, scores,
         rows = scoring._Tiles(x, mean)
         return scoring._score_tiles(params, rows, rows, r, c, "float32")
 
-    monkeypatch.setattr(gpu, "TOGETHER", 2)  # of three tiles
     monkeypatch.setattr(gpu, "score_tiles", exact)
-    form = scoring.ON_A_GPU._replace(tile=16)
+    form = scoring.ON_A_GPU._replace(tile=16, together=2)  # of three tiles
     kernel = jax.jit(partial(scoring._share_out, form, "float32"))
     for name, labels in LABELS.items():
         found = kernel(params, images, jnp.asarray(labels, jnp.int32))
