@@ -18,7 +18,10 @@ ScoreFn = Callable[[Float[Array, "a d"], Float[Array, "b d"]], Float[Array, "a b
 """Scores of all pairs of queries and gallery images, higher = more similar."""
 
 TILE = 1024
-"""Queries, and gallery images, that are scored together: their scores stay in a CPU's cache."""
+"""Queries, and gallery images, that are scored together."""
+
+QUERIES_OF_A_CPU = 256
+"""Queries that a CPU scores together, so that the scores stay in its cache."""
 
 STRIP = 64
 """Tiles whose scores are held at a time."""
@@ -49,8 +52,8 @@ def nearest(
 ) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
     """The exact k nearest gallery images of each query, best first; ties go to the lowest index.
 
-    No vector space is assumed: every pair is scored, TILE x TILE pairs at a time. The gallery is shared out
-    over the devices of this process.
+    No vector space is assumed: every pair is scored, tile by tile. The gallery is shared out over the
+    devices of this process.
 
     Args:
         queries: [q, d] embeddings, finite.
@@ -135,8 +138,9 @@ def _best(scores: Float[Array, "a n"], index: Int[Array, "a n"], k: int) -> tupl
 
 
 def _blocks(x: Float[Array, "n d"]) -> Float[Array, "blocks size d"]:
-    """Equal blocks of at most TILE rows, the last one filled up with zeros."""
-    count = max(-(-len(x) // TILE), 1)
+    """Equal blocks of rows that are scored together, the last one filled up with zeros."""
+    most = QUERIES_OF_A_CPU if jax.default_backend() == "cpu" else TILE
+    count = max(-(-len(x) // most), 1)
     size = -(-len(x) // count)
     return jnp.pad(x, ((0, count * size - len(x)), (0, 0))).reshape(count, size, x.shape[1])
 
