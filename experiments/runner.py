@@ -26,7 +26,7 @@ from pddm_jax.files import write_json
 from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.objectives import Loss, has_classifier, make_objective
 from pddm_jax.pddm import PDDM
-from pddm_jax.provenance import digest, versions
+from pddm_jax.provenance import digest, digest_of_names, versions
 from pddm_jax.trained import network_of, read_results, transform_of
 from pddm_jax.training import (
     TrainState,
@@ -146,7 +146,8 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
 
     stood_on, recipe = versions(), make_recipe(config)
     split = load(config, evaluation.closed_sets)
-    first_weights.check_unseen(recipe.pretrained, config.data.name, split.rule)
+    train_classes = digest_of_names(split.train.class_names.values())
+    first_weights.check_unseen(recipe.pretrained, config.data.name, split.rule, train_classes)
     if config.data.augment == "shift" and not isinstance(split.train.images, np.ndarray):
         raise ValueError(f'data.augment must be "crop" for {config.data.name}: its images have many sizes')
     if config.data.validation:
@@ -188,6 +189,7 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
         "protocol": {
             "data": config.data.name,
             "split": split.rule,
+            "train_classes_sha256": train_classes,
             "classes": {name: len(part.class_names) for name, part in parts.items()},
             "images": {name: len(part.labels) for name, part in parts.items()},
             "image_shape": list(image_shape),

@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+from collections.abc import Iterable
 from importlib.metadata import version
 
 import jax
@@ -14,6 +15,11 @@ PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy"),
     *("pillow", "opencv-python-headless"),
 )
+
+
+def digest_of_names(names: Iterable[str]) -> str:
+    """SHA-256 over names, in whatever order they come."""
+    return hashlib.sha256("\0".join(sorted(names)).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def digest(state: TrainState) -> str:

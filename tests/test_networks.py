@@ -552,7 +552,10 @@ def test_truncated_files_are_told_by_name(kind, tmp_path, torch_names):
 
 @pytest.mark.parametrize(
     "view",
-    [(0, (4, 7), (6, 1)), (5, (4, 6), (6, 1)), (0, (2,), (-1,)), (-1, (2,), (1,)), (0, (2,), (1, 1))],
+    [
+        *((0, (4, 7), (6, 1)), (5, (4, 6), (6, 1)), (0, (2,), (-1,)), (-1, (2,), (1,)), (0, (2,), (1, 1))),
+        (0, (10**9,), (0,)),  # one element, over and over
+    ],
 )
 def test_tensors_outside_their_storage(view, tmp_path, torch_names):
     write_zip(tmp_path / "x", {"a": Tensor(Storage("FloatStorage", "0", BASE), *view)})
@@ -627,10 +630,15 @@ def test_what_does_not_fit_is_listed_at_once(lite):
     with pytest.raises(ValueError, match="does not fit efficientnet_lite0") as caught:
         load(**renamed, **{"conv_stem.weight": np.zeros((32, 4, 3, 3), np.float32)})
     assert str(caught.value).splitlines()[1:] == [
-        "  left over: bn1.shift [32]",
-        "  misshapen: conv_stem.weight [32, 4, 3, 3], not [32, 3, 3, 3]",
         "  missing: bn1.bias [32]",
+        "  misshapen: conv_stem.weight [32, 4, 3, 3], not [32, 3, 3, 3]",
+        "  left over: bn1.shift [32]",
     ]
+    with pytest.raises(ValueError, match="does not fit") as caught:
+        load(**renamed, **{f"a{n:02d}": np.zeros(1, np.float32) for n in range(14)})
+    lines = str(caught.value).splitlines()
+    assert lines[1] == "  missing: bn1.bias [32]"
+    assert lines[-2:] == ["  left over: a11 [1]", "  left over: and 3 more"]
 
 
 def test_specs(tmp_path, monkeypatch):

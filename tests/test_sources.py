@@ -341,6 +341,16 @@ def without_classes(path):
     scipy.io.savemat(path, {"annotations": annotations(**columns)})
 
 
+def other_class(line):
+    image, label = line.split()
+    return f"{image} {int(label) % 4 + 1}\n"
+
+
+def repeated_path(images):
+    first, second, *others = images.read_text().splitlines()
+    images.write_text("\n".join([first, f"{second.split()[0]} {first.split()[1]}", *others]))
+
+
 @pytest.mark.parametrize(
     ("find", "make", "file", "spoil"),
     [
@@ -358,6 +368,9 @@ def without_classes(path):
         (find_cub200, birds, "images.txt", lambda p: p.write_bytes(b"\xff\xfe\xfd")),
         (find_cub200, birds, "image_class_labels.txt", first_line(lambda x: "7\n")),
         (find_cub200, birds, "image_class_labels.txt", first_line(lambda x: "99 1\n")),
+        (find_cub200, birds, "image_class_labels.txt", first_line(other_class)),
+        (find_cub200, birds, "images.txt", lambda p: p.write_text(p.read_text() + p.read_text()[:40])),
+        (find_cub200, birds, "images.txt", repeated_path),
         (find_cub200, birds, "bounding_boxes.txt", first_line(lambda x: "")),
         (find_cub200, birds, "bounding_boxes.txt", first_line(lambda x: "7 1.0 2.0 nan 3.0\n")),
         (find_sop, products, "Ebay_train.txt", first_line(lambda x: "")),
@@ -516,6 +529,11 @@ def test_missing_and_foreign_classes_are_told(small):
         protocols.cars196(labelled([1, 1, 1, 2, 2, 3, 4, 4, 4, 4, 4, 0]))
 
 
+def test_a_missing_product_is_told(small):
+    with pytest.raises(ValueError, match="1 classes have no image, such as 4"):
+        protocols.sop(labelled([1, 1, 2, 2, 3, 3, 5, 5], [True] * 6 + [False] * 2))
+
+
 def test_a_product_in_both_parts_is_told(small):
     with pytest.raises(ValueError, match=r"class 3 is in both"):
         protocols.sop(labelled([1, 1, 2, 2, 3, 3, 3, 4, 5, 5], [True] * 6 + [False] * 4))
@@ -669,6 +687,39 @@ def test_train_alone_is_not_parted_and_may_be_a_class(tmp_path):
         source = find_folder(tmp_path / f"{n}")
         assert [*source.class_names.values()] == sorted(Path(name).parts[0] for name in names)
         assert source.in_train is None
+
+
+def test_a_flat_test_part_is_no_class(tmp_path):
+    for name in ("train/a/1.jpg", "train/b/1.jpg", "test/1.jpg"):
+        picture(tmp_path / name, 0)
+    with pytest.raises(ValueError, match=r"train has a folder for each class, .*test has none"):
+        find_folder(tmp_path)
+    picture(tmp_path / "val" / "c" / "1.jpg", 0)
+    source = find_folder(tmp_path)
+    assert source.in_train.tolist() == [True, True, False]
+    assert source.layout == "a folder for each class in train/ and val/; 1 other files left aside"
+
+
+def test_a_class_folder_may_be_a_link(tmp_path):
+    for name in ("here/a/1.jpg", "there/2.jpg"):
+        picture(tmp_path / name, 0)
+    (tmp_path / "there" / "3.txt").touch()
+    (tmp_path / "here" / "b").symlink_to(tmp_path / "there")
+    source = find_folder(tmp_path / "here")
+    assert source.class_names == {0: "a", 1: "b"}
+    assert source.layout == "a folder for each class; 1 other files left aside"
+
+
+def test_what_was_found_instead_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(FileNotFoundError, match=r"/file: looked for .*; it is a file"):
+        find_folder(tmp_path / "file")
+    with pytest.raises(FileNotFoundError, match=r"/none: looked for .*; no such folder"):
+        find_folder(tmp_path / "none")
+    for name in (".hidden", *(f"{n:02d}" for n in range(22))):
+        (tmp_path / name).touch()
+    with pytest.raises(FileNotFoundError, match=r"found 00, 01, .* 19 and 3 more$"):
+        find_folder(tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------- decoding
@@ -915,6 +966,40 @@ def test_a_folder_of_other_shards_is_refused(many, tmp_path):
     with pytest.raises(ValueError, match="out holds prepared images of folder, not of sop"):
         find_sop(tmp_path / "out")
     assert files_of(tmp_path / "out") == before
+
+
+def test_other_prepared_images_are_refused(many, tmp_path):
+    prepared("folder", many, tmp_path / "out")
+    before = files_of(tmp_path / "out")
+    shutil.copytree(many, tmp_path / "others" / "in a folder")
+    with pytest.raises(ValueError, match=r"out holds prepared images, class 0/00\.png.* none of which"):
+        prepared("folder", tmp_path / "others", tmp_path / "out")
+    assert files_of(tmp_path / "out") == before
+
+
+def test_an_index_that_was_cut_off_is_written_anew(many, tmp_path):
+    prepared("folder", many, tmp_path / "out")
+    before = files_of(tmp_path / "out")
+    (tmp_path / "out" / "pddm_records.json").write_text("")
+    prepared("folder", many, tmp_path / "out")
+    assert files_of(tmp_path / "out") == before
+
+
+def test_a_name_that_is_no_utf8_is_refused_before_anything_is_written(many, tmp_path):
+    (many / "class 0").rename(many / os.fsdecode(b"caf\xe9"))
+    with pytest.raises(ValueError, match=r"'caf\\udce9/00\.png' is no UTF-8"):
+        prepared("folder", many, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_part_of_which_nothing_can_be_read_is_told(part, tmp_path):
+    for name in ("train/a/1.png", "train/b/1.png", "test/c/1.png", "test/d/1.png"):
+        picture(tmp_path / name, 0)
+    for path in tmp_path.glob(f"{part}/*/*"):
+        path.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=f"none of the 2 images for {part} can be read: .*1.png"):
+        load("folder", str(tmp_path), None, 0, on_error="skip")
 
 
 def spoil_images(many):

@@ -158,6 +158,10 @@ def _readable(split: Parts, skip: bool) -> Parts:
         )
     for error in errors:
         logging.warning("left out: %s", error)
+    for name, part, of_part in zip(("train", "test"), parts, unreadable, strict=True):
+        if of_part and len(of_part) == len(part.labels):
+            one = next(iter(of_part.values()))
+            raise ValueError(f"none of the {len(of_part)} images for {name} can be read: {one}")
     train, test = (_without(part, list(of_part)) for part, of_part in zip(parts, unreadable, strict=True))
     told = f"; {len(errors)} unreadable images left out" if errors else ""
     return split._replace(train=train, test=test, rule=split.rule + told)

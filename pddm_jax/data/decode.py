@@ -1,4 +1,4 @@
-"""Encoded images, decoded when they are asked for: any file that Pillow reads becomes RGB, or is named."""
+"""Encoded images, decoded when they are asked for: each becomes RGB, or is named."""
 
 import io
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
 WHITE = (255, 255, 255, 255)
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")  # others may start programs, as EPS does
 TURNS = {  # what undoes each orientation of EXIF
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -36,7 +37,7 @@ def decode(data: bytes, box: Int[np.ndarray, "4"] | None = None) -> UInt8[np.nda
         ValueError: the data are no image, or truncated; the box holds no pixel of it.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.load()
             turn = _turn(image)
             rgb = _rgb(image)

@@ -22,9 +22,9 @@ from pddm_jax.cores import cores
 from pddm_jax.data.beam import in_beam
 from pddm_jax.data.on_disk import NAMES, find
 from pddm_jax.data.processes import in_processes
-from pddm_jax.data.records import INDEX, Index, Shard, read_index, write_index
+from pddm_jax.data.records import Index, Shard, read_index, write_index
 from pddm_jax.data.shards import Done, Task, make
-from pddm_jax.data.sources import Source
+from pddm_jax.data.sources import Source, few
 
 FLAGS = flags.FLAGS
 
@@ -53,13 +53,16 @@ def prepare(
         The names of the images that were skipped.
 
     Raises:
-        ValueError: an image cannot be decoded, or `out` holds other prepared images.
+        ValueError: an image cannot be decoded, its name or its class's is no UTF-8, or `out` holds other
+            prepared images.
     """
     images = source.images
+    names = [images.name(number).removeprefix(f"{root}/") for number in range(len(images))]
+    _check_names([*names, *source.class_names.values()])
     starts = range(0, len(images), shard_images)
     parts = [np.arange(start, min(start + shard_images, len(images))) for start in starts]
     paths = [out / f"images-{n:05d}-of-{len(parts):05d}.array_record" for n in range(len(parts))]
-    _check_out(out, name, paths)
+    _check_out(out, name, names, paths)
     shards, skipped = [], []
     tasks = [Task(path, images.take(part), skip) for path, part in zip(paths, parts, strict=True)]
     with tqdm(total=len(images), desc="preparing", unit="image", disable=None) as bar:
@@ -70,7 +73,6 @@ def prepare(
             skipped += part[done.skipped].tolist()
             bar.update(len(part))
 
-    names = [images.name(number).removeprefix(f"{root}/") for number in range(len(images))]
     about = (source.labels, source.class_names, source.boxes, source.in_train, np.array(skipped, np.int32))
     write_index(out, Index(name, source.layout, shards, names, *about))
     for left in out.glob(".*-images-*.array_record"):  # of runs that were killed
@@ -78,16 +80,33 @@ def prepare(
     return [names[number] for number in skipped]
 
 
-def _check_out(out: Path, name: str, paths: list[Path]) -> None:
-    """Refuse a folder whose shards are not those that are to be written."""
+def _check_names(names: list[str]) -> None:
+    """Refuse what an index, and another machine, could not name."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the name {name!r} is no UTF-8: give it another one") from error
+
+
+def _check_out(out: Path, name: str, names: list[str], paths: list[Path]) -> None:
+    """Refuse a folder that holds, or is to hold, the shards of other images."""
     shards = {*out.glob("images-*.array_record")} if out.is_dir() else set()
     if shards - {*paths}:
         raise ValueError(
             f"{out} holds shards of other images or of another number of images a shard, such as "
             f"{min(shards - {*paths}).name}: give the same flags as before, or an empty folder"
         )
-    if (out / INDEX).is_file() and (found := read_index(out).source) != name:
-        raise ValueError(f"{out} holds prepared images of {found}: give an empty folder")
+    try:
+        index = read_index(out)
+    except (FileNotFoundError, ValueError):
+        return  # there is none, or it was cut off: it is written anew
+    if index.source != name:
+        raise ValueError(f"{out} holds prepared images of {index.source}: give an empty folder")
+    if not {*index.names} & {*names}:
+        raise ValueError(
+            f"{out} holds prepared images, {few(index.names)}, none of which are here: give an empty folder"
+        )
 
 
 def main(arguments: list[str]) -> None:

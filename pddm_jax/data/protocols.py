@@ -69,7 +69,8 @@ def sop(source: Source) -> Split:
     shared = np.intersect1d(train, test)
     if len(shared):
         raise ValueError(f"sop: class {shared[0]} is in both Ebay_train.txt and Ebay_test.txt")
-    _check("sop", source, train, test)
+    products = np.arange(1, sum(count.classes for count in EXPECTED["sop"]) + 1)
+    _check("sop", source, train, test, products)
     return _split(source, train, test, "classes of Ebay_train.txt for training, of Ebay_test.txt for test")
 
 
@@ -167,7 +168,7 @@ def _by_class_id(name: str, source: Source) -> Split:
     last = EXPECTED[name].train.classes
     end = last + EXPECTED[name].test.classes
     train, test = np.arange(1, last + 1), np.arange(last + 1, end + 1)
-    _check(name, source, train, test)
+    _check(name, source, train, test, np.arange(1, end + 1))
     return _split(source, train, test, f"classes 1 to {last} for training, {last + 1} to {end} for test")
 
 
@@ -182,13 +183,13 @@ def _split(source: Source, train: np.ndarray, test: np.ndarray, rule: str) -> Sp
     return Split(of_classes(data, train), of_classes(data, test), rule)
 
 
-def _check(name: str, source: Source, train: np.ndarray, test: np.ndarray) -> None:
+def _check(name: str, source: Source, train: np.ndarray, test: np.ndarray, classes: np.ndarray) -> None:
     """One ValueError with what was expected, what was found, and the likely cause."""
     found = Expected(*(_count(source.labels, classes) for classes in (train, test)))
     if found != EXPECTED[name] or np.isin(source.labels, [*train, *test], invert=True).any():
         raise ValueError(
             f"this is not the whole of {name}: training and test classes have {_words(found)} where "
-            f"{_words(EXPECTED[name])} belong; {_cause(name, source, np.union1d(train, test))} "
+            f"{_words(EXPECTED[name])} belong; {_cause(name, source, classes)} "
             f"(read from {source.layout})"
         )
 

@@ -170,18 +170,17 @@ def _cars_by_class(base: Path) -> Source:
     numbers = np.array(rows, np.int32).reshape(-1, 5)
     labels = numbers[:, 4]
     class_names = _named(labels, dict(enumerate(names, 1)), names_file)
-    _check_one_class_a_folder(paths, labels, base)
+    _check_one_class_a_folder(paths, labels, base, "anno_train.csv and anno_test.csv")
     boxes = numbers[:, :4] - np.array([1, 1, 0, 0], np.int32)
     layout = "train/<class>/ and test/<class>/ with anno_train.csv, anno_test.csv and names.csv"
     return Source(Encoded(Files(paths)), labels, class_names, boxes, None, layout)
 
 
-def _check_one_class_a_folder(paths: list[Path], labels: np.ndarray, base: Path) -> None:
+def _check_one_class_a_folder(paths: list[Path], labels: np.ndarray, base: Path, files: str) -> None:
     pairs = sorted({(path.parent.name, label) for path, label in zip(paths, labels.tolist(), strict=True)})
     for side in (0, 1):
         found = Counter(pair[side] for pair in pairs)
         if odd := [f"{folder} = {label}" for folder, label in pairs if found[(folder, label)[side]] > 1]:
-            files = "anno_train.csv and anno_test.csv"
             raise ValueError(f"{base}: the folders do not fit the classes of {files}: {few(odd)}")
 
 
@@ -227,15 +226,16 @@ def _cub(base: Path) -> Source:
             raise ValueError(f"{file} is missing beside images.txt")
     kinds = (int, str), (int, int), (int, float, float, float, float)
     images, labels_of, boxes_of = (
-        {row[0]: row[1:] for row in _read_table(file, of_file)}
-        for file, of_file in zip(files, kinds, strict=True)
+        _by_first(_read_table(file, of_file), file) for file, of_file in zip(files, kinds, strict=True)
     )
     for file, table in zip(files[1:3], (labels_of, boxes_of), strict=True):
         if table.keys() != images.keys():
             odd = sorted(table.keys() ^ images.keys())
             raise ValueError(f"{file} and images.txt do not tell of the same images: {few(odd)}")
     paths = _existing([base / "images" / name for (name,) in images.values()], files[0])
+    _by_first([(path,) for path in paths], files[0])
     labels = np.array([labels_of[image][0] for image in images], np.int32)
+    _check_one_class_a_folder(paths, labels, base, "image_class_labels.txt")
     edges = np.array([boxes_of[image] for image in images], float).reshape(-1, 4)
     if not np.isfinite(edges).all():
         raise ValueError(f"{files[2]} holds a box that is not finite")
@@ -297,7 +297,8 @@ def find_folder(root: str | Path) -> Source:
     """Any images with a folder for each class; class ids count the names of the folders in sorted order.
 
     Hidden files are passed over; files of other extensions, and images outside of class folders, are
-    left aside and counted in `layout`.
+    left aside and counted in `layout`. A class folder may be a link; links to folders within one are
+    passed over.
 
     Args:
         root: a folder with `<class>/`, or with `train/<class>/` and `test/<class>/` (or else `val/` or
@@ -305,6 +306,7 @@ def find_folder(root: str | Path) -> Source:
 
     Raises:
         FileNotFoundError: there is no folder with an image in it.
+        ValueError: train/ has class folders, and test/ has none.
     """
     root = Path(root).expanduser()
     if (root / INDEX).is_file():
@@ -323,7 +325,7 @@ def find_folder(root: str | Path) -> Source:
     labels = np.array([number[name] for _, name, _ in images], np.int32)
     in_train = np.array([part for *_, part in images], bool)
     paths = [path for path, *_ in images]
-    aside = sum(1 for _ in files_in(root)) - len(images)
+    aside = len({path for path, *_ in found}.union(files_in(root))) - len(images)
     layout = "a folder for each class" + (f" in {'/ and '.join(parts)}/" if "" not in parts else "")
     return Source(
         Encoded(Files(paths)),
@@ -338,17 +340,25 @@ def find_folder(root: str | Path) -> Source:
 def _parts(root: Path) -> dict[str, Path]:
     """The folders that hold class folders, by part; the root itself as "" where it is not parted."""
     by_name = {folder.name.lower(): folder for folder in _folders(root)}
-    test = next((name for name in ("test", "val", "valid") if name in by_name), None)
-    parts = {name: by_name[name] for name in ("train", test) if name in by_name}
-    is_parted = "train" in parts and (len(parts) == 2 or len(by_name) == 1)
-    # A class may itself be called train: its folder holds no further ones.
-    return parts if is_parted and all(_folders(part) for part in parts.values()) else {"": root}
+    if "train" not in by_name or not _folders(by_name["train"]):
+        return {"": root}  # a class may itself be called train: its folder holds no further ones
+    tests = [name for name in ("test", "val", "valid") if name in by_name]
+    test = next((name for name in tests if _folders(by_name[name])), None)
+    if test or len(by_name) == 1:
+        return {name: by_name[name] for name in ("train", test) if name}
+    if len(by_name) == 1 + len(tests):
+        raise ValueError(
+            f"{by_name['train']} has a folder for each class, {by_name[tests[0]]} has none: put its images "
+            "into class folders too, or move it away, and the classes of train/ are halved by seed"
+        )
+    return {"": root}
 
 
 def _folders(base: Path) -> list[Path]:
     if not base.is_dir():
         return []
-    return sorted(x for x in base.iterdir() if x.is_dir() and not x.name.startswith("."))
+    aside = (".", "__MACOSX")  # which macOS puts into archives
+    return sorted(x for x in base.iterdir() if x.is_dir() and not x.name.startswith(aside))
 
 
 def files_in(folder: Path) -> Iterable[Path]:
@@ -417,6 +427,13 @@ def _read_table(
     return rows
 
 
+def _by_first(rows: list[tuple[Any, ...]], path: Path) -> dict[Any, tuple[Any, ...]]:
+    """What follows the first value of each row, by that value, which no other row has."""
+    if twice := [first for first, n in Counter(row[0] for row in rows).items() if n > 1]:
+        raise ValueError(f"{path} tells more than once of {few(twice)}")
+    return {row[0]: row[1:] for row in rows}
+
+
 def _existing(paths: list[Path], named_by: Path) -> list[Path]:
     missing = [path for path in paths if not path.is_file()]
     if missing:
@@ -433,14 +450,17 @@ def _named(labels: np.ndarray, names: dict[int, str], file: Path) -> dict[int, s
     return names
 
 
-def few(values: Sequence[object]) -> str:
-    """The first three, and how many more there are."""
-    return ", ".join(map(str, values[:3])) + (f" and {len(values) - 3} more" if len(values) > 3 else "")
+def few(values: Sequence[object], most: int = 3) -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(values) - most} more" if len(values) > most else ""
+    return ", ".join(map(str, values[:most])) + more
 
 
 def nothing(root: Path, what: str, *looked_for: str) -> FileNotFoundError:
     """The error that tells what was looked for, and what is there."""
-    inside = sorted(x.name + "/" * x.is_dir() for x in root.iterdir()) if root.is_dir() else None
-    found = "no such folder" if inside is None else f"found {few(inside) or 'nothing'}"
+    found = "it is a file" if root.is_file() else "no such folder"
+    if root.is_dir():
+        inside = sorted(x.name + "/" * x.is_dir() for x in root.iterdir() if not x.name.startswith("."))
+        found = f"found {few(inside, 20) or 'nothing'}"
     wanted = "; or ".join([*looked_for, f"{INDEX} of prepared images"])
     return FileNotFoundError(f"no {what} in {root}: looked for {wanted}; {found}")

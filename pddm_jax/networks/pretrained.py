@@ -38,7 +38,7 @@ LEAVES = {
 }
 
 SHOWN = 12
-"""How many of the tensors that do not fit an error names."""
+"""How many tensors an error names of those that are missing, misshapen or left over."""
 
 Naming = Callable[[tuple[str, ...]], str]
 """From our layers, outermost first, to the prefix that PyTorch gives their tensors."""
@@ -147,19 +147,22 @@ def load_pretrained(name: str, spec: str, variables: dict[str, Any]) -> dict[str
     names = max(
         (names_by(naming) for naming in NAMINGS[name]), key=lambda n: len({*n.values()} & {*tensors})
     )
-    wrong = []
+    wrong: dict[str, list[str]] = {"missing": [], "misshapen": [], "left over": []}
     for key, leaf in leaves.items():
         shape, found = _torch_shape(leaf.shape), tensors.get(names[key])
         if found is None:
-            wrong.append(f"missing: {names[key]} {list(shape)}")
+            wrong["missing"].append(f"{names[key]} {list(shape)}")
         elif found.shape != shape:
-            wrong.append(f"misshapen: {names[key]} {list(found.shape)}, not {list(shape)}")
+            wrong["misshapen"].append(f"{names[key]} {list(found.shape)}, not {list(shape)}")
     for extra in sorted({*tensors} - {*names.values()}):
         if not re.fullmatch(EXTRA[name], extra):
-            wrong.append(f"left over: {extra} {list(tensors[extra].shape)}")
-    if wrong:
-        more = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
-        raise ValueError("\n  ".join([f"{path} does not fit {name}:", *sorted(wrong)[:SHOWN], *more]))
+            wrong["left over"].append(f"{extra} {list(tensors[extra].shape)}")
+    if any(wrong.values()):
+        lines = [f"{path} does not fit {name}:"]
+        for what, odd in wrong.items():
+            lines += [f"{what}: {tensor}" for tensor in sorted(odd)[:SHOWN]]
+            lines += [f"{what}: and {len(odd) - SHOWN} more"] * (len(odd) > SHOWN)
+        raise ValueError("\n  ".join(lines))
     loaded = {
         key: jnp.asarray(_from_torch(tensors[names[key]]), leaf.dtype) for key, leaf in leaves.items()
     }

@@ -70,7 +70,7 @@ class _View(NamedTuple):
         last = self.offset + sum(
             (n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True)
         )
-        if 0 not in self.shape and last >= len(stored):
+        if 0 not in self.shape and (last >= len(stored) or math.prod(self.shape) > len(stored)):
             raise ValueError(f"a tensor {self[1:]} lies outside its storage of {len(stored)} elements")
         strides = [stride * stored.itemsize for stride in self.strides]
         return np.lib.stride_tricks.as_strided(stored[self.offset :], self.shape, strides).copy()
