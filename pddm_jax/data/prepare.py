@@ -126,6 +126,9 @@ def main(arguments: list[str]) -> None:
         skipped = prepare(FLAGS.source, source, root, out, FLAGS.shard_images, skip, run)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on after the shards that are whole", file=sys.stderr)
+        sys.exit(130)  # as a shell tells it
     print("".join(f"skipped {name}\n" for name in skipped), end="")
     print(f"{out}: {len(source.images) - len(skipped)} images of {FLAGS.source}; {len(skipped)} skipped")
 
