@@ -26,7 +26,7 @@ from pddm_jax.files import write_json
 from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.objectives import Loss, has_classifier, make_objective
 from pddm_jax.pddm import PDDM
-from pddm_jax.provenance import digest, digest_of_names, versions
+from pddm_jax.provenance import digest, digest_of_images, versions
 from pddm_jax.trained import network_of, read_results, transform_of
 from pddm_jax.training import (
     TrainState,
@@ -43,7 +43,7 @@ from pddm_jax.writer import Row, Writer, tell
 EMBED = 128
 """Images embedded at a time, by all devices together, or the next multiple of their number."""
 
-MAY_DIFFER = ("classes", "data.workers", "devices", "image_shape")
+MAY_DIFFER = ("classes", "data.workers", "devices", "image_shape", "train_sha256")
 """Fields that a run may go on with other values of: they change nothing of what it leaves, or are told."""
 
 
@@ -146,8 +146,8 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
 
     stood_on, recipe = versions(), make_recipe(config)
     split = load(config, evaluation.closed_sets)
-    train_classes = digest_of_names(split.train.class_names.values())
-    first_weights.check_unseen(recipe.pretrained, config.data.name, split.rule, train_classes)
+    train_sha256 = digest_of_images(split.train)
+    first_weights.check_unseen(recipe.pretrained, config.data.name, split.rule, train_sha256)
     if config.data.augment == "shift" and not isinstance(split.train.images, np.ndarray):
         raise ValueError(f'data.augment must be "crop" for {config.data.name}: its images have many sizes')
     if config.data.validation:
@@ -189,7 +189,7 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
         "protocol": {
             "data": config.data.name,
             "split": split.rule,
-            "train_classes_sha256": train_classes,
+            "train_sha256": train_sha256,
             "classes": {name: len(part.class_names) for name, part in parts.items()},
             "images": {name: len(part.labels) for name, part in parts.items()},
             "image_shape": list(image_shape),
@@ -236,6 +236,7 @@ def train(
 ) -> Trained:
     """Train to the last step, from the last checkpoint where there is one, and watch Recall@1."""
     p, k, steps = config.data.classes_per_batch, config.data.images_per_class, config.train.steps
+    trained_on = digest_of_images(images)
     # As columns of a classifier.
     images = images._replace(labels=np.asarray(as_labels("labels", images.labels, len(images.labels))))
     workers, mesh = config.data.workers, data_mesh()
@@ -282,9 +283,14 @@ def train(
             state = first_weights.with_weights(state, config, shape, mesh)
         start = int(state.step)
         if start:
-            began = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["devices"]
-            other = f" on {mesh.size} devices, {began} before: results may differ in their last digits"
-            say(f"{workdir}: goes on after step {start}{other if began != mesh.size else ''}")
+            began = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+            if began["train_sha256"] != trained_on:
+                raise ValueError(
+                    f"{workdir} holds a run on other images than are there now; choose another --workdir"
+                )
+            devices = began["devices"]
+            other = f" on {mesh.size} devices, {devices} before: results may differ in their last digits"
+            say(f"{workdir}: goes on after step {start}{other if devices != mesh.size else ''}")
         batches = data.train_batches(images, sampler.since(start), recipe.transform, config.seed, workers)
 
         with Writer(workdir, start, steps, writes) as writer, closing(batches):
@@ -298,7 +304,8 @@ def train(
 
                 if step == 1 and writes:  # what could not make one step does not claim the workdir
                     fields = json.loads(config.to_json())
-                    told = {"devices": mesh.size, "image_shape": shape, "classes": of_classifier}
+                    told = {"devices": mesh.size, "image_shape": shape}
+                    told |= {"classes": of_classifier, "train_sha256": trained_on}
                     write_json(workdir / "config.json", fields | told)
                 stop = checkpoints.preempted(step)
                 log, evaluate = due(config.train.log_every), due(config.train.eval_every)

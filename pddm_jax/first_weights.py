@@ -38,16 +38,16 @@ def origin(config: Config) -> dict[str, Any] | None:
     return {"from": spec, "params_sha256": results["params_sha256"], "protocol": results["protocol"]}
 
 
-def check_unseen(origin: Mapping[str, Any] | None, data: str, split: str, train_classes: str) -> None:
+def check_unseen(origin: Mapping[str, Any] | None, data: str, split: str, train_sha256: str) -> None:
     """Raise a ValueError where they are of a run on another split of the data: it may know test classes.
 
-    `train_classes` is the hash of the names of the classes for training, as a protocol has it.
+    `train_sha256` is of the images for training, as a protocol has it.
     """
     run = (origin or {}).get("protocol", {"data": None})
-    if run["data"] == data and (run["split"], run["train_classes_sha256"]) != (split, train_classes):
+    if run["data"] == data and (run["split"], run["train_sha256"]) != (split, train_sha256):
         raise ValueError(
             f"network.pretrained: a run on another split of {data} ({run['split']}; here {split}), or of "
-            "other classes, may have trained on what is tested here"
+            "other images, may have trained on what is tested here"
         )
 
 

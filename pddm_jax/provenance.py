@@ -2,13 +2,13 @@
 
 import hashlib
 import platform
-from collections.abc import Iterable
 from importlib.metadata import version
 
 import jax
 import numpy as np
 
 import pddm_jax
+from pddm_jax.data.images import Images
 from pddm_jax.training import TrainState
 
 PACKAGES = (
@@ -17,9 +17,12 @@ PACKAGES = (
 )
 
 
-def digest_of_names(names: Iterable[str]) -> str:
-    """SHA-256 over names, in whatever order they come."""
-    return hashlib.sha256("\0".join(sorted(names)).encode("utf-8", "surrogateescape")).hexdigest()
+def digest_of_images(images: Images) -> str:
+    """SHA-256 over the names of the classes and the number of images of each: which images they may be."""
+    labels, counts = np.unique(images.labels, return_counts=True)
+    each = zip(labels.tolist(), counts.tolist(), strict=True)
+    text = "\n".join(sorted(f"{images.class_names[label]}: {count}" for label, count in each))
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def digest(state: TrainState) -> str:

@@ -1,10 +1,12 @@
 """Experiments on photographs, run within the tests: protocols, published weights, what is frozen, icons."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from test_sources import birds
+from test_sources import birds, picture
 
 from experiments import icons, retrieval, runner
 from experiments.configs import cars196, cub200, folder, sop
@@ -46,6 +48,20 @@ def test_a_protocol_by_class_id_runs_to_its_results(crop, small, monkeypatch, tm
     assert found["protocol"]["images"] == {"train": 6, "test": 6}
     assert found["protocol"]["checkpoint"] == "step 3, last"
     assert 0 <= found["nmi"] <= 1
+
+
+def test_a_stopped_run_does_not_go_on_over_other_images(small, tmp_path):
+    root = tmp_path / "data"
+    for n in range(16):
+        picture(root / f"class {n % 4}" / f"{n}.png", n)
+    config = small(folder, root=str(root))
+    runner.run(config, tmp_path / "run", "folder", retrieval.EVALUATION)
+    (tmp_path / "run" / "results.json").unlink()  # as if it had been stopped after its last checkpoint
+    shutil.copytree(root / "class 0", root / "class 4")
+    with pytest.raises(ValueError, match=r"run holds a run on other images than are there now"):
+        runner.run(config, tmp_path / "run", "folder", retrieval.EVALUATION)
+    shutil.rmtree(root / "class 4")
+    runner.run(config, tmp_path / "run", "folder", retrieval.EVALUATION)
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))

@@ -210,7 +210,7 @@ def test_weights_of_no_finished_run_and_of_another_network_are_refused(finished,
 
 
 def test_weights_of_a_run_that_may_have_seen_the_test_are_refused():
-    told = {"data": "glyphs", "split": "half by seed 0", "train_classes_sha256": "ab"}
+    told = {"data": "glyphs", "split": "half by seed 0", "train_sha256": "ab"}
     of_run = {"protocol": told}
     first_weights.check_unseen(of_run, "glyphs", "half by seed 0", "ab")
     first_weights.check_unseen(of_run, "icons", "half by seed 1", "cd")
@@ -218,5 +218,5 @@ def test_weights_of_a_run_that_may_have_seen_the_test_are_refused():
         first_weights.check_unseen(of_file, "glyphs", "half by seed 1", "cd")
     with pytest.raises(ValueError, match=r"network\.pretrained.*glyphs.*seed 0.*seed 1"):
         first_weights.check_unseen(of_run, "glyphs", "half by seed 1", "ab")
-    with pytest.raises(ValueError, match=r"network\.pretrained.*or of other classes"):
+    with pytest.raises(ValueError, match=r"network\.pretrained.*or of other images"):
         first_weights.check_unseen(of_run, "glyphs", "half by seed 0", "cd")

@@ -103,9 +103,10 @@ def _check_out(out: Path, name: str, names: list[str], paths: list[Path]) -> Non
         return  # there is none, or it was cut off: it is written anew
     if index.source != name:
         raise ValueError(f"{out} holds prepared images of {index.source}: give an empty folder")
-    if not {*index.names} & {*names}:
+    if index.names != names:
+        odd = sorted({*index.names} ^ {*names}) or ["their order"]
         raise ValueError(
-            f"{out} holds prepared images, {few(index.names)}, none of which are here: give an empty folder"
+            f"{out} holds prepared images of other files, which differ by {few(odd)}: give an empty folder"
         )
 
 
@@ -115,6 +116,8 @@ def main(arguments: list[str]) -> None:
         raise app.UsageError(f"unknown argument {arguments[1]!r}")
     root, out = Path(FLAGS.root).expanduser(), Path(FLAGS.out).expanduser()
     workers, skip = FLAGS.workers or cores(), FLAGS.on_error == "skip"
+    if out.resolve() == root.resolve():
+        sys.exit(f"error: --out must be another folder than --root, {root}")
 
     def run(tasks: Sequence[Task]) -> Iterable[Done]:
         if FLAGS.runner is None:
