@@ -170,7 +170,9 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
     if recipe.pretrained:
         say(f"weights of {first_weights.describe(recipe.pretrained)}")
     try:
-        state, embed, rows, image_shape = train(config, workdir, recipe, train_images, watched)
+        state, embed, rows, image_shape = train(
+            config, workdir, recipe, train_images, watched, train_sha256
+        )
     except Preempted:
         say("ended by SIGTERM: all is saved, and the same command goes on from there")
         raise
@@ -232,11 +234,18 @@ def load(config: FrozenConfigDict, closed_sets: bool) -> Split | ClosedSet:
 
 
 def train(
-    config: FrozenConfigDict, workdir: Path, recipe: Recipe, images: Images, watched: Images
+    config: FrozenConfigDict,
+    workdir: Path,
+    recipe: Recipe,
+    images: Images,
+    watched: Images,
+    train_sha256: str,
 ) -> Trained:
-    """Train to the last step, from the last checkpoint where there is one, and watch Recall@1."""
+    """Train to the last step, from the last checkpoint where there is one, and watch Recall@1.
+
+    `train_sha256` is of what the images were taken from: a run goes on over no others.
+    """
     p, k, steps = config.data.classes_per_batch, config.data.images_per_class, config.train.steps
-    trained_on = digest_of_images(images)
     # As columns of a classifier.
     images = images._replace(labels=np.asarray(as_labels("labels", images.labels, len(images.labels))))
     workers, mesh = config.data.workers, data_mesh()
@@ -284,7 +293,7 @@ def train(
         start = int(state.step)
         if start:
             began = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
-            if began["train_sha256"] != trained_on:
+            if began["train_sha256"] != train_sha256:
                 raise ValueError(
                     f"{workdir} holds a run on other images than are there now; choose another --workdir"
                 )
@@ -305,7 +314,7 @@ def train(
                 if step == 1 and writes:  # what could not make one step does not claim the workdir
                     fields = json.loads(config.to_json())
                     told = {"devices": mesh.size, "image_shape": shape}
-                    told |= {"classes": of_classifier, "train_sha256": trained_on}
+                    told |= {"classes": of_classifier, "train_sha256": train_sha256}
                     write_json(workdir / "config.json", fields | told)
                 stop = checkpoints.preempted(step)
                 log, evaluate = due(config.train.log_every), due(config.train.eval_every)

@@ -125,7 +125,7 @@ def test_published_weights_are_where_training_starts_and_their_statistics_stay(
     config = config.copy_and_resolve_references()
     recipe = runner.make_recipe(config)
     split = runner.data.load("folder", config.data.root, None, 0)
-    state = runner.train(config, tmp_path / "run", recipe, split.train, split.test).state
+    state = runner.train(config, tmp_path / "run", recipe, split.train, split.test, "").state
     weights = load_pretrained(
         "efficientnet_lite0",
         fields["pretrained"],
