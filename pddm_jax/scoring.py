@@ -302,7 +302,7 @@ KERNELS = {
 }
 """By kind of device: those for which a kernel was compiled. A failure would end a run.
 
-The GPU's was run on an H200, with jax 0.11.
+The GPU's was run on both cards, with jax 0.11.
 """
 
 
