@@ -74,7 +74,7 @@ def main() -> None:
     given = parser.parse_args()
     b = given.classes * given.each
     machine.use_huge_pages()
-    machine.use_all_cores(b)
+    machine.use_all_cores(given.network, b)
 
     images = np.random.default_rng(0).integers(0, 256, (b, given.size, given.size, 3), dtype=np.uint8)
     labels = np.repeat(np.arange(given.classes), given.each)

@@ -69,7 +69,8 @@ def _start_jax() -> None:
         raise ValueError(f"--distributed must be given with --{', --'.join(names)}")
     config = flags.FLAGS.config
     batch = config.data.classes_per_batch * config.data.images_per_class
-    machine.use_all_cores(batch // max(1, config.network.parts))  # whose value is checked later
+    parts = max(1, config.network.parts)  # whose value is checked later
+    machine.use_all_cores(config.network.name, batch // parts)
     # While there is nothing to save, and once all is saved.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
 

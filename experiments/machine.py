@@ -27,7 +27,11 @@ def use_huge_pages() -> None:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
-def use_all_cores(batch: int) -> None:
+ON_ALL_CORES = ("efficientnet_lite0",)
+"""Networks that are products and sums over maps, which one device spreads over all cores itself."""
+
+
+def use_all_cores(network: str, batch: int) -> None:
     """A device of JAX for each core, as far as the batch divides; XLA's convolutions use one core a device.
 
     What was said of their number by JAX_NUM_CPU_DEVICES or XLA_FLAGS stands.
@@ -36,5 +40,5 @@ def use_all_cores(batch: int) -> None:
         "XLA_FLAGS", ""
     )
     if not said:
-        most = max(1, min(cores(), batch // LEAST))
+        most = 1 if network in ON_ALL_CORES else max(1, min(cores(), batch // LEAST))
         jax.config.update("jax_num_cpu_devices", max(n for n in range(1, most + 1) if batch % n == 0))

@@ -14,13 +14,14 @@ import os, sys
 import jax
 from experiments import machine
 machine.cores = lambda: 4
-for batch in sys.argv[1:]:
+for batch in sys.argv[2:]:
     if not os.fork():  # JAX has not begun
-        machine.use_all_cores(int(batch))
+        machine.use_all_cores(sys.argv[1], int(batch))
         print(jax.device_count("cpu"), flush=True)
         os._exit(0)
     os.wait()
 """
+OF_SMALL_CNN = "-c", DEVICES, "small_cnn"
 PAGES = """
 import os, sys
 print("start", flush=True)
@@ -49,12 +50,16 @@ def lines(*arguments, typed=None, **environment):
 def test_a_device_for_each_core():
     """With 4 cores; a device takes 8 images or more, and all take as many."""
     devices = {64: 4, 30: 3, 31: 1, 16: 2, 4: 1, 0: 1}
-    assert lines("-c", DEVICES, *map(str, devices)) == [*map(str, devices.values())]
+    assert lines(*OF_SMALL_CNN, *map(str, devices)) == [*map(str, devices.values())]
+
+
+def test_one_device_where_that_uses_all_cores():
+    assert lines("-c", DEVICES, "efficientnet_lite0", "64") == ["1"]
 
 
 def test_a_number_of_devices_that_was_given_stands():
-    assert lines("-c", DEVICES, "64", JAX_NUM_CPU_DEVICES="3") == ["3"]
-    assert lines("-c", DEVICES, "64", XLA_FLAGS="--xla_force_host_platform_device_count=6") == ["6"]
+    assert lines(*OF_SMALL_CNN, "64", JAX_NUM_CPU_DEVICES="3") == ["3"]
+    assert lines(*OF_SMALL_CNN, "64", XLA_FLAGS="--xla_force_host_platform_device_count=6") == ["6"]
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")

@@ -351,17 +351,17 @@ def test_same_padding(size):
 
 
 @pytest.mark.parametrize("use_bias", [False, True])
-@pytest.mark.parametrize("stride", [1, 2])
-def test_pointwise_and_its_gradients(stride, use_bias):
+@pytest.mark.parametrize(("channels", "stride"), [(4, 1), (4, 2), (2, 1)])
+def test_pointwise_and_its_gradients(channels, stride, use_bias):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 5, 6, 3)).astype(np.float32)
-    ours = PointwiseConv(4, stride, use_bias)
-    theirs = nn.Conv(4, (1, 1), (stride, stride), use_bias=use_bias)
+    ours = PointwiseConv(channels, stride, use_bias)
+    theirs = nn.Conv(channels, (1, 1), (stride, stride), use_bias=use_bias)
     variables = ours.init(jax.random.key(0), x)
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, theirs.init(jax.random.key(0), x))
     variables = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), variables)
     params = jax.device_get(variables["params"])
-    out = np.zeros((2, -(-5 // stride), 6 // stride, 4))
+    out = np.zeros((2, -(-5 // stride), 6 // stride, channels))
     for place in np.ndindex(*out.shape):
         image, row, column, channel = place
         out[place] = x[image, row * stride, column * stride] @ params["kernel"][0, 0, :, channel]

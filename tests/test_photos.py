@@ -75,7 +75,7 @@ def test_every_variant_makes_a_recipe(name, variant, tmp_path):
     runner.check_config(config)
     recipe = runner.make_recipe(config)
     assert recipe.objective["per"] == ("batch" if variant == "paper" else "positive")
-    width = {"paper": 0, "lite0": 128 if name == "folder" else 64}.get(variant, 64)
+    width = {"paper": 0, "lite0": 512 if name == "folder" else 64}.get(variant, 64)
     assert recipe.network.embedding_dim == width
     assert (recipe.pretrained is None) == (name == "folder" and variant == "tuned")
 

@@ -29,7 +29,7 @@ def get_config(variant: str = "tuned") -> ConfigDict:
     config = photos.get_config(variant, "folder")
     if variant == "lite0":
         config.data.update(image_size=128, validation=0.0, workers=0, **DRAWN)
-        config.network.embedding_dim = 128
-        config.optimizer.update(warmup=50, backbone_factor=0.2)
-        config.train.update(steps=300, eval_every=100, checkpoint_every=100)
+        config.network.embedding_dim = 512
+        config.optimizer.update(warmup=50, backbone_factor=0.2, unit_factor=0.03)
+        config.train.update(steps=400, eval_every=200, checkpoint_every=100)
     return config
