@@ -48,7 +48,8 @@ def _records(task: Task, skipped: list[int]) -> Iterator[bytes]:
             decode(data)
         except (ValueError, OSError) as error:
             if not task.skip:
-                raise ValueError(f"{task.images.name(number)} {error}") from error
+                told = f"{task.images.name(number)} {error} (--on_error=skip leaves it out)"
+                raise ValueError(told) from error
             skipped.append(number)
             data = b""
         yield data
