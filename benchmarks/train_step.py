@@ -6,8 +6,8 @@
 
 The peer is the small network in channels-last, with PDDM in plain PyTorch (all pairs at once) and
 multi-similarity by pytorch-metric-learning. Both sides run as on any day: PyTorch on all cores, the project
-as its commands do (a device for each core, and huge pages, which PyTorch then has too). They take turns
-within one process; medians. Another network has no peer here. "mining" is the scoring and mining of a batch
+as its commands do (see experiments/machine.py; PyTorch then has huge pages too). They take turns within one
+process; medians. Another network has no peer here. "mining" is the scoring and mining of a batch
 alone.
 """
 

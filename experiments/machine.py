@@ -14,6 +14,9 @@ from pddm_jax.cores import cores
 LEAST = 8
 """Images of a batch that are worth a core of their own."""
 
+AS_ONE = {"efficientnet_lite0": 2}
+"""Networks that are faster as one device, on so many cores or fewer: most of their operations use all."""
+
 
 def use_huge_pages() -> None:
     """Start the process once more with huge pages for large arrays, of which glibc reads only at its start.
@@ -27,18 +30,16 @@ def use_huge_pages() -> None:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
-ON_ALL_CORES = ("efficientnet_lite0",)
-"""Networks that are products and sums over maps, which one device spreads over all cores itself."""
-
-
 def use_all_cores(network: str, batch: int) -> None:
     """A device of JAX for each core, as far as the batch divides; XLA's convolutions use one core a device.
 
-    What was said of their number by JAX_NUM_CPU_DEVICES or XLA_FLAGS stands.
+    One device for a network that is faster so. What was said of their number by JAX_NUM_CPU_DEVICES or
+    XLA_FLAGS stands.
     """
     said = jax.config.values["jax_num_cpu_devices"] != -1 or "device_count" in os.environ.get(
         "XLA_FLAGS", ""
     )
     if not said:
-        most = 1 if network in ON_ALL_CORES else max(1, min(cores(), batch // LEAST))
+        as_one = cores() <= AS_ONE.get(network, 0)
+        most = 1 if as_one else max(1, min(cores(), batch // LEAST))
         jax.config.update("jax_num_cpu_devices", max(n for n in range(1, most + 1) if batch % n == 0))

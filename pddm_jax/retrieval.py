@@ -18,7 +18,7 @@ ScoreFn = Callable[[Float[Array, "a d"], Float[Array, "b d"]], Float[Array, "a b
 """Scores of all pairs of queries and gallery images, higher = more similar."""
 
 TILE = 1024
-"""Queries, and gallery images, that are scored together."""
+"""Gallery images that are scored together, and queries, but on a CPU."""
 
 QUERIES_OF_A_CPU = 256
 """Queries that a CPU scores together, so that the scores stay in its cache."""
@@ -156,9 +156,10 @@ def _search(
 ) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
     """The k nearest in a share of the gallery: `first` images lie before it, `count` are in the whole.
 
-    In a strip of tiles the maxima of groups of images are ranked, then the images of the k best groups. The
-    k best images lie there: before any other group come k groups, each with an image that comes before
-    all of its own. Ranking all scores would take longer than making them.
+    For each block of queries the gallery is gone over strip by strip: the scores of a strip's tiles are
+    made, the maxima of groups of its images are ranked, then the images of the k best groups, together with
+    the best so far. The k best images lie there: before any other group come k groups, each with an image
+    that comes before all of its own. Ranking all scores would take longer than making them.
     """
     columns = min(len(gallery), TILE)
     strips = -(-len(gallery) // (columns * STRIP))

@@ -150,7 +150,7 @@ def _widths(params: Params) -> tuple[int, int, int]:
 
 
 def _together(params: Params, x: Float[Array, "n d"], tiles: int, most: int | None = None) -> int:
-    """Of so many tiles those that a device of x scores at once: `most`, or what the plain form can."""
+    """How many of so many tiles a device of x scores at once: `most`, or what the plain form can."""
     d, h, joint = _widths(params)
     on_a_gpu, mesh = kind_of(x).startswith("NVIDIA"), mesh_of(x)
     floats = STEP_OF_A_GPU if on_a_gpu else STEP
@@ -300,9 +300,9 @@ KERNELS = {
     **dict.fromkeys(("TPU v5 lite", "TPU v5", "TPU v6 lite"), ON_A_TPU),
     **dict.fromkeys(("NVIDIA H100 80GB HBM3", "NVIDIA H200"), ON_A_GPU),
 }
-"""By kind of device: those for which a kernel was compiled. A failure would end a run.
+"""By kind of device, and only those that it was compiled for: a kernel that does not compile ends a run.
 
-The GPU's was run on both cards, with jax 0.11.
+The GPU's was run on an H100 and an H200 with jax 0.11, never with jax 0.10.
 """
 
 
@@ -328,8 +328,8 @@ def _share_out(
 ) -> Extremes:
     """The hardest partners by one form.
 
-    The devices that x lies on share out the steps, which depend on their number on GPUs alone; the best of
-    all are the best of their best.
+    The devices that x lies on share out the steps (whose size depends on the number of devices on GPUs
+    alone); the best of all are the best of their best.
     """
     tiles = _cut(params, x, dtype, form.tile)
     classes = jnp.pad(labels, (0, len(tiles.x) * form.tile - len(x))).reshape(-1, form.tile)

@@ -13,15 +13,16 @@ DEVICES = """
 import os, sys
 import jax
 from experiments import machine
-machine.cores = lambda: 4
-for batch in sys.argv[2:]:
+network, cores, *batches = sys.argv[1:]
+machine.cores = lambda: int(cores)
+for batch in batches:
     if not os.fork():  # JAX has not begun
-        machine.use_all_cores(sys.argv[1], int(batch))
+        machine.use_all_cores(network, int(batch))
         print(jax.device_count("cpu"), flush=True)
         os._exit(0)
     os.wait()
 """
-OF_SMALL_CNN = "-c", DEVICES, "small_cnn"
+OF_SMALL_CNN = "-c", DEVICES, "small_cnn", "4"
 PAGES = """
 import os, sys
 print("start", flush=True)
@@ -53,8 +54,9 @@ def test_a_device_for_each_core():
     assert lines(*OF_SMALL_CNN, *map(str, devices)) == [*map(str, devices.values())]
 
 
-def test_one_device_where_that_uses_all_cores():
-    assert lines("-c", DEVICES, "efficientnet_lite0", "64") == ["1"]
+def test_one_device_for_a_network_that_is_faster_so():
+    assert lines("-c", DEVICES, "efficientnet_lite0", "2", "64") == ["1"]
+    assert lines("-c", DEVICES, "efficientnet_lite0", "4", "64") == ["4"]
 
 
 def test_a_number_of_devices_that_was_given_stands():

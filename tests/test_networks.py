@@ -351,7 +351,7 @@ def test_same_padding(size):
 
 
 @pytest.mark.parametrize("use_bias", [False, True])
-@pytest.mark.parametrize(("channels", "stride"), [(4, 1), (4, 2), (2, 1)])
+@pytest.mark.parametrize(("channels", "stride"), [(4, 1), (4, 2), (3, 1), (2, 1)])
 def test_pointwise_and_its_gradients(channels, stride, use_bias):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 5, 6, 3)).astype(np.float32)

@@ -28,7 +28,8 @@ def get_config(variant: str = "tuned") -> ConfigDict:
         return config
     config = photos.get_config(variant, "folder")
     if variant == "lite0":
-        config.data.update(image_size=128, validation=0.0, workers=0, **DRAWN | {"colour": 0.3})
+        config.data.update(image_size=128, validation=0.0, workers=0, **DRAWN)
+        config.data.colour = 0.3
         config.network.embedding_dim = 512
         config.optimizer.update(warmup=50, backbone_factor=0.2, unit_factor=0.03)
         config.train.update(steps=400, eval_every=200, checkpoint_every=100)

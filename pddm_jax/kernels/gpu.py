@@ -3,7 +3,7 @@
 A program takes rows of one tile of the pair matrix, 64 rows by 64 columns: all of them where there
 are many tiles, fewer where there are not, so that the whole card is busy. Three warpgroups run it:
 
-1. Two compute. They take turns of two rows, one each, and a row's 64 pairs through the unit:
+1. Two compute. In a turn each takes a row of the tile, and that row's 64 pairs through the unit:
 
    - z = relu(|x_i - x_j| W + b), the branch of the difference, CHUNK features at a time. It goes to shared
      memory as it is: that normalising commutes with the joint layer, (z / |z|) W = (z W) / |z|, spares a
@@ -64,7 +64,7 @@ DIFFERENCE, OF_Z, OF_MEAN = range(3)
 
 
 def takes(dtype: DTypeLike, d: int, h: int, c: int) -> bool:
-    """Whether the kernel was compiled for units of these widths; d may be any."""
+    """Whether the kernel was compiled for this type and these widths; d may be any."""
     del d
     return jnp.dtype(dtype) == jnp.bfloat16 and max(h, c) <= 512
 
@@ -81,7 +81,7 @@ class Pass(NamedTuple):
 
 
 def passes(d: int, h: int, c: int) -> Iterator[Pass]:
-    """What a row takes, in order."""
+    """What a row takes, in order: a chunk of the joint layer begins with the mean's branch."""
     of_matrices = of_images = 0
     order = [(DIFFERENCE, n) for n in range(h // CHUNK)]
     order += [(matrix, n) for n in range(c // CHUNK) for matrix in (OF_MEAN, OF_Z)]
@@ -149,7 +149,12 @@ def read(vector: Any, features: Any) -> Float[Array, " n"]:
 
 
 class Rings(NamedTuple):
-    """What lies in shared memory for all warpgroups; barriers that say that it has come, or been read."""
+    """What lies in shared memory for all warpgroups; barriers that say that it has come, or been read.
+
+    A slot goes round like this: the fetching warpgroup waits until it was read, if it was used before, and
+    starts a copy into it; the copy itself arrives at `here`; each computing warpgroup waits for `here`,
+    multiplies, and arrives at `read`.
+    """
 
     matrices: Any
     columns: Any
@@ -212,8 +217,9 @@ def _kernel(plan: tuple[Pass, ...], turns: int, *refs: Any) -> None:
             rows = pl.ds(r[tile] * TILE + first + turn * COMPUTE, COMPUTE)
             _fetch(plan, turn, rows, columns, sources, rings)
 
-        for freed, of in ((rings.matrix_read, "matrices"), (rings.images_read, "images")):
-            for slot in range(DEPTHS[of]):
+        # What was fetched last is waited for too: no barrier may be left with an arrival.
+        for freed, ring in ((rings.matrix_read, "matrices"), (rings.images_read, "images")):
+            for slot in range(DEPTHS[ring]):
                 mosaic.barrier_wait(freed.at[slot])
 
 
@@ -277,7 +283,7 @@ def _score(
                 pl.when(k > 0)(lambda: multiplied(k - 1))
                 if of.images:
                     left[...] = new.astype(left.dtype)
-                    mosaic.commit_smem()
+                    mosaic.commit_smem()  # so that the product sees it
                     mosaic.barrier_arrive(rings.images_read.at[at.images])
                 mosaic.barrier_wait(rings.matrix_here.at[at.matrix])
                 mosaic.wgmma(sums, left if of.images else z.at[k], rings.matrices.at[at.matrix])

@@ -36,7 +36,7 @@ ROWS = 8
 """Rows of a tile that are scored together."""
 
 VMEM = 64 * 2**20
-"""Bytes of VMEM that the kernel may take, of 128 MiB on a v5e (by default it were 16 MiB)."""
+"""Bytes of VMEM that the kernel may take, of 128 MiB on a v5e (16 MiB by default)."""
 
 NEGATIVE, EARLIER, LATER = range(3)
 """What is kept for each image: its hardest negative; its hardest positive before it, and after it."""

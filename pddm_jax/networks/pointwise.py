@@ -1,12 +1,11 @@
 """The 1 x 1 convolution as the matrix product that it is, whose gradients are fast on a CPU too.
 
 For the gradient of a convolution's kernel XLA's CPU backend lays the whole map out anew, which takes longer
-than the product itself; for a product's, one of its factors. Figures are in docs/performance.md.
+than the product itself. Figures are in docs/performance.md.
 """
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
@@ -15,12 +14,19 @@ def _product(x: Float[Array, "b h w c"], kernel: Float[Array, "c d"]) -> Float[A
     return x @ kernel
 
 
+def _over_places(first: Float[Array, "b h w m"], second: Float[Array, "b h w n"]) -> Float[Array, "m n"]:
+    return jax.lax.dot_general(first, second, (((0, 1, 2), (0, 1, 2)), ((), ())))
+
+
 def _backward(kept: tuple[Array, Array], gradient: Float[Array, "b h w d"]) -> tuple[Array, Array]:
     x, kernel = kept
-    # JAX's own rule has the gradient first, always; here it is the one of fewer channels.
-    first, second = sorted((x, gradient), key=lambda of: of.shape[-1])
-    of_kernel = jnp.einsum("bhwm,bhwn->mn", first, second)
-    return gradient @ kernel.T, of_kernel if first is x else of_kernel.T
+    # XLA's CPU backend transposes the first factor. JAX's own rule puts the gradient there, which is the
+    # wider one where a layer widens.
+    if x.shape[-1] <= gradient.shape[-1]:
+        of_kernel = _over_places(x, gradient)
+    else:
+        of_kernel = _over_places(gradient, x).T
+    return (gradient @ kernel.T).astype(x.dtype), of_kernel.astype(kernel.dtype)
 
 
 _product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _backward)
@@ -28,6 +34,8 @@ _product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _backward)
 
 class PointwiseConv(nn.Module):
     """Each place of a map times a matrix; its parameter is `kernel` [1, 1, c, d], as of `nn.Conv`.
+
+    It has gradients, in reverse mode.
 
     Attributes:
         channels: d, of the result.
