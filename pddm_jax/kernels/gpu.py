@@ -217,7 +217,7 @@ def _kernel(plan: tuple[Pass, ...], turns: int, *refs: Any) -> None:
             rows = pl.ds(r[tile] * TILE + first + turn * COMPUTE, COMPUTE)
             _fetch(plan, turn, rows, columns, sources, rings)
 
-        # What was fetched last is waited for too: no barrier may be left with an arrival.
+        # The last reads are waited for too: the interpreter asks that each arrival at a barrier is seen.
         for freed, ring in ((rings.matrix_read, "matrices"), (rings.images_read, "images")):
             for slot in range(DEPTHS[ring]):
                 mosaic.barrier_wait(freed.at[slot])
