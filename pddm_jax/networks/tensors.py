@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
+HALF = (np.dtype("<f2"), BFLOAT16)
 
 TORCH_DTYPES = {
     "BFloat16Storage": BFLOAT16,
@@ -70,10 +71,11 @@ class _View(NamedTuple):
         last = self.offset + sum(
             (n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True)
         )
-        if 0 not in self.shape and (last >= len(stored) or math.prod(self.shape) > len(stored)):
+        if 0 not in self.shape and last >= len(stored):
             raise ValueError(f"a tensor {self[1:]} lies outside its storage of {len(stored)} elements")
         strides = [stride * stored.itemsize for stride in self.strides]
-        return np.lib.stride_tricks.as_strided(stored[self.offset :], self.shape, strides).copy()
+        # Not copied: one element may stand for a tensor that no memory holds.
+        return np.lib.stride_tricks.as_strided(stored[self.offset :], self.shape, strides, writeable=False)
 
 
 def _view(storage: _Storage, offset: int, shape: Any, strides: Any, *_: Any) -> _View:
@@ -118,10 +120,11 @@ class _Unpickler(pickle.Unpickler):
 def _from_bytes(data: bytes, dtype: np.dtype, length: int) -> np.ndarray:
     if len(data) != length * dtype.itemsize:
         raise ValueError(f"{length} elements of {dtype} should follow, there are {len(data)} bytes")
-    return np.frombuffer(data, dtype)
+    found = np.frombuffer(data, dtype)
+    return found.astype(np.float32) if dtype in HALF else found
 
 
-def _read_zip(file: IO[bytes]) -> Any:
+def _read_zip(file: IO[bytes]) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(file) as archive:
         pickled = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)
         if pickled is None:
@@ -139,7 +142,7 @@ def _read_zip(file: IO[bytes]) -> Any:
     return _filled(tree, stored)
 
 
-def _read_legacy(file: IO[bytes]) -> Any:
+def _read_legacy(file: IO[bytes]) -> dict[str, np.ndarray]:
     if [_Unpickler(file).load(), _Unpickler(file).load()] != [MAGIC, PROTOCOL]:
         raise ValueError("it is neither a PyTorch checkpoint nor a safetensors file")
     if not _Unpickler(file).load()["little_endian"]:
@@ -177,7 +180,7 @@ def _read_safetensors(file: IO[bytes]) -> dict[str, np.ndarray]:
     for name, entry in header.items():
         (start, end), shape = entry["data_offsets"], entry["shape"]
         dtype = SAFETENSORS_DTYPES[entry["dtype"]]
-        tensors[name] = _from_bytes(data[start:end], dtype, math.prod(shape)).reshape(shape).copy()
+        tensors[name] = _from_bytes(data[start:end], dtype, math.prod(shape)).reshape(shape)
     return tensors
 
 
@@ -185,7 +188,8 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     """The tensors of a file by name: a PyTorch checkpoint, zip or legacy (before 1.6), or safetensors.
 
     A checkpoint may hold the tensors themselves, or under `state_dict` or `model`. Half-precision
-    floats (float16, bfloat16) come as float32, all else as it is stored.
+    floats (float16, bfloat16) come as float32, all else as it is stored. Arrays may share
+    memory and are not to be written to.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -198,13 +202,10 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
         file.seek(0)
         try:
             if start.startswith(b"PK"):
-                tensors = _read_zip(file)
-            elif start.endswith(b"{") and len(start) == 9:
-                tensors = _read_safetensors(file)
-            else:
-                tensors = _read_legacy(file)
+                return _read_zip(file)
+            if start.endswith(b"{") and len(start) == 9:
+                return _read_safetensors(file)
+            return _read_legacy(file)
         except Exception as error:  # corrupt bytes make pickle raise almost anything
             told = str(error) if isinstance(error, ValueError) else repr(error)
             raise ValueError(f"{path} cannot be read as tensors: {told}") from error
-    half = (np.dtype("<f2"), BFLOAT16)
-    return {name: x.astype(np.float32) if x.dtype in half else x for name, x in tensors.items()}
