@@ -49,6 +49,8 @@ def parse(arguments: list[str]) -> list[str]:
     """What flags leave of the command line; a slip ends it with one line."""
     try:
         rest: list[str] = flags.FLAGS(arguments)
+    except (AttributeError, KeyError) as error:
+        sys.exit(f"error: the config has no field {_innermost(error)}")
     except (flags.Error, OSError) as error:  # of a config that raises, the last line of its traceback
         sys.exit(f"error: {re.sub(r'^[A-Za-z]+Error: ', '', str(error).splitlines()[-1].strip())}")
     if len(rest) > 1:

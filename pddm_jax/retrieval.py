@@ -18,7 +18,7 @@ ScoreFn = Callable[[Float[Array, "a d"], Float[Array, "b d"]], Float[Array, "a b
 """Scores of all pairs of queries and gallery images, higher = more similar."""
 
 TILE = 1024
-"""Gallery images that are scored together, and queries, but on a CPU."""
+"""Gallery images that are scored together; and queries, except on a CPU."""
 
 QUERIES_OF_A_CPU = 256
 """Queries that a CPU scores together, so that the scores stay in its cache."""

@@ -406,6 +406,14 @@ def test_an_image_that_cannot_be_read_stops_the_run_or_is_skipped(
         (["experiments.cars196", "--config.data.rot=/nowhere"], ["no field", "'rot'", '"root"']),
         (["experiments.cars196", "--config=experiments/configs/cars196.py:papr"], ["'lite0'", "'papr'"]),
         (["experiments.cars196", "--config.dota.root=/nowhere"], ["no field", "'dota'", '"data"']),
+        (
+            [
+                "experiments.folder",
+                "--config=experiments/configs/folder.py:lite0",
+                "--config.train.stps=5",
+            ],
+            ["no field", "'stps'", '"steps"'],
+        ),
         (["experiments.cars196", "--config=nowhere.py"], ["--config", "nowhere.py"]),
         (["experiments.cars196", "--config=nowhere.py", "--config.seed=1"], ["nowhere.py"]),
         (["experiments.cars196", "--config.seed=x"], ["seed", "'x'"]),

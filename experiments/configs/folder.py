@@ -17,8 +17,9 @@ DRAWN = {"augment": "crop", "least_area": 0.6, "flip": False, "colour": 0.5, "zo
 
 
 def get_config(variant: str = "tuned") -> ConfigDict:
-    """Variants: "tuned", a small network from random weights, 64 pixels; "lite0", EfficientNet-Lite0
-    fine-tuned at 128 pixels; each takes minutes on two CPU cores. "paper", "resnet50": as for photographs.
+    """Variants: "tuned", a small network from random weights, 64 pixels, 7 to 10 minutes on two CPU cores;
+    "lite0", EfficientNet-Lite0 fine-tuned at 128 pixels, 9 to 15 minutes. "paper", "resnet50": as for
+    photographs.
     """
     if variant == "tuned":
         config = base.get_config(variant)

@@ -41,7 +41,8 @@ class PKSampler:
         if usable.sum() < classes_per_batch:
             raise ValueError(
                 f"data.classes_per_batch is {classes_per_batch}, but of the classes for training only "
-                f"{usable.sum()} have two images or more: make it smaller"
+                f"{usable.sum()} have two images or more: make it smaller "
+                "(--config.data.classes_per_batch=N)"
             )
         if size % process_count:
             raise ValueError(f"a batch of {size} images does not divide over {process_count} processes")
