@@ -29,7 +29,7 @@ def define_flags(config: str, workdir: str) -> None:
             f"--config.GROUP.FIELD=VALUE sets a field; all of them are in {CONFIGS / 'base.py'}.",
         )
     except (AttributeError, KeyError) as error:
-        sys.exit(f"error: the config has no field {_innermost(error)}")
+        sys.exit(_no_field(error))
     flags.DEFINE_string("workdir", workdir, "Where the run leaves its files.")
     flags.DEFINE_bool("distributed", False, "Join the other processes (found by JAX on a pod).")
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where JAX cannot find it.")
@@ -37,12 +37,12 @@ def define_flags(config: str, workdir: str) -> None:
     flags.DEFINE_integer("process_id", None, "Which of them this one is, likewise.")
 
 
-def _innermost(error: Exception) -> str:
-    """In one line what an error tells that wraps others."""
+def _no_field(error: Exception) -> str:
+    """In one line what the innermost error tells of a field that the config does not have."""
     told: object = error
     while isinstance(told, Exception) and told.args:
         told = told.args[0]
-    return "; ".join(str(told).splitlines())
+    return f"error: the config has no field {'; '.join(str(told).splitlines())}"
 
 
 def parse(arguments: list[str]) -> list[str]:
@@ -50,7 +50,7 @@ def parse(arguments: list[str]) -> list[str]:
     try:
         rest: list[str] = flags.FLAGS(arguments)
     except (AttributeError, KeyError) as error:
-        sys.exit(f"error: the config has no field {_innermost(error)}")
+        sys.exit(_no_field(error))
     except (flags.Error, OSError) as error:  # of a config that raises, the last line of its traceback
         sys.exit(f"error: {re.sub(r'^[A-Za-z]+Error: ', '', str(error).splitlines()[-1].strip())}")
     if len(rest) > 1:
