@@ -17,14 +17,20 @@ from pddm_jax.types import AnyArray
 ScoreFn = Callable[[Float[Array, "a d"], Float[Array, "b d"]], Float[Array, "a b"]]
 """Scores of all pairs of queries and gallery images, higher = more similar."""
 
-TILE = 1024
-"""Gallery images that are scored together; and queries, except on a CPU."""
+TILE = 1024, 1024
+"""Queries and gallery images that are scored together."""
 
-QUERIES_OF_A_CPU = 256
-"""Queries that a CPU scores together, so that the scores stay in its cache."""
+TILE_OF_A_CPU = 256, 512
+"""The same on a CPU, so that the scores stay in a core's cache."""
 
-STRIP = 64
-"""Tiles whose scores are held at a time."""
+STRIP = 2**16
+"""Gallery images whose scores are held at a time."""
+
+Held = Float[Array, "t a groups size"]
+"""Scores of the tiles of a strip, by groups of images."""
+
+Best = tuple[Float[Array, "a k"], Int[Array, "a k"]]
+"""The highest scores of each query with their index."""
 
 RECALL = 0.95
 """The share of the k nearest that an approximate ranking of a strip finds, at least, on average."""
@@ -137,9 +143,12 @@ def _best(scores: Float[Array, "a n"], index: Int[Array, "a n"], k: int) -> tupl
     return scores, jnp.take_along_axis(index, place, axis=1)
 
 
-def _blocks(x: Float[Array, "n d"]) -> Float[Array, "blocks size d"]:
-    """Equal blocks of rows that are scored together, the last one filled up with zeros."""
-    most = QUERIES_OF_A_CPU if jax.default_backend() == "cpu" else TILE
+def _tile() -> tuple[int, int]:
+    return TILE_OF_A_CPU if jax.default_backend() == "cpu" else TILE
+
+
+def _blocks(x: Float[Array, "n d"], most: int) -> Float[Array, "blocks size d"]:
+    """Equal blocks of at most `most` rows, the last one filled up with zeros."""
     count = max(-(-len(x) // most), 1)
     size = -(-len(x) // count)
     return jnp.pad(x, ((0, count * size - len(x)), (0, 0))).reshape(count, size, x.shape[1])
@@ -161,10 +170,11 @@ def _search(
     the best so far. The k best images lie there: before any other group come k groups, each with an image
     that comes before all of its own. Ranking all scores would take longer than making them.
     """
-    columns = min(len(gallery), TILE)
-    strips = -(-len(gallery) // (columns * STRIP))
+    blocks = _blocks(queries, _tile()[0])
+    rows, columns = blocks.shape[1], min(len(gallery), _tile()[1])
+    strips = -(-len(gallery) // STRIP)
     tiles = -(-len(gallery) // (columns * strips))
-    size = _group(tiles * columns, k) if columns == TILE and not approx else 1
+    size = _group(tiles * columns, k) if columns == _tile()[1] and not approx else 1
     in_tile = columns // size
 
     rank = partial(jax.lax.approx_max_k, recall_target=RECALL) if approx else jax.lax.top_k
@@ -172,35 +182,38 @@ def _search(
     def start(tile: Int[Array, "..."]) -> Int[Array, "..."]:
         return jnp.minimum(tile * columns, len(gallery) - columns)  # no tile reaches beyond the end
 
-    def search(block: Float[Array, "a d"]) -> tuple[Array, Array]:
-        def score(_: None, tile: Int[Array, ""]) -> tuple[None, tuple[Array, Array]]:
+    def search(held: Held, block: Float[Array, "a d"]) -> tuple[Held, tuple[Array, Array]]:
+        def score(held: Held, at: tuple[Array, Array]) -> tuple[Held, Float[Array, "a groups"]]:
+            place, tile = at
             images = jax.lax.dynamic_slice_in_dim(gallery, start(tile), columns)
             index = start(tile) + jnp.arange(columns)
             scores = jnp.maximum(score_fn(block, images).astype(jnp.float32), LOWEST)
             scores = jnp.where(scores == 0, 0, scores)  # -0.0 would rank below 0.0
             fresh = (index >= tile * columns) & (first + index < count)
-            scores = jnp.where(fresh, scores, -jnp.inf).reshape(len(block), in_tile, size)
-            return None, (scores, jnp.max(scores, axis=2))
+            scores = jnp.where(fresh, scores, -jnp.inf).reshape(rows, in_tile, size)
+            return held.at[place].set(scores), jnp.max(scores, axis=2)
 
-        def merge(best: tuple[Array, Array], numbers: Int[Array, " t"]) -> tuple[tuple[Array, Array], None]:
-            _, (scores, maxima) = jax.lax.scan(score, None, numbers)
-            maxima = jnp.moveaxis(maxima, 0, 1).reshape(len(block), tiles * in_tile)
+        def merge(carry: tuple[Held, Best], numbers: Int[Array, " t"]) -> tuple[tuple[Held, Best], None]:
+            held, best = carry
+            held, maxima = jax.lax.scan(score, held, (jnp.arange(tiles), numbers))
+            maxima = jnp.moveaxis(maxima, 0, 1).reshape(rows, tiles * in_tile)
             groups = rank(maxima, min(k, tiles * in_tile))[1]
             tile, group = jnp.divmod(jnp.sort(groups, axis=1), in_tile)
-            scores = scores[tile, jnp.arange(len(block))[:, None], group]
+            scores = held[tile, jnp.arange(rows)[:, None], group]
             index = (first + start(numbers[tile]) + group * size)[:, :, None] + jnp.arange(size)
             # Of equals the first is taken: the best so far, then those of lower index.
-            scores = jnp.concatenate([best[0], scores.reshape(len(block), -1)], axis=1)
-            index = jnp.concatenate([best[1], index.reshape(len(block), -1)], axis=1)
-            return _best(scores, index, k), None
+            scores = jnp.concatenate([best[0], scores.reshape(rows, -1)], axis=1)
+            index = jnp.concatenate([best[1], index.reshape(rows, -1)], axis=1)
+            return (held, _best(scores, index, k)), None
 
-        nothing = jnp.full((len(block), k), -jnp.inf), jnp.full((len(block), k), count)
-        return jax.lax.scan(merge, nothing, jnp.arange(strips * tiles).reshape(strips, tiles))[0]
+        nothing = jnp.full((rows, k), -jnp.inf), jnp.full((rows, k), count)
+        return jax.lax.scan(merge, (held, nothing), jnp.arange(strips * tiles).reshape(strips, tiles))[0]
 
-    scores, index = jax.lax.map(search, _blocks(queries))
+    # Blocks take turns in one place: a CPU needs an eighth of its time to make one for each.
+    _, (scores, index) = jax.lax.scan(search, jnp.zeros((tiles, rows, in_tile, size)), blocks)
     return scores.reshape(-1, k)[: len(queries)], index.reshape(-1, k)[: len(queries)]
 
 
 def _group(images: int, k: int) -> int:
     """The size of a group for which there are about as many maxima as images in k groups."""
-    return min(2 ** round(math.log2(max(images / k, 1)) / 2), TILE)
+    return min(2 ** round(math.log2(max(images / k, 1)) / 2), _tile()[1])

@@ -324,7 +324,7 @@ def test_nearest_in_a_gallery_of_many_blocks(g):
 
 @pytest.mark.parametrize("k", [1, 7, 1200])
 def test_nearest_in_a_gallery_of_many_strips(k, monkeypatch):
-    monkeypatch.setattr(retrieval, "STRIP", 2)
+    monkeypatch.setattr(retrieval, "STRIP", 2048)
     rng = np.random.default_rng(k)
     gallery = rng.integers(-3, 4, (5 * 1024 + 3, 2)).astype(np.float32)
     queries = rng.integers(-3, 4, (3, 2)).astype(np.float32)
@@ -334,7 +334,7 @@ def test_nearest_in_a_gallery_of_many_strips(k, monkeypatch):
 @pytest.mark.parametrize(("g", "k"), [(40, 40), (1500, 7), (5 * 1024 + 3, 1200)])
 def test_nearest_approximately(g, k, monkeypatch):
     """Each has its own score and comes once, best first; without a TPU none is missed."""
-    monkeypatch.setattr(retrieval, "STRIP", 2)
+    monkeypatch.setattr(retrieval, "STRIP", 2048)
     queries, gallery = normal_rows(140), normal_rows(141, g)
     scores, index = (np.asarray(x) for x in pddm_jax.nearest(queries, gallery, k, approx=True))
     distances = np.sum((queries[:, None].astype(float) - gallery[index]) ** 2, axis=2)
