@@ -144,7 +144,7 @@ def _symmetric(
 
 
 def _widths(params: Params) -> tuple[int, int, int]:
-    """d, h and c."""
+    """Of the embeddings, of the branches and of the joint layer."""
     d, h = params["difference"]["kernel"].shape
     return d, h, params["joint"]["kernel"].shape[1]
 
@@ -289,7 +289,7 @@ class Form(NamedTuple):
     tile: int  # images along one side of a tile
     together: int | None = None  # tiles of a step, at most; None: by the floats that they hold
     platform: str = ""
-    takes: Callable[[DTypeLike, int, int, int], bool] = lambda dtype, d, h, c: True
+    takes: Callable[[DTypeLike, int, int, int], bool] = lambda dtype, d, hidden, joint: True
 
 
 PLAIN = Form(partial(_search, _score_tiles), TILE)

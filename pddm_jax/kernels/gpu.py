@@ -63,10 +63,10 @@ DIFFERENCE, OF_Z, OF_MEAN = range(3)
 """The matrices: of the difference, and of the joint layer what meets z and what meets the mean's branch."""
 
 
-def takes(dtype: DTypeLike, d: int, h: int, c: int) -> bool:
+def takes(dtype: DTypeLike, d: int, hidden: int, joint: int) -> bool:
     """Whether the kernel was compiled for this type and these widths; d may be any."""
     del d
-    return jnp.dtype(dtype) == jnp.bfloat16 and max(h, c) <= 512
+    return jnp.dtype(dtype) == jnp.bfloat16 and max(hidden, joint) <= 512
 
 
 class Pass(NamedTuple):
@@ -80,13 +80,13 @@ class Pass(NamedTuple):
     images_before: int  # and those of them that have gone through the ring of images
 
 
-def passes(d: int, h: int, c: int) -> Iterator[Pass]:
+def passes(d: int, hidden: int, joint: int) -> Iterator[Pass]:
     """What a row takes, in order: a chunk of the joint layer begins with the mean's branch."""
     of_matrices = of_images = 0
-    order = [(DIFFERENCE, n) for n in range(h // CHUNK)]
-    order += [(matrix, n) for n in range(c // CHUNK) for matrix in (OF_MEAN, OF_Z)]
+    order = [(DIFFERENCE, n) for n in range(hidden // CHUNK)]
+    order += [(matrix, n) for n in range(joint // CHUNK) for matrix in (OF_MEAN, OF_Z)]
     for matrix, n in order:
-        steps, images = (d if matrix == DIFFERENCE else h) // STEP, matrix != OF_Z
+        steps, images = (d if matrix == DIFFERENCE else hidden) // STEP, matrix != OF_Z
         yield Pass(matrix, n, steps, images, of_matrices, of_images)
         of_matrices += steps
         of_images += steps * images

@@ -42,10 +42,10 @@ NEGATIVE, EARLIER, LATER = range(3)
 """What is kept for each image: its hardest negative; its hardest positive before it, and after it."""
 
 
-def takes(dtype: DTypeLike, d: int, h: int, c: int) -> bool:
+def takes(dtype: DTypeLike, d: int, hidden: int, joint: int) -> bool:
     """Whether the kernel was compiled for units of these widths."""
     del dtype
-    return max(d, h, c) <= 512
+    return max(d, hidden, joint) <= 512
 
 
 def search(
