@@ -6,7 +6,8 @@
 
 The step is the one that the experiments run: PDDM on a batch that is shared out over all chips, hard pairs
 looked for in the whole of it; or with --configs that of an experiment's own config, of files in
-experiments/configs. Columns, for each chip:
+experiments/configs. A row takes libtpu's compiler 3 to 60 minutes of a core, all of them hours, and
+ResNet-50 more of a stack than the usual 8 MiB: `ulimit -s 524288` first. Columns, for each chip:
 
 - GiB: what it holds; or what the compiler says where that is too much for it.
 - TFLOP: its share of the products and convolutions, as traced.
@@ -79,7 +80,7 @@ def without_a_tpu() -> None:
         os.environ.setdefault(name, value)
 
 
-PODS = ("v5e:4x4", "v5e:16x16", "v5p:4x4x4", "v6e:4x4", "v6e:16x16")
+PODS = ("v5e:4x4", "v5e:16x16", "v5p:4x4x4", "v6e:16x16")
 COLUMNS = ("compiled s", "GiB", "TFLOP", "in passes", "GB memory", "MB received", "ms at least", "bound by")
 
 
