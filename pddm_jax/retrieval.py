@@ -21,7 +21,7 @@ TILE = 1024, 1024
 """Queries and gallery images that are scored together."""
 
 TILE_OF_A_CPU = 256, 512
-"""The same on a CPU, so that the scores stay in a core's cache."""
+"""The same on a CPU, whose scores are no larger than a core's second cache."""
 
 STRIP = 2**16
 """Gallery images whose scores are held at a time."""
@@ -29,7 +29,7 @@ STRIP = 2**16
 Held = Float[Array, "t a groups size"]
 """Scores of the tiles of a strip, by groups of images."""
 
-Best = tuple[Float[Array, "a k"], Int[Array, "a k"]]
+Found = tuple[Float[Array, "a k"], Int[Array, "a k"]]
 """The highest scores of each query with their index."""
 
 RECALL = 0.95
@@ -143,10 +143,6 @@ def _best(scores: Float[Array, "a n"], index: Int[Array, "a n"], k: int) -> tupl
     return scores, jnp.take_along_axis(index, place, axis=1)
 
 
-def _tile() -> tuple[int, int]:
-    return TILE_OF_A_CPU if jax.default_backend() == "cpu" else TILE
-
-
 def _blocks(x: Float[Array, "n d"], most: int) -> Float[Array, "blocks size d"]:
     """Equal blocks of at most `most` rows, the last one filled up with zeros."""
     count = max(-(-len(x) // most), 1)
@@ -170,11 +166,12 @@ def _search(
     the best so far. The k best images lie there: before any other group come k groups, each with an image
     that comes before all of its own. Ranking all scores would take longer than making them.
     """
-    blocks = _blocks(queries, _tile()[0])
-    rows, columns = blocks.shape[1], min(len(gallery), _tile()[1])
+    most, whole = TILE_OF_A_CPU if jax.default_backend() == "cpu" else TILE
+    blocks = _blocks(queries, most)
+    rows, columns = blocks.shape[1], min(len(gallery), whole)
     strips = -(-len(gallery) // STRIP)
     tiles = -(-len(gallery) // (columns * strips))
-    size = _group(tiles * columns, k) if columns == _tile()[1] and not approx else 1
+    size = _group(tiles * columns, k, whole) if columns == whole and not approx else 1
     in_tile = columns // size
 
     rank = partial(jax.lax.approx_max_k, recall_target=RECALL) if approx else jax.lax.top_k
@@ -191,29 +188,32 @@ def _search(
             scores = jnp.where(scores == 0, 0, scores)  # -0.0 would rank below 0.0
             fresh = (index >= tile * columns) & (first + index < count)
             scores = jnp.where(fresh, scores, -jnp.inf).reshape(rows, in_tile, size)
-            return held.at[place].set(scores), jnp.max(scores, axis=2)
+            held = jax.lax.dynamic_update_index_in_dim(held, scores, place, 0)
+            return held, jnp.max(scores, axis=2)
 
-        def merge(carry: tuple[Held, Best], numbers: Int[Array, " t"]) -> tuple[tuple[Held, Best], None]:
+        def merge(carry: tuple[Held, Found], numbers: Int[Array, " t"]) -> tuple[tuple[Held, Found], None]:
             held, best = carry
             held, maxima = jax.lax.scan(score, held, (jnp.arange(tiles), numbers))
             maxima = jnp.moveaxis(maxima, 0, 1).reshape(rows, tiles * in_tile)
-            groups = rank(maxima, min(k, tiles * in_tile))[1]
+            chosen = min(k, tiles * in_tile)
+            groups = rank(maxima, chosen)[1]
             tile, group = jnp.divmod(jnp.sort(groups, axis=1), in_tile)
             scores = held[tile, jnp.arange(rows)[:, None], group]
             index = (first + start(numbers[tile]) + group * size)[:, :, None] + jnp.arange(size)
             # Of equals the first is taken: the best so far, then those of lower index.
-            scores = jnp.concatenate([best[0], scores.reshape(rows, -1)], axis=1)
-            index = jnp.concatenate([best[1], index.reshape(rows, -1)], axis=1)
+            scores = jnp.concatenate([best[0], scores.reshape(rows, chosen * size)], axis=1)
+            index = jnp.concatenate([best[1], index.reshape(rows, chosen * size)], axis=1)
             return (held, _best(scores, index, k)), None
 
         nothing = jnp.full((rows, k), -jnp.inf), jnp.full((rows, k), count)
         return jax.lax.scan(merge, (held, nothing), jnp.arange(strips * tiles).reshape(strips, tiles))[0]
 
-    # Blocks take turns in one place: a CPU needs an eighth of its time to make one for each.
-    _, (scores, index) = jax.lax.scan(search, jnp.zeros((tiles, rows, in_tile, size)), blocks)
+    # Blocks take turns in one place: to make one for each costs a CPU another pass over the scores.
+    place = jnp.zeros((tiles, rows, in_tile, size), jnp.float32)
+    _, (scores, index) = jax.lax.scan(search, place, blocks)
     return scores.reshape(-1, k)[: len(queries)], index.reshape(-1, k)[: len(queries)]
 
 
-def _group(images: int, k: int) -> int:
+def _group(images: int, k: int, most: int) -> int:
     """The size of a group for which there are about as many maxima as images in k groups."""
-    return min(2 ** round(math.log2(max(images / k, 1)) / 2), _tile()[1])
+    return min(2 ** round(math.log2(max(images / k, 1)) / 2), most)

@@ -144,17 +144,17 @@ def _symmetric(
 
 
 def _widths(params: Params) -> tuple[int, int, int]:
-    """Of the embeddings, of the branches and of the joint layer."""
-    d, h = params["difference"]["kernel"].shape
-    return d, h, params["joint"]["kernel"].shape[1]
+    """Widths of the embeddings, of the branches and of the joint layer."""
+    d, hidden = params["difference"]["kernel"].shape
+    return d, hidden, params["joint"]["kernel"].shape[1]
 
 
 def _together(params: Params, x: Float[Array, "n d"], tiles: int, most: int | None = None) -> int:
     """How many of so many tiles a device of x scores at once: `most`, or what the plain form can."""
-    d, h, joint = _widths(params)
+    d, hidden, joint = _widths(params)
     on_a_gpu, mesh = kind_of(x).startswith("NVIDIA"), mesh_of(x)
     floats = STEP_OF_A_GPU if on_a_gpu else STEP
-    most = most or max(1, floats // (TILE**2 * (d + 2 * h + joint)))
+    most = most or max(1, floats // (TILE**2 * (d + 2 * hidden + joint)))
     # A GPU's steps are few: more of them, where several devices share them out.
     return min(most, -(-tiles // mesh.size)) if on_a_gpu and mesh else most
 

@@ -311,7 +311,7 @@ def test_nearest_where_the_score_rules_images_out():
     assert np.array_equal(scores, [[5, 3, -np.inf, -np.inf, -np.inf]] * 2)
 
 
-@pytest.mark.parametrize("g", [1024, 1025, 2500])
+@pytest.mark.parametrize("g", [511, 512, 513, 1024, 1025, 2500])
 def test_nearest_in_a_gallery_of_many_blocks(g):
     """Few distinct points, so that ties reach over the blocks."""
     rng = np.random.default_rng(g)
@@ -324,11 +324,21 @@ def test_nearest_in_a_gallery_of_many_blocks(g):
 
 @pytest.mark.parametrize("k", [1, 7, 1200])
 def test_nearest_in_a_gallery_of_many_strips(k, monkeypatch):
+    """Of many blocks of queries, the first nearer to all: no score of theirs may be left for the others."""
     monkeypatch.setattr(retrieval, "STRIP", 2048)
     rng = np.random.default_rng(k)
     gallery = rng.integers(-3, 4, (5 * 1024 + 3, 2)).astype(np.float32)
-    queries = rng.integers(-3, 4, (3, 2)).astype(np.float32)
-    assert_nearest(pddm_jax.nearest(queries, gallery, k), queries, gallery, k, exact=True)
+    queries = rng.integers(-3, 4, (1100, 2)).astype(np.float32)
+    queries[300:] += 50
+    scores, index = (np.asarray(x) for x in pddm_jax.nearest(queries, gallery, k))
+    distances = np.sum((queries[:, None] - gallery) ** 2, axis=2)
+    assert np.array_equal(index, np.argsort(distances, axis=1, kind="stable")[:, :k])
+    assert np.array_equal(scores, -np.take_along_axis(distances, index, axis=1))
+
+
+def test_nearest_of_no_queries():
+    scores, index = pddm_jax.nearest(np.zeros((0, 3), np.float32), normal_rows(142, 9)[:, :3], 4)
+    assert scores.shape == index.shape == (0, 4)
 
 
 @pytest.mark.parametrize(("g", "k"), [(40, 40), (1500, 7), (5 * 1024 + 3, 1200)])

@@ -105,8 +105,8 @@ def score_tiles(
     images = [widened(array, CHUNK).reshape(len(x) * TILE, -1) for array in (x, mean)]
     matrices = unit.difference, *unit.joint
     vectors = [vector[0] for vector in (unit.difference_bias, unit.joint_bias, unit.score)]
-    d, h = matrices[0].shape
-    plan = tuple(passes(d, h, matrices[1].shape[1]))
+    d, hidden = matrices[0].shape
+    plan = tuple(passes(d, hidden, matrices[1].shape[1]))
 
     def swizzled(*shape: int, dtype: DTypeLike) -> Any:
         tiling = mosaic.TilingTransform((8, 128 // jnp.dtype(dtype).itemsize))
@@ -120,7 +120,7 @@ def score_tiles(
         partial(_kernel, plan, turns),
         out_type=jax.ShapeDtypeStruct((len(r), TILE, TILE), jnp.float32),
         scratch_types=[
-            swizzled(COMPUTE, h // STEP, TILE, STEP, dtype=jnp.bfloat16),  # z
+            swizzled(COMPUTE, hidden // STEP, TILE, STEP, dtype=jnp.bfloat16),  # z
             swizzled(COMPUTE, TILE, STEP, dtype=jnp.bfloat16),  # a left side made of images
             swizzled(of_matrices, STEP, CHUNK, dtype=jnp.bfloat16),
             swizzled(of_images, TILE, STEP, dtype=jnp.float32),  # columns of the tile

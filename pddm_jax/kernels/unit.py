@@ -33,11 +33,11 @@ def weights(params: Params, dtype: DTypeLike, to: int) -> Weights:
         return widened(widened(matrix, to).swapaxes(-1, -2), to).swapaxes(-1, -2).astype(dtype)
 
     difference, joint, score = (params[layer] for layer in ("difference", "joint", "score"))
-    h, c = difference["kernel"].shape[1], joint["kernel"].shape[1]
+    hidden = difference["kernel"].shape[1]
     return Weights(
         wide(difference["kernel"]),
         widened(difference["bias"][None], to),
-        wide(joint["kernel"].reshape(2, h, c)),
+        wide(joint["kernel"].reshape(2, hidden, -1)),
         widened(joint["bias"][None], to),
         widened(score["kernel"].T, to).astype(dtype).astype(jnp.float32),
         score["bias"][None],
