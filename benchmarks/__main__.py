@@ -18,7 +18,7 @@ NEEDS = {
     "mining": (),
     "agreement": (),
     "train_step": ("torch", "pytorch_metric_learning"),
-    "retrieval": ("faiss",),
+    "retrieval": (),
     "class_means": (),
     "preparing": (),
     "reading": (),

@@ -6,8 +6,10 @@
 
 The step is the one that the experiments run: PDDM on a batch that is shared out over all chips, hard pairs
 looked for in the whole of it; or with --configs that of an experiment's own config, of files in
-experiments/configs. A row takes libtpu's compiler 3 to 60 minutes of a core, all of them hours, and
-ResNet-50 more of a stack than the usual 8 MiB: `ulimit -s 524288` first. Columns, for each chip:
+experiments/configs. A row takes libtpu's compiler 2 to 60 minutes of a core, all of them hours, and
+for 16 chips it may want more of a stack than the usual 8 MiB: `ulimit -s 524288` first.
+
+Columns, for each chip:
 
 - GiB: what it holds; or what the compiler says where that is too much for it.
 - TFLOP: its share of the products and convolutions, as traced.

@@ -1,6 +1,6 @@
 """The exact nearest neighbours of every image of a set, against FAISS.
 
-    pip install -e ".[peers]"
+    pip install -e ".[peers]"    # without FAISS `nearest` is measured alone
     JAX_NUM_CPU_DEVICES=2 python -m benchmarks.retrieval [--images 60000] [--d 128] [--k 1 10 33]
 
 Both search the set for each of its images, on the same cores: FAISS by inner products (IndexFlatIP),
@@ -8,7 +8,9 @@ Both search the set for each of its images, on the same cores: FAISS by inner pr
 ratios are within one run.
 """
 
-import faiss
+from collections.abc import Callable
+from importlib.metadata import version
+
 import numpy as np
 
 from benchmarks.report import arguments, report
@@ -22,6 +24,18 @@ def recall(found: np.ndarray, exact: np.ndarray) -> float:
     return float(np.mean((np.sort(exact)[:, :, None] == np.sort(found)[:, None]).any(axis=2)))
 
 
+def searched_by_faiss(x: np.ndarray) -> Callable[[int], np.ndarray] | None:
+    """What finds the k nearest to each row of x by FAISS; None where it is not installed."""
+    try:
+        import faiss
+    except ModuleNotFoundError:
+        return None
+    faiss.omp_set_num_threads(cores())
+    index = faiss.IndexFlatIP(x.shape[1])
+    index.add(x)
+    return lambda k: index.search(x, k)[1]
+
+
 def main() -> None:
     """Measure and print a table."""
     parser = arguments(__doc__)
@@ -33,34 +47,28 @@ def main() -> None:
 
     x = np.random.default_rng(0).normal(size=(given.images, given.d)).astype(np.float32)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
-    faiss.omp_set_num_threads(cores())
-    index = faiss.IndexFlatIP(given.d)
-    index.add(x)
+    by_faiss = searched_by_faiss(x)
+    peer = version("faiss-cpu") if by_faiss else "not installed"
     rows = []
     for k in given.k:
-        found, theirs = np.asarray(nearest(x, x, k)[1]), index.search(x, k)[1]
-        about = np.asarray(nearest(x, x, k, approx=True)[1])
-        seconds = interleaved(
-            {
-                "exact": lambda k=k: nearest(x, x, k)[1],
-                "approx": lambda k=k: nearest(x, x, k, approx=True)[1],
-                "faiss": lambda k=k: index.search(x, k)[1],
-            },
-            given.rounds,
-            calls=2,
-        )
-        rows.append(
-            {
-                "k": k,
-                "nearest, s": seconds["exact"],
-                "FAISS, s": seconds["faiss"],
-                "ratio": seconds["exact"] / seconds["faiss"],
-                "same neighbours": float(np.mean(found == theirs)),
-                "approx, s": seconds["approx"],
-                "its recall": recall(about, found),
+        forms = {
+            "exact": lambda k=k: nearest(x, x, k)[1],
+            "approx": lambda k=k: nearest(x, x, k, approx=True)[1],
+        }
+        if by_faiss:
+            forms["FAISS"] = lambda k=k: by_faiss(k)
+        found = {name: np.asarray(form()) for name, form in forms.items()}
+        seconds = interleaved(forms, given.rounds, calls=2)
+        row = {"k": k, "nearest, s": seconds["exact"]}
+        if by_faiss:
+            row |= {
+                "FAISS, s": seconds["FAISS"],
+                "ratio": seconds["exact"] / seconds["FAISS"],
+                "same neighbours": float(np.mean(found["exact"] == found["FAISS"])),
             }
-        )
-    report("retrieval", rows, given.out, images=given.images, d=given.d, faiss=faiss.__version__)
+        row |= {"approx, s": seconds["approx"], "its recall": recall(found["approx"], found["exact"])}
+        rows.append(row)
+    report("retrieval", rows, given.out, images=given.images, d=given.d, faiss=peer)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def nearest(
     """The exact k nearest gallery images of each query, best first; ties go to the lowest index.
 
     No vector space is assumed: every pair is scored, tile by tile. The gallery is shared out over the
-    devices of this process.
+    devices of this process: on a CPU a device for each core (`JAX_NUM_CPU_DEVICES`) is the fastest.
 
     Args:
         queries: [q, d] embeddings, finite.
@@ -67,7 +67,7 @@ def nearest(
         k: how many, at most g.
         score_fn: scores [a, b] of embeddings [a, d] and [b, d], higher = more similar, not nan. The default
             is the negative squared Euclidean distance. `jax.tree_util.Partial(score_matrix, params)`
-            ranks by PDDM score, and is compiled once for all params.
+            ranks by PDDM score, and is compiled once for all params; a new lambda is compiled each time.
         approx: rank by `jax.lax.approx_max_k`, which on a TPU is faster and finds each of the k with a
             probability of RECALL at least; elsewhere it is as exact as without, and slower.
 
