@@ -9,6 +9,7 @@ ratios are within one run.
 """
 
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 
 import numpy as np
@@ -56,7 +57,7 @@ def main() -> None:
             "approx": lambda k=k: nearest(x, x, k, approx=True)[1],
         }
         if by_faiss:
-            forms["FAISS"] = lambda k=k: by_faiss(k)
+            forms["FAISS"] = partial(by_faiss, k)
         found = {name: np.asarray(form()) for name, form in forms.items()}
         seconds = interleaved(forms, given.rounds, calls=2)
         row = {"k": k, "nearest, s": seconds["exact"]}

@@ -180,20 +180,19 @@ def _search(
         return jnp.minimum(tile * columns, len(gallery) - columns)  # no tile reaches beyond the end
 
     def search(held: Held, block: Float[Array, "a d"]) -> tuple[Held, tuple[Array, Array]]:
-        def score(held: Held, at: tuple[Array, Array]) -> tuple[Held, Float[Array, "a groups"]]:
-            place, tile = at
+        def score(held: Held, tile: Int[Array, ""]) -> tuple[Held, Float[Array, "a groups"]]:
             images = jax.lax.dynamic_slice_in_dim(gallery, start(tile), columns)
             index = start(tile) + jnp.arange(columns)
             scores = jnp.maximum(score_fn(block, images).astype(jnp.float32), LOWEST)
             scores = jnp.where(scores == 0, 0, scores)  # -0.0 would rank below 0.0
             fresh = (index >= tile * columns) & (first + index < count)
             scores = jnp.where(fresh, scores, -jnp.inf).reshape(rows, in_tile, size)
-            held = jax.lax.dynamic_update_index_in_dim(held, scores, place, 0)
+            held = jax.lax.dynamic_update_index_in_dim(held, scores, tile % tiles, 0)
             return held, jnp.max(scores, axis=2)
 
         def merge(carry: tuple[Held, Found], numbers: Int[Array, " t"]) -> tuple[tuple[Held, Found], None]:
             held, best = carry
-            held, maxima = jax.lax.scan(score, held, (jnp.arange(tiles), numbers))
+            held, maxima = jax.lax.scan(score, held, numbers)
             maxima = jnp.moveaxis(maxima, 0, 1).reshape(rows, tiles * in_tile)
             chosen = min(k, tiles * in_tile)
             groups = rank(maxima, chosen)[1]
