@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -11,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from pddm_jax.data import Images
 from pddm_jax.data.streams import GALLERY, stream
 from pddm_jax.files import replacing
-from pddm_jax.metrics import Ranking
+from pddm_jax.metrics import QueryMeasures, nearest_others
 from pddm_jax.writer import Row
 
 Curve = list[tuple[str, int, float]]  # whose Recall@1, at which step, in per cent
@@ -55,18 +56,21 @@ def convergence(curves: dict[str, list[Curve]], title: str, path: Path) -> None:
     _save(figure, path)
 
 
-def gallery(test: Images, ranking: Ranking, seed: int, path: Path) -> None:
+def gallery(
+    test: Images, embeddings: Float[np.ndarray, "n d"], measures: QueryMeasures, seed: int, path: Path
+) -> None:
     """Typical queries, drawn by seed, and the worst failures, each with its nearest neighbours.
 
     A failure is the worse, the later the first image of its class comes.
     """
-    findable = ranking.relevant > 0
-    first = np.where(ranking.match.any(axis=1), ranking.match.argmax(axis=1), ranking.match.shape[1])
-    by_badness = np.argsort(-np.where(findable, first, -1), kind="stable")
-    worst = [int(q) for q in by_badness if first[q] > 0 and findable[q]]
+    answerable, first = measures.relevant > 0, measures.first
+    by_badness = np.argsort(-np.where(answerable, first, -1), kind="stable")
+    worst = [int(q) for q in by_badness if first[q] > 0 and answerable[q]]
     shown = [int(q) for q in stream(seed, GALLERY).permutation(len(first))[:TYPICAL]]
     failures = [q for q in _spread(worst, test.labels, FAILURES) if q not in shown]
-    columns = 1 + min(NEIGHBOURS, ranking.neighbours.shape[1])
+    columns = 1 + min(NEIGHBOURS, len(first) - 1)
+    drawn = np.array(shown + failures)
+    neighbours = dict(zip(drawn.tolist(), nearest_others(embeddings, drawn, columns - 1), strict=True))
     parts = {
         "Queries (left) and their nearest neighbours: same class green, other class red and dashed": shown,
         "Worst failures: the first of the class comes latest": failures,
@@ -79,8 +83,8 @@ def gallery(test: Images, ranking: Ranking, seed: int, path: Path) -> None:
         top += HEAD
         for query in queries:
             _draw(axes, 0, top, test.images[query], *QUERY)
-            found = zip(ranking.neighbours[query], ranking.match[query], range(1, columns), strict=False)
-            for index, match, column in found:
+            for column, index in enumerate(neighbours[query].tolist(), 1):
+                match = test.labels[index] == test.labels[query]
                 _draw(axes, column, top, test.images[index], *(RIGHT if match else WRONG))
             top += 1
     _save(figure, path)

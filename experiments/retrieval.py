@@ -4,13 +4,25 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
+from ml_collections import FrozenConfigDict
 
 from experiments import plots
 from experiments.results import Results, align
 from experiments.runner import Evaluation, Learned, say
 from pddm_jax import metrics
+from pddm_jax.data import ClosedSet, Split
 from pddm_jax.objectives import OBJECTIVES
 from pddm_jax.scoring import score_matrix
+
+
+def ready(config: FrozenConfigDict, split: Split | ClosedSet) -> None:
+    """Refuse test classes none of which has two images: nothing could be found."""
+    if not (np.unique(split.test.labels, return_counts=True)[1] > 1).any():
+        raise ValueError(
+            f"data: each of the {len(split.test.labels)} test images is alone in its class, so no query can be "
+            "answered; give test classes of two images or more"
+        )
 
 
 def measure(learned: Learned) -> tuple[Results, Results]:
@@ -18,27 +30,30 @@ def measure(learned: Learned) -> tuple[Results, Results]:
     config, test = learned.config, learned.split.test
     say(f"ranking {len(test.labels)} images of {len(test.class_names)} unseen classes")
     embeddings, depth = learned.embed(test), max(metrics.KS)
-    rankings = {"euclidean": metrics.rank(embeddings, test.labels, depth)}
+    found = {"euclidean": metrics.query_measures(embeddings, test.labels, depth)}
     if OBJECTIVES[config.objective.name].learns_score:
         score = jax.tree_util.Partial(score_matrix, jax.device_get(learned.state.params["unit"]))
-        rankings["pddm"] = metrics.rank(embeddings, test.labels, depth, score_fn=score)
+        found["pddm"] = metrics.query_measures(embeddings, test.labels, depth, score_fn=score)
     nmi = metrics.nmi(embeddings, test.labels, config.seed) if config.train.nmi else None
     if jax.process_index() == 0:
-        plots.gallery(test, rankings["euclidean"], config.seed, learned.workdir / "gallery.png")
-    return {"gallery": "all test images, the query itself left out"}, measures(rankings) | {"nmi": nmi}
+        plots.gallery(test, embeddings, found["euclidean"], config.seed, learned.workdir / "gallery.png")
+    summaries = {name: metrics.summarize(of) for name, of in found.items()}
+    queries, left_out = summaries["euclidean"].queries, summaries["euclidean"].left_out
+    rule = {"gallery": "all test images, the query itself left out", "queries": queries}
+    return rule | {"queries_left_out": left_out}, measures(summaries) | {"nmi": nmi}
 
 
-def measures(rankings: dict[str, metrics.Ranking]) -> Results:
+def measures(summaries: dict[str, metrics.Measures]) -> Results:
     """Recall@K, MAP@R and R-precision, each by both rankings; None for a score that is not trained."""
 
-    def each(measure: Callable[[metrics.Ranking], Any]) -> dict[str, Any]:
+    def each(measure: Callable[[metrics.Measures], Any]) -> dict[str, Any]:
         names = "euclidean", "pddm"
-        return {name: measure(rankings[name]) if name in rankings else None for name in names}
+        return {name: measure(summaries[name]) if name in summaries else None for name in names}
 
     return {
-        "recall_at_k": each(lambda r: {str(k): recall for k, recall in metrics.recall_of(r).items()}),
-        "map_at_r": each(metrics.map_at_r_of),
-        "r_precision": each(metrics.r_precision_of),
+        "recall_at_k": each(lambda m: {str(k): recall for k, recall in m.recall_at_k.items()}),
+        "map_at_r": each(lambda m: m.map_at_r),
+        "r_precision": each(lambda m: m.r_precision),
     }
 
 
@@ -53,10 +68,12 @@ def table(results: Results) -> str:
     ]
     nmi = "" if results["nmi"] is None else f"\nNMI of the embeddings {100 * results['nmi']:.1f}"
     objective, protocol = results["protocol"]["objective"]["name"], results["protocol"]
+    alone = protocol.get("queries_left_out", 0)
+    left_out = f"\n{alone} queries left out: no other image of their class" if alone else ""
     return (
         f"{results['experiment']}: {objective} on {protocol['data']}, seed {protocol['seed']}; "
         f"{protocol['images']['test']} images of {protocol['classes']['test']} unseen classes; "
-        f"{results['steps']} steps in {results['seconds']} s\n{align([head, *rows])}{nmi}"
+        f"{results['steps']} steps in {results['seconds']} s\n{align([head, *rows])}{left_out}{nmi}"
     )
 
 
@@ -71,4 +88,4 @@ def columns(results: Results) -> dict[str, float | None]:
     }
 
 
-EVALUATION = Evaluation("retrieval", measure, table, columns)
+EVALUATION = Evaluation("retrieval", measure, table, columns, ready)

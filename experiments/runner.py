@@ -328,9 +328,12 @@ def train(
                         rate = p * k * (step - clock[1]) / (time.perf_counter() - clock[0])
                         writer.row(step, {**values, "images_per_second": round(rate, 1)})
                     if evaluate:
-                        ranking = metrics.rank(embed(state, watched), watched.labels)
-                        recall, map_at_r = metrics.recall_of(ranking, [1])[1], metrics.map_at_r_of(ranking)
-                        writer.row(step, {f"{whose}recall_at_1": recall, f"{whose}map_at_r": map_at_r})
+                        found = metrics.query_measures(embed(state, watched), watched.labels)
+                        means = metrics.summarize(found, [1])
+                        recall = means.recall_at_k[1]
+                        writer.row(
+                            step, {f"{whose}recall_at_1": recall, f"{whose}map_at_r": means.map_at_r}
+                        )
                     if save:
                         checkpoints.save(step, state, recall if judged else None)
                     clock = time.perf_counter(), step

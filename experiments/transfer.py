@@ -22,7 +22,7 @@ from pddm_jax.data import ClosedSet, Images, Split
 from pddm_jax.data.images import some
 from pddm_jax.data.streams import WAYS, stream
 from pddm_jax.objectives import OBJECTIVES
-from pddm_jax.retrieval import ScoreFn
+from pddm_jax.top_k import ScoreFn
 from pddm_jax.scoring import score_matrix
 from pddm_jax.transfer import linear_probe
 from pddm_jax.transfer.class_means import class_means

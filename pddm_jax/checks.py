@@ -42,6 +42,19 @@ def as_finite_matrix(name: str, value: AnyArray, columns: int | None = None) -> 
     return matrix
 
 
+def as_rows(name: str, value: AnyArray, columns: int | None = None) -> Float[AnyArray, "n d"]:
+    """As `as_finite_matrix`, but 64-bit numbers from the host stay float64: their distances are not rounded."""
+    with np.errstate(over="ignore", under="ignore"):
+        matrix: AnyArray = as_matrix(name, value, columns)
+    if isinstance(value, np.ndarray):
+        wide = value.dtype.itemsize > 2 and value.dtype != np.float32
+        matrix = value.astype(np.float64) if wide else np.asarray(matrix)
+    if matrix.size and not np.isfinite([float(matrix.min()), float(matrix.max())]).all():
+        bad = np.flatnonzero(~np.isfinite(np.asarray(matrix)).all(axis=1))
+        raise ValueError(f"{name} must be finite, but {len(bad)} rows are not: the first is {bad[0]}")
+    return matrix
+
+
 def as_labels(name: str, labels: object, length: int) -> Int[AnyArray, " n"]:
     """Class labels, any integers, as int32 codes 0, 1, ... that are equal where the labels are.
 

@@ -1,51 +1,38 @@
-"""Nearest neighbours by any score, block by block: exact, or nearly so where that is faster."""
+"""Exact nearest neighbours by any score; by distance, also where distances are small beside the coordinates.
 
-import math
+Distances are ranked in passes. The first is fast: |q - g|^2 = |q|^2 + |g|^2 - 2 q.g in float32, about one of
+the gallery's images. It gives a few more candidates than are asked for, whose distances are then computed
+from the differences in float64. A bound of the first pass's rounding error says for which queries no other
+image can come before the candidates. The other queries go through the next pass: the same in float64, and at
+last all differences in float64.
+"""
+
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
 
-from pddm_jax.checks import as_matrix
+from pddm_jax.checks import as_matrix, as_rows
 from pddm_jax.pairwise import squared_distances
+from pddm_jax.top_k import ScoreFn, blocks_of, top_k
 from pddm_jax.types import AnyArray
 
-ScoreFn = Callable[[Float[Array, "a d"], Float[Array, "b d"]], Float[Array, "a b"]]
-"""Scores of all pairs of queries and gallery images, higher = more similar."""
+SLACK = 4
+"""Candidates of a pass beyond the k that are asked for."""
 
-TILE = 1024, 1024
-"""Queries and gallery images that are scored together."""
+ROOM = 2**24
+"""Coordinates of candidates whose distances are computed together."""
 
-TILE_OF_A_CPU = 256, 512
-"""The same on a CPU, whose scores are no larger than a core's second cache."""
+CPU_ROOM = 2**18
+"""The same on a CPU: few enough for its caches."""
 
-STRIP = 2**16
-"""Gallery images whose scores are held at a time."""
-
-Held = Float[Array, "t a groups size"]
-"""Scores of the tiles of a strip, by groups of images."""
-
-Found = tuple[Float[Array, "a k"], Int[Array, "a k"]]
-"""The highest scores of each query with their index."""
-
-RECALL = 0.95
-"""The share of the k nearest that an approximate ranking of a strip finds, at least, on average."""
-
-LOWEST = float(jnp.finfo(jnp.float32).min)
-"""Stands for a score of -inf while -inf itself marks what is no image at all."""
-
-
-def negative_squared_distances(
-    queries: Float[Array, "a d"], gallery: Float[Array, "b d"]
-) -> Float[Array, "a b"]:
-    """-|q - g|^2 of all pairs, through one matrix product: 2 q.g - |q|^2 - |g|^2."""
-    dots = jnp.matmul(queries, gallery.T, precision="highest")
-    squared_norms = (jnp.sum(jnp.square(x), axis=-1) for x in (queries, gallery))
-    return jnp.minimum(2 * dots - jnp.add.outer(*squared_norms), 0)
+Scores = Float[Array, "q k"]
+Indices = Int[Array, "q k"]
 
 
 def nearest(
@@ -55,164 +42,225 @@ def nearest(
     score_fn: ScoreFn | None = None,
     *,
     approx: bool = False,
-) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
+) -> tuple[Scores, Indices]:
     """The exact k nearest gallery images of each query, best first; ties go to the lowest index.
 
-    No vector space is assumed: every pair is scored, tile by tile. The gallery is shared out over the
-    devices of this process: on a CPU a device for each core (`JAX_NUM_CPU_DEVICES`) is the fastest.
+    By default the order is that of the squared Euclidean distances in float64, whatever the scale and the
+    position of the embeddings. With a `score_fn` no vector space is assumed: every pair is scored, tile by
+    tile. The gallery is sharded over the devices of this process: on a CPU a device for each core
+    (`JAX_NUM_CPU_DEVICES`) is the fastest.
 
     Args:
-        queries: [q, d] embeddings, finite.
+        queries: [q, d] embeddings, finite; float64 and integers from the host are not rounded to float32.
         gallery: [g, d] embeddings, finite.
-        k: how many, at most g.
-        score_fn: scores [a, b] of embeddings [a, d] and [b, d], higher = more similar, not nan. The default
+        k: how many, 1 to g.
+        score_fn: scores [a, b] of embeddings [a, d] and [b, d], float32, higher = more similar. The default
             is the negative squared Euclidean distance. `jax.tree_util.Partial(score_matrix, params)`
             ranks by PDDM score, and is compiled once for all params; a new lambda is compiled each time.
         approx: rank by `jax.lax.approx_max_k`, which on a TPU is faster and finds each of the k with a
             probability of RECALL at least; elsewhere it is as exact as without, and slower.
 
     Returns:
-        Scores and gallery indices, each [q, k].
+        Scores in float32 (a distance beyond its range is -inf, or 0) and gallery indices, each [q, k].
 
     Raises:
-        ValueError: queries or gallery are no matrices of one width, or k is no integer in 1..g.
+        ValueError: queries or gallery are no matrices of one width or are not finite, k is no integer in
+            1..g, or score_fn returns another shape than [a, b] or a NaN. With a score_fn an infinite embedding is taken.
+
+    Under `jax.jit` all pairs are scored by their differences in float32, which is slower, and nothing is
+    raised: a NaN in the input is a NaN in the scores.
     """
-    queries = as_matrix("queries", queries)
-    gallery = as_matrix("gallery", gallery, queries.shape[1])
-    if not isinstance(k, int | np.integer) or not 1 <= k <= len(gallery):
-        raise ValueError(f"k must be an integer in 1..{len(gallery)}, the size of the gallery, got {k}")
-    if score_fn is None:
-        score_fn = jax.tree_util.Partial(_about, _central(gallery))
+    traced = isinstance(queries, jax.core.Tracer) or isinstance(gallery, jax.core.Tracer)
+    same = queries is gallery
+    check = as_matrix if traced or score_fn is not None else as_rows
+    queries = check("queries", queries)
+    gallery = queries if same else check("gallery", gallery, queries.shape[1])
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= len(gallery):
+        raise ValueError(f"k must be an integer in 1..{len(gallery)}, the size of the gallery, got {k!r}")
+    if check is as_rows and len(queries):
+        return _by_distance(queries, gallery, int(k), approx)
+    return _by_score(jnp.asarray(queries), jnp.asarray(gallery), int(k), score_fn or _by_difference, approx)
+
+
+def _by_score(
+    queries: Float[Array, "q d"], gallery: Float[Array, "g d"], k: int, score_fn: ScoreFn, approx: bool
+) -> tuple[Scores, Indices]:
     if not isinstance(score_fn, jax.tree_util.Partial):  # one within another would hide its arrays
         score_fn = jax.tree_util.Partial(score_fn)
-    mesh = Mesh(np.array(jax.local_devices()), ("gallery",), axis_types=(AxisType.Auto,))
-    if mesh.size == 1:
-        return _nearest(queries, gallery, k, score_fn, approx)
-    whole, shares = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec("gallery")))
-    queries, score_fn = jax.device_put((queries, score_fn), whole)
-    filled = jnp.pad(gallery, ((0, -len(gallery) % mesh.size), (0, 0)))
-    return _nearest_shared(queries, jax.device_put(filled, shares), len(gallery), k, score_fn, mesh, approx)
+    shape = jax.eval_shape(score_fn, queries[:1], gallery).shape
+    if len(queries) and shape != (1, len(gallery)):
+        raise ValueError(f"score_fn must return shape [a, b], here [1, {len(gallery)}], got {[*shape]}")
+    scores, index = top_k(queries, gallery, k, jax.tree_util.Partial(_nan_first, score_fn), approx=approx)
+    if not isinstance(scores, jax.core.Tracer) and np.isnan(np.asarray(scores)).any():
+        bad = np.flatnonzero(np.isnan(np.asarray(scores)).any(axis=1))
+        raise ValueError(
+            f"score_fn gives NaN, which has no rank, for {len(bad)} queries, the first is {bad[0]}: are queries, "
+            "gallery and parameters finite?"
+        )
+    return scores, index
+
+
+def _nan_first(score_fn: ScoreFn, queries: Array, gallery: Array) -> Float[Array, "a b"]:
+    """The scores, a NaN without its sign: so it ranks above all numbers, and is seen."""
+    scores = score_fn(queries, gallery)
+    return jnp.where(jnp.isnan(scores), jnp.nan, scores)
+
+
+def _by_expansion(queries: Float[Array, "a d"], gallery: Float[Array, "b d"]) -> Float[Array, "a b"]:
+    """-|q - g|^2 of all pairs, through one matrix product: 2 q.g - |q|^2 - |g|^2."""
+    dots = jnp.matmul(queries, gallery.T, precision="highest")
+    squared_norms = (jnp.sum(jnp.square(x), axis=-1) for x in (queries, gallery))
+    return jnp.minimum(2 * dots - jnp.add.outer(*squared_norms), 0)
+
+
+def _by_difference(queries: Float[Array, "a d"], gallery: Float[Array, "b d"]) -> Float[Array, "a b"]:
+    """-|q - g|^2 of all pairs, from the differences."""
+    return -jnp.sum(jnp.square(queries[:, None] - gallery), axis=-1)
+
+
+class _Pass(NamedTuple):
+    """A way to find candidates, and how far its scores can be from the negative squared distances."""
+
+    score_fn: Callable[[Array, Array], Array]
+    dtype: DTypeLike
+    centered: bool
+
+    def relative_error(self, width: int) -> float:
+        """c in |score + D| <= c (|q - o|^2 + |g - o|^2), with o the origin.
+
+        Sums of d products are off by d units of rounding at most, for the product and for both norms;
+        the rounding of the centered coordinates and of the last sums adds less than 16.
+        """
+        return (2 * width + 16) * float(jnp.finfo(self.dtype).eps) / 2 if self.centered else 0.0
+
+
+PASSES = (
+    _Pass(_by_expansion, np.float32, centered=True),
+    _Pass(_by_expansion, np.float64, centered=True),
+    _Pass(_by_difference, np.float64, centered=False),
+)
+
+
+def _by_distance(queries: AnyArray, gallery: AnyArray, k: int, approx: bool) -> tuple[Scores, Indices]:
+    """The k nearest by Euclidean distance, pass after pass for the queries that are not certain yet."""
+    exponent = _exponent(queries, gallery)
+    if exponent:
+        queries, gallery = (np.ldexp(np.asarray(x), -exponent) for x in (queries, gallery))
+    scores, index, certain = _search(PASSES[0], queries, gallery, k, exponent, approx)
+    left = np.flatnonzero(~certain)
+    if approx or not len(left):
+        return scores, index
+    scores, index = np.array(scores), np.array(index)
+    for step in PASSES[1:]:
+        found = _search(step, queries[_padded(left)], gallery, k, exponent)
+        scores[left], index[left], certain = (x[: len(left)] for x in found)
+        left = left[~certain]
+        if not len(left):
+            break
+    return jnp.asarray(scores), jnp.asarray(index)
+
+
+def _largest(*arrays: AnyArray) -> float:
+    return max((max(float(x.max()), -float(x.min())) for x in arrays if x.size), default=0.0)
+
+
+def _exponent(*arrays: AnyArray) -> int:
+    """The power of 2 by which embeddings are divided; 0, unless their squares could leave the range of a type."""
+    largest = _largest(*arrays)
+    if largest < 2.0**-30:  # or it is a subnormal number, which XLA may take for 0
+        largest = _largest(*map(np.asarray, arrays))
+    exponent = int(np.frexp(largest)[1])
+    return exponent if abs(exponent) > 30 else 0
+
+
+def _padded(rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+    """Rows filled up to 256 times a power of two, so that few shapes are compiled."""
+    size = 256
+    while size < len(rows):
+        size *= 2
+    return np.append(rows, np.repeat(rows[:1], size - len(rows)))
 
 
 @jax.jit
 def _central(gallery: Float[Array, "g d"]) -> Float[Array, " d"]:
-    """The image that lies nearest to the mean of all.
+    """The image that lies nearest to the mean of all: seen from it, coordinates are small.
 
-    Seen from it distances are not lost where all embeddings lie far from the origin; and it is an image:
-    nearby floats, and integers, are subtracted from it exactly.
+    It is an image, so nearby numbers, and integers, are subtracted from it exactly.
     """
     return gallery[jnp.argmin(squared_distances(gallery, jnp.mean(gallery, axis=0)))]
 
 
-def _about(origin: Float[Array, " d"], queries: Array, gallery: Array) -> Float[Array, "a b"]:
-    return negative_squared_distances(queries - origin, gallery - origin)
+def _is_exact(dtype: DTypeLike, *arrays: Float[Array, "n d"]) -> bool:
+    """Whether sums of products of these coordinates are exact: all are small multiples of one power of 2.
 
-
-@partial(jax.jit, static_argnums=(2, 4))
-def _nearest(
-    queries: Array, gallery: Array, k: int, score_fn: ScoreFn, approx: bool
-) -> tuple[Array, Array]:
-    return _finish(*_search(queries, gallery, 0, len(gallery), k, score_fn, approx))
-
-
-@partial(jax.jit, static_argnums=(2, 3, 5, 6))
-def _nearest_shared(
-    queries: Array, gallery: Array, count: int, k: int, score_fn: ScoreFn, mesh: Mesh, approx: bool
-) -> tuple[Array, Array]:
-    """Each device searches its share of the gallery; the best of all are the best of their best."""
-
-    def search(queries: Array, share: Array, score_fn: ScoreFn) -> tuple[Array, Array]:
-        first = jax.lax.axis_index("gallery") * len(share)
-        found = _search(queries, share, first, count, k, score_fn, approx)
-        scores, index = jax.lax.all_gather(found, "gallery", axis=1, tiled=True)
-        return _best(scores, index, k)
-
-    everywhere = PartitionSpec()
-    shares = everywhere, PartitionSpec("gallery"), everywhere
-    search = jax.shard_map(search, mesh=mesh, in_specs=shares, out_specs=everywhere, check_vma=False)
-    return _finish(*search(queries, gallery, score_fn))
-
-
-def _finish(scores: Array, index: Array) -> tuple[Array, Array]:
-    return jnp.where(scores > LOWEST, scores, -jnp.inf), index
-
-
-def _best(scores: Float[Array, "a n"], index: Int[Array, "a n"], k: int) -> tuple[Array, Array]:
-    """The k highest scores of each row with their index; of equals the first."""
-    scores, place = jax.lax.top_k(scores, k)
-    return scores, jnp.take_along_axis(index, place, axis=1)
-
-
-def _blocks(x: Float[Array, "n d"], most: int) -> Float[Array, "blocks size d"]:
-    """Equal blocks of at most `most` rows, the last one filled up with zeros."""
-    count = max(-(-len(x) // most), 1)
-    size = -(-len(x) // count)
-    return jnp.pad(x, ((0, count * size - len(x)), (0, 0))).reshape(count, size, x.shape[1])
+    So it is for codes of few bits and for one-hot vectors, among which many distances are equal.
+    """
+    bits = jnp.finfo(dtype).nmant - 2 - np.log2(arrays[0].shape[1])
+    largest = _largest(*arrays)
+    unit = 2.0 ** np.ceil(np.log2(largest) - bits / 2) if largest else 1.0
+    return unit > 2.0**-60 and all(not (np.asarray(x) % unit).any() for x in arrays)
 
 
 def _search(
+    step: _Pass, queries: AnyArray, gallery: AnyArray, k: int, exponent: int, approx: bool = False
+) -> tuple[Scores, Indices, Bool[np.ndarray, " q"]]:
+    """The k nearest among the candidates of one pass, and for which queries no other image is nearer."""
+    candidates = min(k + SLACK, len(gallery)) if step.centered else k
+    score_fn = jax.tree_util.Partial(step.score_fn)
+    with jax.enable_x64(True):
+        device = jax.local_devices()[0]
+        images = jax.device_put(gallery, device)
+        given = images if queries is gallery else jax.device_put(queries, device)
+        origin = _central(images) if step.centered else jnp.zeros_like(images[0])
+        seen = [_about(origin, x, step.dtype) for x in ([images] if given is images else [given, images])]
+        found = top_k(seen[0], seen[-1], candidates, score_fn, approx=approx, dtype=step.dtype)
+        found = jax.device_put(found, device)
+        distances, index, margin = _rescored(given, images, origin, *found, k, step)
+        scores = (0 - jnp.ldexp(distances, 2 * exponent)).astype(jnp.float32)
+        certain = np.asarray(margin) > 0
+        if not certain.all() and (candidates in (k, len(gallery)) or _is_exact(step.dtype, *seen)):
+            certain = np.ones_like(certain)
+    return scores, index, certain
+
+
+@partial(jax.jit, static_argnums=2)
+def _about(origin: Float[Array, " d"], x: Float[Array, "n d"], dtype: DTypeLike) -> Float[Array, "n d"]:
+    wide = jnp.promote_types(x.dtype, dtype)
+    return (x.astype(wide) - origin.astype(wide)).astype(dtype)
+
+
+@partial(jax.jit, static_argnums=(5, 6))
+def _rescored(
     queries: Float[Array, "q d"],
     gallery: Float[Array, "g d"],
-    first: int | Int[Array, ""],
-    count: int,
+    origin: Float[Array, " d"],
+    approximate: Float[Array, "q c"],
+    candidates: Int[Array, "q c"],
     k: int,
-    score_fn: ScoreFn,
-    approx: bool,
-) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
-    """The k nearest in a share of the gallery: `first` images lie before it, `count` are in the whole.
+    step: _Pass,
+) -> tuple[Float[Array, "q k"], Indices, Float[Array, " q"]]:
+    """The candidates by exact distance; and by how much the nearest other image is farther, at least.
 
-    For each block of queries the gallery is gone over strip by strip: the scores of a strip's tiles are
-    made, the maxima of groups of its images are ranked, then the images of the k best groups, together with
-    the best so far. The k best images lie there: before any other group come k groups, each with an image
-    that comes before all of its own. Ranking all scores would take longer than making them.
+    An image that is no candidate has an approximate distance of at least that of the last candidate, L. With
+    |g - o|^2 <= 2 |q - o|^2 + 2 D its distance is D >= (L - 3 c |q - o|^2 - t) / (1 + 2 c), t what underflows.
     """
-    most, whole = TILE_OF_A_CPU if jax.default_backend() == "cpu" else TILE
-    blocks = _blocks(queries, most)
-    rows, columns = blocks.shape[1], min(len(gallery), whole)
-    strips = -(-len(gallery) // STRIP)
-    tiles = -(-len(gallery) // (columns * strips))
-    size = _group(tiles * columns, k, whole) if columns == whole and not approx else 1
-    in_tile = columns // size
+    error = step.relative_error(queries.shape[1])
+    underflow = 8 * queries.shape[1] * float(jnp.finfo(step.dtype).tiny)
 
-    rank = partial(jax.lax.approx_max_k, recall_target=RECALL) if approx else jax.lax.top_k
+    def block(given: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        x, last, index = given
+        x = x.astype(jnp.float64)
+        near = gallery[index].astype(jnp.float64)
+        distances = jnp.sum(jnp.square(x[:, None] - near), axis=-1)
+        distances, index = jax.lax.sort((distances, index), num_keys=2)
+        farther = -last - 3 * error * jnp.sum(jnp.square(x - origin), axis=-1) - underflow
+        margin = farther / (1 + 2 * error) - distances[:, k - 1]
+        return distances[:, :k], index[:, :k], margin
 
-    def start(tile: Int[Array, "..."]) -> Int[Array, "..."]:
-        return jnp.minimum(tile * columns, len(gallery) - columns)  # no tile reaches beyond the end
-
-    def search(held: Held, block: Float[Array, "a d"]) -> tuple[Held, tuple[Array, Array]]:
-        def score(held: Held, tile: Int[Array, ""]) -> tuple[Held, Float[Array, "a groups"]]:
-            images = jax.lax.dynamic_slice_in_dim(gallery, start(tile), columns)
-            index = start(tile) + jnp.arange(columns)
-            scores = jnp.maximum(score_fn(block, images).astype(jnp.float32), LOWEST)
-            scores = jnp.where(scores == 0, 0, scores)  # -0.0 would rank below 0.0
-            fresh = (index >= tile * columns) & (first + index < count)
-            scores = jnp.where(fresh, scores, -jnp.inf).reshape(rows, in_tile, size)
-            held = jax.lax.dynamic_update_index_in_dim(held, scores, tile % tiles, 0)
-            return held, jnp.max(scores, axis=2)
-
-        def merge(carry: tuple[Held, Found], numbers: Int[Array, " t"]) -> tuple[tuple[Held, Found], None]:
-            held, best = carry
-            held, maxima = jax.lax.scan(score, held, numbers)
-            maxima = jnp.moveaxis(maxima, 0, 1).reshape(rows, tiles * in_tile)
-            chosen = min(k, tiles * in_tile)
-            groups = rank(maxima, chosen)[1]
-            tile, group = jnp.divmod(jnp.sort(groups, axis=1), in_tile)
-            scores = held[tile, jnp.arange(rows)[:, None], group]
-            index = (first + start(numbers[tile]) + group * size)[:, :, None] + jnp.arange(size)
-            # Of equals the first is taken: the best so far, then those of lower index.
-            scores = jnp.concatenate([best[0], scores.reshape(rows, chosen * size)], axis=1)
-            index = jnp.concatenate([best[1], index.reshape(rows, chosen * size)], axis=1)
-            return (held, _best(scores, index, k)), None
-
-        nothing = jnp.full((rows, k), -jnp.inf), jnp.full((rows, k), count)
-        return jax.lax.scan(merge, (held, nothing), jnp.arange(strips * tiles).reshape(strips, tiles))[0]
-
-    # Blocks take turns in one place: to make one for each costs a CPU another pass over the scores.
-    place = jnp.zeros((tiles, rows, in_tile, size), jnp.float32)
-    _, (scores, index) = jax.lax.scan(search, place, blocks)
-    return scores.reshape(-1, k)[: len(queries)], index.reshape(-1, k)[: len(queries)]
-
-
-def _group(images: int, k: int, most: int) -> int:
-    """The size of a group for which there are about as many maxima as images in k groups."""
-    return min(2 ** round(math.log2(max(images / k, 1)) / 2), most)
+    room = CPU_ROOM if jax.default_backend() == "cpu" else ROOM
+    most = max(1, room // (candidates.shape[1] * max(1, queries.shape[1])))
+    given = (queries, approximate[:, -1:].astype(jnp.float64), candidates)
+    x, last, index = (blocks_of(part, most) for part in given)
+    found = jax.lax.map(block, (x, last[..., 0], index))
+    distances, index, margin = (part.reshape(-1, *part.shape[2:])[: len(queries)] for part in found)
+    return distances, index, margin

@@ -237,14 +237,18 @@ def recall_at_k(embeddings, labels, ks, gallery=None, gallery_labels=None, score
     alone = gallery is None
     if alone:
         gallery, gallery_labels = embeddings, labels
+    """Over the queries that the gallery holds an image of their class for."""
     shares = {}
     rankings = [ranked(x, gallery, score, q if alone else None) for q, x in enumerate(embeddings)]
+    answerable = [
+        q for q, ranking in enumerate(rankings) if any(gallery_labels[g] == labels[q] for _, g in ranking)
+    ]
     for k in ks:
         hits = 0
-        for q, ranking in enumerate(rankings):
-            if any(gallery_labels[g] == labels[q] for _, g in ranking[:k]):
+        for q in answerable:
+            if any(gallery_labels[g] == labels[q] for _, g in rankings[q][:k]):
                 hits += 1
-        shares[k] = hits / len(labels)
+        shares[k] = hits / len(answerable)
     return shares
 
 

@@ -42,6 +42,7 @@ LAYERS = (
     ("pddm_jax.data.transforms",),
     ("pddm_jax.data.pipeline",),
     ("pddm_jax.data",),
+    ("pddm_jax.top_k",),
     ("pddm_jax.retrieval",),
     (
         "pddm_jax.metrics",

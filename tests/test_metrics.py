@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import normalized_mutual_info_score
 
 import pddm_jax
-from pddm_jax import retrieval
+from pddm_jax import metrics
+from pddm_jax import top_k as search
 
 N, M, WIDTH = 24, 17, 3
 KS = (1, 2, 4, 8, 16, 32)  # the last is more than there are others
@@ -202,18 +203,51 @@ def test_map_at_r_weighs_what_comes_first():
     assert pddm_jax.r_precision(x, labels) == pytest.approx(2 / 3, abs=EXACT)
 
 
-def test_singleton_classes():
-    """A miss for Recall@K; left out of the other two."""
-    x = normal_rows(66)
-    labels = np.arange(N)
-    assert pddm_jax.recall_at_k(x, labels, ks=(1, 100)) == {1: 0.0, 100: 0.0}
-    assert pddm_jax.map_at_r(x, labels) == 0
-    assert pddm_jax.r_precision(x, labels) == 0
-    labels[1] = 0
-    x[1] = x[0]
-    assert pddm_jax.recall_at_k(x, labels, ks=(1, 100)) == pytest.approx({1: 2 / N, 100: 2 / N}, abs=EXACT)
+def test_queries_that_cannot_be_answered_are_left_out(caplog):
+    x = np.array([[0.0], [9], [1], [2], [3], [4]], np.float32)
+    labels = np.array([0, 0, 1, 2, 3, 4])
+    assert pddm_jax.recall_at_k(x, labels, ks=(1, 4, 5)) == {1: 0.0, 4: 0.5, 5: 1.0}
+    assert "recall_at_k: 4 of 6 queries are left out" in caplog.text
+    labels, x[1] = np.array([0, 0, 1, 2, 3, 4]), x[0]
     assert pddm_jax.map_at_r(x, labels) == 1
     assert pddm_jax.r_precision(x, labels) == 1
+    assert "map_at_r: 4 of 6" in caplog.text
+    recall = pddm_jax.recall_at_k(x, labels, (1,), gallery=x[1:3], gallery_labels=labels[1:3])
+    assert recall == {1: pytest.approx(1.0)}
+    assert "recall_at_k: 3 of 6" in caplog.text
+
+
+@pytest.mark.parametrize("count", [1, N])
+def test_refuses_queries_none_of_which_can_be_answered(count):
+    x, labels = normal_rows(66, count), np.arange(count)
+    for metric in (pddm_jax.recall_at_k, pddm_jax.map_at_r, pddm_jax.r_precision):
+        with pytest.raises(ValueError, match=f"labels: none of {count} queries has another image"):
+            metric(x, labels)
+    with pytest.raises(
+        ValueError, match=f"none of {count} queries has an image of its class in the gallery"
+    ):
+        pddm_jax.recall_at_k(x, labels, gallery=x, gallery_labels=labels + N)
+
+
+def test_measures_of_each_query():
+    x = np.array([[0.0], [1], [3], [7], [15], [31]], np.float32)
+    labels = np.array([0, 1, 0, 0, 2, 1])
+    found = metrics.query_measures(x, labels, depth=2)
+    assert found.relevant.tolist() == [2, 1, 2, 2, 0, 1]
+    assert found.first.tolist() == [1, 2, 1, 0, 2, 2]
+    assert found.r_precision == pytest.approx([0.5, 0, 0, 0.5, 0, 0])
+    assert found.map_at_r == pytest.approx([0.25, 0, 0, 0.5, 0, 0])
+    means = metrics.summarize(found, [1, 2])
+    assert means.recall_at_k == pytest.approx({1: 1 / 5, 2: 3 / 5})
+    assert means[1:] == pytest.approx((0.2, 0.15, 5, 1))
+
+
+def test_measures_do_not_depend_on_how_many_queries_are_ranked_at_a_time(monkeypatch):
+    x, labels = normal_rows(71, 100), np.random.default_rng(72).integers(0, 3, 100)
+    whole = metrics.query_measures(x, labels, depth=4)
+    monkeypatch.setattr(metrics, "ROOM", 7 * max(whole.relevant))
+    for one, other in zip(metrics.query_measures(x, labels, depth=4), whole, strict=True):
+        assert np.array_equal(one, other)
 
 
 def test_one_class():
@@ -221,13 +255,6 @@ def test_one_class():
     assert pddm_jax.recall_at_k(x, labels, ks=(1, N, 1000)) == {1: 1.0, N: 1.0, 1000: 1.0}
     assert pddm_jax.map_at_r(x, labels) == 1
     assert pddm_jax.r_precision(x, labels) == 1
-
-
-def test_single_image():
-    x, labels = normal_rows(68, 1), np.array([5])
-    assert pddm_jax.recall_at_k(x, labels, ks=(1, 2)) == {1: 0.0, 2: 0.0}
-    assert pddm_jax.map_at_r(x, labels) == 0
-    assert pddm_jax.r_precision(x, labels) == 0
 
 
 def test_labels_beyond_32_bits():
@@ -325,7 +352,7 @@ def test_nearest_in_a_gallery_of_many_blocks(g):
 @pytest.mark.parametrize("k", [1, 7, 1200])
 def test_nearest_in_a_gallery_of_many_strips(k, monkeypatch):
     """Of many blocks of queries, the first nearer to all: no score of theirs may be left for the others."""
-    monkeypatch.setattr(retrieval, "STRIP", 2048)
+    monkeypatch.setattr(search, "STRIP", 2048)
     rng = np.random.default_rng(k)
     gallery = rng.integers(-3, 4, (5 * 1024 + 3, 2)).astype(np.float32)
     queries = rng.integers(-3, 4, (1100, 2)).astype(np.float32)
@@ -344,7 +371,7 @@ def test_nearest_of_no_queries():
 @pytest.mark.parametrize(("g", "k"), [(40, 40), (1500, 7), (5 * 1024 + 3, 1200)])
 def test_nearest_approximately(g, k, monkeypatch):
     """Each has its own score and comes once, best first; without a TPU none is missed."""
-    monkeypatch.setattr(retrieval, "STRIP", 2048)
+    monkeypatch.setattr(search, "STRIP", 2048)
     queries, gallery = normal_rows(140), normal_rows(141, g)
     scores, index = (np.asarray(x) for x in pddm_jax.nearest(queries, gallery, k, approx=True))
     distances = np.sum((queries[:, None].astype(float) - gallery[index]) ** 2, axis=2)
@@ -353,7 +380,7 @@ def test_nearest_approximately(g, k, monkeypatch):
     assert all(len(set(row)) == k for row in index.tolist())
     exact = np.asarray(pddm_jax.nearest(queries, gallery, k)[1])
     found = np.mean([len(set(a) & set(b)) / k for a, b in zip(index.tolist(), exact.tolist(), strict=True)])
-    assert found >= (retrieval.RECALL if jax.default_backend() == "tpu" else 1)
+    assert found >= (search.RECALL if jax.default_backend() == "tpu" else 1)
 
 
 ON_EIGHT_DEVICES = """
@@ -403,7 +430,7 @@ def test_recall_at_k_of_more_images_than_one_block():
     labels = np.tile(np.arange(600), 2)
     assert pddm_jax.recall_at_k(x, labels, ks=(1,)) == {1: 1.0}
     assert pddm_jax.map_at_r(x, labels) == 1
-    assert pddm_jax.recall_at_k(x, np.arange(1200), ks=(1,)) == {1: 0.0}
+    assert pddm_jax.recall_at_k(x, np.arange(1200) // 2, ks=(1,)) == {1: 0.0}
 
 
 def test_nearest_to_itself_is_itself():
@@ -487,9 +514,10 @@ def test_refuses_wrong_labels(metric, labels):
         metric(normal_rows(130), labels)
 
 
-def test_recall_at_k_refuses_no_query():
-    with pytest.raises(ValueError, match=r"\b(embeddings|query|queries)\b"):
-        pddm_jax.recall_at_k(np.zeros((0, WIDTH), np.float32), np.zeros(0, int))
+@each_metric
+def test_refuses_no_query(metric):
+    with pytest.raises(ValueError, match="embeddings must hold at least one"):
+        metric(np.zeros((0, WIDTH), np.float32), np.zeros(0, int))
 
 
 @each_metric

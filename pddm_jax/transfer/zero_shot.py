@@ -18,7 +18,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from pddm_jax.checks import as_finite_matrix
-from pddm_jax.pairwise import l2_normalize
+from pddm_jax.pairwise import l2_normalize, squared_distances
 from pddm_jax.types import AnyArray, Scalar
 
 Into = Callable[[Float[Array, "m d"]], Float[Array, "m a"]]
@@ -38,9 +38,8 @@ class Mixture:
 
     def __call__(self, x: Float[Array, "m d"]) -> Float[Array, "m a"]:
         """Embeddings -> the space of the descriptions."""
-        # |x|^2 is left out: the softmax does not see it.
-        closeness = 2 * x @ self.means.T - jnp.sum(jnp.square(self.means), axis=-1)
-        likeliest, classes = jax.lax.top_k(closeness / self.temperature, self.top)
+        distances = squared_distances(x[:, None], self.means)
+        likeliest, classes = jax.lax.top_k(-distances / self.temperature, self.top)
         return jnp.einsum("mt,mta->ma", jax.nn.softmax(likeliest), self.descriptions[classes])
 
 

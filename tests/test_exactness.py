@@ -1,0 +1,215 @@
+"""Neighbours by distance against all differences in float64, where float32 alone would go wrong."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import pddm_jax
+from pddm_jax import retrieval
+
+SCALES = (1e-44, 1e-40, 1e-30, 1e-20, 1e-6, 1.0, 1e6, 1e18, 1e20, 1e30, 1e37)
+
+
+def by_differences(queries, gallery, k):
+    """Indices by a stable sort of squared distances in float64; and all these, times a power of two."""
+    largest = max(float(np.abs(x).max()) for x in (queries, gallery))
+    exponent = int(np.frexp(largest)[1])
+    queries, gallery = (np.ldexp(x.astype(np.float64), -exponent) for x in (queries, gallery))
+    distances = np.array([((gallery - q) ** 2).sum(axis=1) for q in queries])
+    return np.argsort(distances, axis=1, kind="stable")[:, :k], distances, exponent
+
+
+def assert_exact(queries, gallery, k):
+    """The order of float64, but for distances that differ by its rounding alone."""
+    wanted, distances, exponent = by_differences(queries, gallery, k)
+    scores, found = (np.asarray(x) for x in pddm_jax.nearest(queries, gallery, k))
+    here, there = (np.take_along_axis(distances, index, axis=1) for index in (found, wanted))
+    np.testing.assert_allclose(here, there, rtol=1e-14, atol=0)
+    assert ((found == wanted) | (here != there)).all()
+    assert all(len({*row}) == k for row in found.tolist())
+    with np.errstate(over="ignore", under="ignore"):
+        expected = -np.ldexp(there.astype(np.longdouble), 2 * exponent).astype(np.float32)
+        np.testing.assert_allclose(scores, expected, rtol=1e-6, atol=2e-38)
+
+
+def super_classes(offset, dtype=np.float32, seed=0):
+    """Ten classes of five points; half of the classes are moved far away."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(0, 0.02, (10, 1, 8)) + rng.normal(0, 0.002, (10, 5, 8))
+    x[5:] += offset
+    return x.reshape(50, 8).astype(dtype), np.repeat(np.arange(10), 5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("offset", [0, 10, 30, 50, 1000, -20_000])
+def test_classes_that_lie_far_from_each_other(offset, dtype):
+    x, labels = super_classes(offset, dtype)
+    assert_exact(x, x, 7)
+    index, *_ = by_differences(x, x, 5)
+    match = (labels[index] == labels[:, None]) & (index != np.arange(50)[:, None])
+    assert pddm_jax.r_precision(x, labels) == pytest.approx(match.sum() / 200, abs=1e-12)
+
+
+def test_recall_of_the_known_case():
+    x, labels = super_classes(50)
+    assert pddm_jax.recall_at_k(x, labels, ks=(1,)) == {1: 1.0}
+    assert pddm_jax.recall_at_k(jnp.asarray(x), labels, ks=(1,)) == {1: 1.0}
+
+
+def test_offsets_beyond_float32_are_right_in_float64():
+    x, labels = super_classes(1e6, np.float64)
+    assert_exact(x, x, 7)
+    assert pddm_jax.map_at_r(x, labels) == pytest.approx(
+        pddm_jax.map_at_r(super_classes(0, np.float64)[0], labels)
+    )
+
+
+@pytest.mark.parametrize("spread", [1e-2, 1e-4, 1e-6])
+def test_unit_vectors_in_two_tight_super_classes(spread):
+    rng = np.random.default_rng(1)
+    centres = np.repeat(np.eye(2, 64), 10, axis=0)[:, None] + rng.normal(0, spread, (20, 1, 64))
+    x = (centres + rng.normal(0, spread / 10, (20, 20, 64))).reshape(400, 64)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    assert_exact(x.astype(np.float32), x.astype(np.float32), 21)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("count", [12, 700])
+def test_every_scale(scale, count):
+    x = (np.random.default_rng(2).normal(size=(count, 5)) * scale).astype(np.float32)
+    assert_exact(x[:12], x, 12)
+    assert_exact(x[:12].astype(np.float64), x.astype(np.float64) / 3, 5)
+
+
+def test_scales_beyond_float32():
+    rng = np.random.default_rng(3)
+    for scale in (1e-300, 1e-160, 1e160, 1e300):
+        x = rng.normal(size=(40, 3)) * scale
+        assert_exact(x, x, 6)
+
+
+def test_scales_that_are_mixed():
+    rng = np.random.default_rng(4)
+    x = (rng.normal(size=(60, 4)) * np.repeat([1e-18, 1.0, 1e15], 20)[:, None]).astype(np.float32)
+    for k in (3, 60):
+        wanted, distances, _ = by_differences(x, x, k)
+        found = pddm_jax.nearest(x, x, k)[1]
+        here, there = (
+            np.take_along_axis(distances, index, axis=1) for index in (np.asarray(found), wanted)
+        )
+        np.testing.assert_allclose(here, there, rtol=1e-14, atol=0)
+
+
+def test_a_distance_beyond_float32_is_infinite_and_ranked():
+    x = np.array([[0.0], [1e30], [-3e30], [2e30]], np.float32)
+    scores, index = pddm_jax.nearest(x[:1], x, 4)
+    assert index.tolist() == [[0, 1, 3, 2]]
+    assert scores.tolist() == [[0, -np.inf, -np.inf, -np.inf]]
+
+
+@pytest.mark.parametrize("make", [lambda n: np.eye(n, 48), lambda n: np.arange(n * 48).reshape(n, 48) % 3])
+def test_many_equal_distances_go_to_the_lowest_index(make):
+    x = make(600).astype(np.float32)
+    assert_exact(x[:64], x, 9)
+    assert_exact(x[:64] + np.float32(0.1), x + np.float32(0.1), 9)
+
+
+def test_copies_beyond_the_candidates(monkeypatch):
+    """Hundreds of equal vectors, of any digits, in the order of their index."""
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(3, 33)).astype(np.float32)[rng.integers(0, 3, 700)]
+    assert_exact(x[:40], x, 300)
+    assert_exact(x[:40], x, 3)
+
+
+def test_each_pass_is_reached(monkeypatch):
+    reached = []
+    search = retrieval._search
+    monkeypatch.setattr(
+        retrieval, "_search", lambda step, *given: reached.append(step) or search(step, *given)
+    )
+    rng = np.random.default_rng(6)
+    spread = rng.normal(size=(500, 16)).astype(np.float32)
+    pddm_jax.nearest(spread, spread, 3)
+    assert reached == [retrieval.PASSES[0]]
+    reached.clear()
+    tight = np.concatenate([spread * np.float32(1e-3) + 9, spread])
+    assert_exact(tight[:100], tight, 3)
+    assert reached == [*retrieval.PASSES[:2]]
+    reached.clear()
+    copies = np.repeat(spread[:20], 30, axis=0)
+    assert_exact(copies[:100], copies, 3)
+    assert reached == [*retrieval.PASSES]
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    scale=st.floats(-35, 35),
+    offset=st.floats(-8, 8),
+    near=st.floats(-9, 0),
+    k=st.integers(1, 8),
+)
+@example(seed=0, scale=20, offset=0, near=-3, k=8)
+def test_any_clusters_at_any_scale(seed, scale, offset, near, k):
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(4, 6)) + rng.choice([0, 10.0**offset], (4, 1))
+    x = centres[rng.integers(0, 4, 32)] + rng.normal(size=(32, 6)) * 10.0**near
+    x[rng.integers(0, 32, 6)] = x[0]
+    with np.errstate(over="ignore"):
+        x = (x * 10.0**scale).astype(np.float32)
+    if np.isfinite(x).all():
+        assert_exact(x[:8], x, k)
+
+
+def test_under_jit_by_differences_in_float32():
+    x, _ = super_classes(50)
+    scores, index = jax.jit(lambda q, g: pddm_jax.nearest(q, g, 3))(x, x)
+    assert np.array_equal(index, by_differences(x, x, 3)[0])
+    x[7, 0] = np.nan
+    assert np.isnan(jax.jit(lambda q, g: pddm_jax.nearest(q, g, 3))(x, x)[0]).any(axis=1).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", [np.asarray, jnp.asarray, lambda x: x.astype(np.float64)])
+def test_nearest_refuses_what_is_not_finite(value, kind):
+    x, _ = super_classes(0)
+    bad = x.copy()
+    bad[[3, 9], 2] = value
+    with pytest.raises(ValueError, match=r"queries must be finite, but 2 rows are not: the first is 3"):
+        pddm_jax.nearest(kind(bad), kind(x), 2)
+    with pytest.raises(ValueError, match=r"gallery must be finite, but 2 rows are not: the first is 3"):
+        pddm_jax.nearest(kind(x), kind(bad), 2)
+
+
+def test_nearest_refuses_scores_without_a_rank():
+    x, _ = super_classes(0)
+    x[4] = np.nan
+    with pytest.raises(ValueError, match=r"score_fn gives NaN.* for 50 queries, the first is 0"):
+        pddm_jax.nearest(super_classes(0)[0], x, 2, lambda q, g: q @ g.T)
+
+
+@pytest.mark.parametrize(
+    "score_fn", [lambda q, g: q @ q.T, lambda q, g: (q @ g.T)[0], lambda q, g: g @ q.T]
+)
+def test_nearest_refuses_a_score_of_another_shape(score_fn):
+    x, _ = super_classes(0)
+    with pytest.raises(ValueError, match=r"score_fn must return shape \[a, b\]"):
+        pddm_jax.nearest(x[:7], x, 2, score_fn)
+
+
+def test_memory_does_not_grow_with_the_classes():
+    """Two classes of 3,000 images: what is held is far below n times the size of a class."""
+    import tracemalloc
+
+    rng = np.random.default_rng(7)
+    x, labels = rng.normal(size=(6000, 4)).astype(np.float32), np.arange(6000) % 2
+    pddm_jax.map_at_r(x[:100], labels[:100])
+    tracemalloc.start()
+    pddm_jax.map_at_r(x, labels)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6000 * 3000 * 8
