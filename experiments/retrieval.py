@@ -20,8 +20,8 @@ def ready(config: FrozenConfigDict, split: Split | ClosedSet) -> None:
     """Refuse test classes none of which has two images: nothing could be found."""
     if not (np.unique(split.test.labels, return_counts=True)[1] > 1).any():
         raise ValueError(
-            f"data: each of the {len(split.test.labels)} test images is alone in its class, so no query can be "
-            "answered; give test classes of two images or more"
+            f"data: each of the {len(split.test.labels)} test images is alone in its class, so no query "
+            "can be answered; give test classes of two images or more"
         )
 
 

@@ -43,7 +43,7 @@ def as_finite_matrix(name: str, value: AnyArray, columns: int | None = None) -> 
 
 
 def as_rows(name: str, value: AnyArray, columns: int | None = None) -> Float[AnyArray, "n d"]:
-    """As `as_finite_matrix`, but 64-bit numbers from the host stay float64: their distances are not rounded."""
+    """As `as_finite_matrix`, but 64-bit numbers from the host are kept as float64."""
     with np.errstate(over="ignore", under="ignore"):
         matrix: AnyArray = as_matrix(name, value, columns)
     if isinstance(value, np.ndarray):

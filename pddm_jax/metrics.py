@@ -14,7 +14,7 @@ from pddm_jax.types import AnyArray
 
 KS = (1, 2, 4, 8, 16, 32)
 
-ROOM = 2**22
+ROOM = 2**21
 """Neighbours that are held at a time: queries times the depth of their ranking."""
 
 
@@ -75,11 +75,11 @@ def query_measures(
         gallery: [m, d]; None = the queries, each of them itself left out by its index.
         gallery_labels: [m] classes, given with the gallery.
         score_fn: see `nearest`.
-        within_class: rank to the size of the largest class, for R-precision and MAP@R; otherwise they are 0.
+        within_class: rank to the size of the largest class; otherwise R-precision and MAP@R are 0.
 
     Raises:
         ValueError: shapes or lengths do not fit, an embedding is not finite, one of gallery and
-            gallery_labels is missing, there is no query, or the gallery holds no image of any query's class.
+            gallery_labels is missing, there is no query, or none that can be answered.
     """
     given = _checked(embeddings, labels, gallery, gallery_labels)
     if not len(given.classes):
@@ -94,7 +94,8 @@ def query_measures(
     depth = min(depth, most)
     deepest = max(depth, int(relevant.max())) if within_class else depth
     found = QueryMeasures(relevant, np.full(len(relevant), depth), *np.zeros((2, len(relevant))))
-    size = min(max(1, ROOM // deepest), len(answerable))
+    blocks = -(-len(answerable) * deepest // ROOM)
+    size = -(-len(answerable) // blocks)
     for start in range(0, len(answerable), size):
         rows = answerable[start : start + size]
         index = _neighbours(given, rows, deepest, score_fn, size)

@@ -1,10 +1,10 @@
-"""Exact nearest neighbours by any score; by distance, also where distances are small beside the coordinates.
+"""Exact nearest neighbours by any score; those by Euclidean distance are in the order of float64.
 
-Distances are ranked in passes. The first is fast: |q - g|^2 = |q|^2 + |g|^2 - 2 q.g in float32, about one of
-the gallery's images. It gives a few more candidates than are asked for, whose distances are then computed
-from the differences in float64. A bound of the first pass's rounding error says for which queries no other
-image can come before the candidates. The other queries go through the next pass: the same in float64, and at
-last all differences in float64.
+Distances are ranked in passes. The first computes |q|^2 + |g|^2 - 2 q.g in float32, about one of the
+gallery's images, and yields a few more candidates than are asked for. Their distances are then computed
+from the differences in float64. A bound on the rounding error of the first pass tells for which queries no
+other image can come before the candidates. The remaining queries go through the next pass: the same in
+float64, and finally all differences in float64.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pddm_jax.checks import as_matrix, as_rows
 from pddm_jax.pairwise import squared_distances
-from pddm_jax.top_k import ScoreFn, blocks_of, top_k
+from pddm_jax.top_k import ScoreFn, blocks_of, is_deep, ordered, top_k
 from pddm_jax.types import AnyArray
 
 SLACK = 4
@@ -65,7 +65,8 @@ def nearest(
 
     Raises:
         ValueError: queries or gallery are no matrices of one width or are not finite, k is no integer in
-            1..g, or score_fn returns another shape than [a, b] or a NaN. With a score_fn an infinite embedding is taken.
+            1..g, or score_fn returns another shape than [a, b] or a NaN. With a score_fn the embeddings may
+            be infinite.
 
     Under `jax.jit` all pairs are scored by their differences in float32, which is slower, and nothing is
     raised: a NaN in the input is a NaN in the scores.
@@ -85,7 +86,7 @@ def nearest(
 def _by_score(
     queries: Float[Array, "q d"], gallery: Float[Array, "g d"], k: int, score_fn: ScoreFn, approx: bool
 ) -> tuple[Scores, Indices]:
-    if not isinstance(score_fn, jax.tree_util.Partial):  # one within another would hide its arrays
+    if not isinstance(score_fn, jax.tree_util.Partial):  # one as another's function would hide its arrays
         score_fn = jax.tree_util.Partial(score_fn)
     shape = jax.eval_shape(score_fn, queries[:1], gallery).shape
     if len(queries) and shape != (1, len(gallery)):
@@ -94,8 +95,8 @@ def _by_score(
     if not isinstance(scores, jax.core.Tracer) and np.isnan(np.asarray(scores)).any():
         bad = np.flatnonzero(np.isnan(np.asarray(scores)).any(axis=1))
         raise ValueError(
-            f"score_fn gives NaN, which has no rank, for {len(bad)} queries, the first is {bad[0]}: are queries, "
-            "gallery and parameters finite?"
+            f"score_fn gives NaN, which has no rank, for {len(bad)} queries, the first is {bad[0]}: are "
+            "queries, gallery and parameters finite?"
         )
     return scores, index
 
@@ -115,23 +116,23 @@ def _by_expansion(queries: Float[Array, "a d"], gallery: Float[Array, "b d"]) ->
 
 def _by_difference(queries: Float[Array, "a d"], gallery: Float[Array, "b d"]) -> Float[Array, "a b"]:
     """-|q - g|^2 of all pairs, from the differences."""
-    return -jnp.sum(jnp.square(queries[:, None] - gallery), axis=-1)
+    return 0 - jnp.sum(jnp.square(queries[:, None] - gallery), axis=-1)
 
 
 class _Pass(NamedTuple):
-    """A way to find candidates, and how far its scores can be from the negative squared distances."""
+    """A way to score all pairs; if it is centered about one image, its scores only find candidates."""
 
     score_fn: Callable[[Array, Array], Array]
     dtype: DTypeLike
     centered: bool
 
     def relative_error(self, width: int) -> float:
-        """c in |score + D| <= c (|q - o|^2 + |g - o|^2), with o the origin.
+        """The c of |score + D| <= c (|q - o|^2 + |g - o|^2), with o the origin.
 
         Sums of d products are off by d units of rounding at most, for the product and for both norms;
         the rounding of the centered coordinates and of the last sums adds less than 16.
         """
-        return (2 * width + 16) * float(jnp.finfo(self.dtype).eps) / 2 if self.centered else 0.0
+        return (2 * width + 16) * float(jnp.finfo(self.dtype).eps) / 2
 
 
 PASSES = (
@@ -146,12 +147,13 @@ def _by_distance(queries: AnyArray, gallery: AnyArray, k: int, approx: bool) -> 
     exponent = _exponent(queries, gallery)
     if exponent:
         queries, gallery = (np.ldexp(np.asarray(x), -exponent) for x in (queries, gallery))
-    scores, index, certain = _search(PASSES[0], queries, gallery, k, exponent, approx)
+    passes = PASSES[-1:] if is_deep(k, len(gallery)) and not approx else PASSES
+    scores, index, certain = _search(passes[0], queries, gallery, k, exponent, approx)
     left = np.flatnonzero(~certain)
     if approx or not len(left):
         return scores, index
     scores, index = np.array(scores), np.array(index)
-    for step in PASSES[1:]:
+    for step in passes[1:]:
         found = _search(step, queries[_padded(left)], gallery, k, exponent)
         scores[left], index[left], certain = (x[: len(left)] for x in found)
         left = left[~certain]
@@ -165,7 +167,7 @@ def _largest(*arrays: AnyArray) -> float:
 
 
 def _exponent(*arrays: AnyArray) -> int:
-    """The power of 2 by which embeddings are divided; 0, unless their squares could leave the range of a type."""
+    """The power of 2 by which embeddings are divided; 0 unless their squares could leave a type's range."""
     largest = _largest(*arrays)
     if largest < 2.0**-30:  # or it is a subnormal number, which XLA may take for 0
         largest = _largest(*map(np.asarray, arrays))
@@ -205,22 +207,31 @@ def _search(
     step: _Pass, queries: AnyArray, gallery: AnyArray, k: int, exponent: int, approx: bool = False
 ) -> tuple[Scores, Indices, Bool[np.ndarray, " q"]]:
     """The k nearest among the candidates of one pass, and for which queries no other image is nearer."""
-    candidates = min(k + SLACK, len(gallery)) if step.centered else k
     score_fn = jax.tree_util.Partial(step.score_fn)
     with jax.enable_x64(True):
         device = jax.local_devices()[0]
         images = jax.device_put(gallery, device)
         given = images if queries is gallery else jax.device_put(queries, device)
-        origin = _central(images) if step.centered else jnp.zeros_like(images[0])
+        if not step.centered:
+            scores, index = top_k(
+                given.astype(step.dtype), images.astype(step.dtype), k, score_fn, dtype=step.dtype
+            )
+            return _in_float32(scores, exponent), index, np.ones(len(index), bool)
+        origin, candidates = _central(images), min(k + SLACK, len(gallery))
         seen = [_about(origin, x, step.dtype) for x in ([images] if given is images else [given, images])]
         found = top_k(seen[0], seen[-1], candidates, score_fn, approx=approx, dtype=step.dtype)
-        found = jax.device_put(found, device)
-        distances, index, margin = _rescored(given, images, origin, *found, k, step)
-        scores = (0 - jnp.ldexp(distances, 2 * exponent)).astype(jnp.float32)
-        certain = np.asarray(margin) > 0
-        if not certain.all() and (candidates in (k, len(gallery)) or _is_exact(step.dtype, *seen)):
+        approximate, index = jax.device_put(found, device)
+        scores, bound = _rescored(given, images, origin, approximate, index, step)
+        scores, index = ordered(np.asarray(scores), np.asarray(index), k)
+        certain = -scores[:, -1] < np.asarray(bound)
+        if not certain.all() and (candidates == len(gallery) or _is_exact(step.dtype, *seen)):
             certain = np.ones_like(certain)
-    return scores, index, certain
+        return _in_float32(scores, exponent), jnp.asarray(index), certain
+
+
+def _in_float32(scores: AnyArray, exponent: int) -> Scores:
+    """Scores of embeddings that were divided by 2^exponent."""
+    return jnp.ldexp(scores, 2 * exponent).astype(jnp.float32)
 
 
 @partial(jax.jit, static_argnums=2)
@@ -229,38 +240,33 @@ def _about(origin: Float[Array, " d"], x: Float[Array, "n d"], dtype: DTypeLike)
     return (x.astype(wide) - origin.astype(wide)).astype(dtype)
 
 
-@partial(jax.jit, static_argnums=(5, 6))
+@partial(jax.jit, static_argnums=5)
 def _rescored(
     queries: Float[Array, "q d"],
     gallery: Float[Array, "g d"],
     origin: Float[Array, " d"],
     approximate: Float[Array, "q c"],
     candidates: Int[Array, "q c"],
-    k: int,
     step: _Pass,
-) -> tuple[Float[Array, "q k"], Indices, Float[Array, " q"]]:
-    """The candidates by exact distance; and by how much the nearest other image is farther, at least.
+) -> tuple[Float[Array, "q c"], Float[Array, " q"]]:
+    """The negative squared distances of the candidates, and a distance that no other image falls below.
 
-    An image that is no candidate has an approximate distance of at least that of the last candidate, L. With
-    |g - o|^2 <= 2 |q - o|^2 + 2 D its distance is D >= (L - 3 c |q - o|^2 - t) / (1 + 2 c), t what underflows.
+    The approximate distance of such an image is at least L, that of the last candidate. As
+    |g - o|^2 <= 2 |q - o|^2 + 2 D, its distance D is at least (L - 3 c |q - o|^2 - t) / (1 + 2 c), with t
+    what may underflow.
     """
     error = step.relative_error(queries.shape[1])
     underflow = 8 * queries.shape[1] * float(jnp.finfo(step.dtype).tiny)
 
-    def block(given: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def block(given: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         x, last, index = given
         x = x.astype(jnp.float64)
-        near = gallery[index].astype(jnp.float64)
-        distances = jnp.sum(jnp.square(x[:, None] - near), axis=-1)
-        distances, index = jax.lax.sort((distances, index), num_keys=2)
-        farther = -last - 3 * error * jnp.sum(jnp.square(x - origin), axis=-1) - underflow
-        margin = farther / (1 + 2 * error) - distances[:, k - 1]
-        return distances[:, :k], index[:, :k], margin
+        scores = 0 - jnp.sum(jnp.square(x[:, None] - gallery[index].astype(jnp.float64)), axis=-1)
+        from_origin = jnp.sum(jnp.square(x - origin), axis=-1)
+        return scores, (-last[:, 0] - 3 * error * from_origin - underflow) / (1 + 2 * error)
 
     room = CPU_ROOM if jax.default_backend() == "cpu" else ROOM
     most = max(1, room // (candidates.shape[1] * max(1, queries.shape[1])))
     given = (queries, approximate[:, -1:].astype(jnp.float64), candidates)
-    x, last, index = (blocks_of(part, most) for part in given)
-    found = jax.lax.map(block, (x, last[..., 0], index))
-    distances, index, margin = (part.reshape(-1, *part.shape[2:])[: len(queries)] for part in found)
-    return distances, index, margin
+    scores, bound = jax.lax.map(block, tuple(blocks_of(part, most) for part in given))
+    return scores.reshape(-1, candidates.shape[1])[: len(queries)], bound.reshape(-1)[: len(queries)]

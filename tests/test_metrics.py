@@ -206,7 +206,7 @@ def test_map_at_r_weighs_what_comes_first():
 def test_queries_that_cannot_be_answered_are_left_out(caplog):
     x = np.array([[0.0], [9], [1], [2], [3], [4]], np.float32)
     labels = np.array([0, 0, 1, 2, 3, 4])
-    assert pddm_jax.recall_at_k(x, labels, ks=(1, 4, 5)) == {1: 0.0, 4: 0.5, 5: 1.0}
+    assert pddm_jax.recall_at_k(x, labels, ks=(1, 4, 5)) == {1: 0.0, 4: 0.0, 5: 1.0}
     assert "recall_at_k: 4 of 6 queries are left out" in caplog.text
     labels, x[1] = np.array([0, 0, 1, 2, 3, 4]), x[0]
     assert pddm_jax.map_at_r(x, labels) == 1
@@ -235,11 +235,11 @@ def test_measures_of_each_query():
     found = metrics.query_measures(x, labels, depth=2)
     assert found.relevant.tolist() == [2, 1, 2, 2, 0, 1]
     assert found.first.tolist() == [1, 2, 1, 0, 2, 2]
-    assert found.r_precision == pytest.approx([0.5, 0, 0, 0.5, 0, 0])
-    assert found.map_at_r == pytest.approx([0.25, 0, 0, 0.5, 0, 0])
+    assert found.r_precision == pytest.approx([0.5, 0, 0.5, 0.5, 0, 0])
+    assert found.map_at_r == pytest.approx([0.25, 0, 0.25, 0.5, 0, 0])
     means = metrics.summarize(found, [1, 2])
     assert means.recall_at_k == pytest.approx({1: 1 / 5, 2: 3 / 5})
-    assert means[1:] == pytest.approx((0.2, 0.15, 5, 1))
+    assert means[1:] == pytest.approx((0.3, 0.2, 5, 1))
 
 
 def test_measures_do_not_depend_on_how_many_queries_are_ranked_at_a_time(monkeypatch):
