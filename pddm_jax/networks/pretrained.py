@@ -164,7 +164,7 @@ def _names(name: str, leaves: Leaves, file: TensorFile) -> dict[Key, str]:
 
 
 def _check_fit(name: str, leaves: Leaves, names: dict[Key, str], file: TensorFile) -> None:
-    """Raise a ValueError that lists all tensors that are missing, left over or of another shape or dtype."""
+    """Raise a ValueError that lists what is missing, left over or of another shape or dtype."""
     wrong: dict[str, list[str]] = {"missing": [], "misshapen": [], "not floating": [], "left over": []}
     for key, leaf in leaves.items():
         shape, found = _torch_shape(leaf.shape), file.layouts.get(names[key])

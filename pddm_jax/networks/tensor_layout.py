@@ -74,7 +74,8 @@ class Layout:
             raise ValueError(f"a tensor has the impossible shape {list(self.shape)}")
         if self.stop > self.storage.length:
             raise ValueError(
-                f"a tensor of shape {list(self.shape)} lies outside its storage of {self.storage.length} numbers"
+                f"a tensor of shape {list(self.shape)} lies outside its storage, which has "
+                f"{self.storage.length} numbers"
             )
 
     @property
@@ -108,7 +109,7 @@ class Reader(Protocol):
 
 
 def read_layouts(reader: Reader, layouts: dict[str, Layout]) -> dict[str, np.ndarray]:
-    """The tensors by name. Of each storage only what lies between its first and last number is read, once."""
+    """The tensors by name. Of each storage only what they use is read, from first to last number, once."""
     extents: dict[Storage, tuple[int, int]] = {}
     for layout in layouts.values():
         if layout.stop > layout.offset:

@@ -1,8 +1,8 @@
 """A reader of PyTorch's pickles that runs nothing: a stack machine of the opcodes that tensors need.
 
 `pickle.Unpickler` cannot be held within bounds: it grows its memo to whatever index a file names. Here the
-memo is a table, every other opcode makes at most one small object, and their number is limited. A pickle may
-name only `GLOBALS`, none of which does more than describe data.
+memo is a table, every opcode makes at most one small object, and their number is limited. A pickle may name
+only `GLOBALS`, none of which does more than describe data.
 """
 
 import pickle
@@ -141,8 +141,8 @@ class PickleReader:
 def _refusal(code: bytes) -> str:
     if not code:
         return "it ends within its pickle"
-    known = pickletools.code2op.get(code.decode("latin-1"))
-    name = known.name if known else f"0x{code[0]:02x}"
+    names = [opcode.name for opcode in pickletools.opcodes if opcode.code.encode("latin-1") == code]
+    name = names[0] if names else f"0x{code[0]:02x}"
     return f"its pickle has the opcode {name}, which tensors do not need"
 
 

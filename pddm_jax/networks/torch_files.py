@@ -23,7 +23,7 @@ MAX_RATIO, FREE = 16, 16 * 2**20
 CHUNK = 2**20
 
 END, END64, LOCATOR64, LOCAL = 22, 56, 20, 30
-"""Bytes of a zip file's last records and of what stands before an entry (PKWARE's APPNOTE, 4.3.7, 4.3.14 to 16)."""
+"""Bytes of a zip file's last records, and of an entry's header (PKWARE's APPNOTE, 4.3.7, 4.3.14 to 16)."""
 ENCRYPTED = 0x1
 
 
@@ -46,7 +46,7 @@ class AtPositions:
 
 @dataclass(frozen=True)
 class InZip:
-    """Storages that are entries of a zip file. Each is read to its end, so that its checksum is compared."""
+    """Storages that are entries of a zip file, each read to its end, where its checksum is compared."""
 
     archive: zipfile.ZipFile
     entries: Mapping[str, zipfile.ZipInfo]
@@ -68,7 +68,7 @@ class InZip:
 
 
 def _check_directory(file: IO[bytes]) -> None:
-    """Raise a ValueError unless the directory ends the file, starts it with an entry and is of bounded size.
+    """Raise a ValueError unless the directory ends the file where it says, and is of bounded size.
 
     `zipfile` would read it whole, and put up with bytes before and after.
     """
@@ -91,7 +91,7 @@ def _check_directory(file: IO[bytes]) -> None:
 
 
 def _entries(file: IO[bytes]) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
-    """A zip file and its entries by name, each in a place of its own and of a kind that is read in bounds."""
+    """A zip file and its entries by name, each in a place of its own and of a kind that can be bounded."""
     _check_directory(file)
     archive = zipfile.ZipFile(file)
     entries: dict[str, zipfile.ZipInfo] = {}
@@ -118,7 +118,7 @@ def _entries(file: IO[bytes]) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInf
 
 
 def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> bytes:
-    """An entry as a whole. Reading is told a length: without one, `zipfile` inflates beyond the size it was told."""
+    """An entry as a whole. Without a length `zipfile` would inflate beyond the size that is told."""
     if entry.file_size > limit:
         raise ValueError(f"its {shown(entry.filename)} has {entry.file_size} bytes, more than {limit}")
     with archive.open(entry) as stream:
