@@ -72,12 +72,15 @@ def open_safetensors(file: IO[bytes], path: Path) -> tuple[Reader, dict[str, Lay
         raise ValueError(
             f"its header should have {length} bytes: the file has {size}, and {MAX_HEADER} are allowed"
         )
-    header = json.loads(file.read(length), object_pairs_hook=_without_twins)
     try:
+        header = json.loads(file.read(length), object_pairs_hook=_without_twins)
         with safe_open(path, framework="numpy"):
             pass
+    except RecursionError as error:
+        raise ValueError("its header nests too deeply") from error
     except SafetensorError as error:
-        raise ValueError(str(error).replace("\n", " ")) from error
+        told = str(error).removeprefix("Error while deserializing header: ")
+        raise ValueError(f"its header is refused: {told}") from error
     header.pop("__metadata__", None)
     layouts, positions = {}, {}
     for name, entry in header.items():

@@ -15,6 +15,8 @@ from pddm_jax.networks.torch_files import open_legacy, open_zip
 
 NAMED = 12
 """How many names an error lists."""
+LINE = 300
+"""Characters of an error."""
 
 
 def _named_layouts(tree: Any) -> dict[str, Layout]:
@@ -51,6 +53,7 @@ def _told_by_name(path: Path) -> Iterator[None]:
         told = str(error) if isinstance(error, ValueError) else repr(error)
         line = " ".join(told.split())
         line = line if line.isprintable() else ascii(line)
+        line = line if len(line) <= LINE else f"{line[:LINE]}..."
         raise ValueError(f"{path} cannot be read as tensors: {line}") from error
 
 

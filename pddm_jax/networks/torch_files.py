@@ -82,7 +82,7 @@ def _check_directory(file: IO[bytes]) -> None:
     stop = size - END
     if tail[-END - LOCATOR64 :].startswith(b"PK\6\7"):
         length, start = struct.unpack("<QQ", tail[40:56])
-        stop = size - END - LOCATOR64 - END64
+        stop = size - END - LOCATOR64 - END64 if tail.startswith(b"PK\6\6") else -1
     if start + length != stop or length > MAX_DIRECTORY:
         raise ValueError(
             f"it is a damaged zip file: its directory has {length} bytes from {start} on, of {size}; "
@@ -160,9 +160,11 @@ def _checked(
     """The entries of storages, each of the length that the pickle tells, none inflated beyond measure."""
     total = packed = 0
     for key, entry in stored.items():
-        if entry is None or entry.file_size != storages[key].nbytes:
-            found = f"has {entry.file_size}" if entry else "is not there and should have"
-            raise ValueError(f"storage {shown(key)} {found} bytes, {storages[key].nbytes} are described")
+        size = storages[key].nbytes
+        if entry is None:
+            raise ValueError(f"storage {shown(key)} of {size} bytes is not there")
+        if entry.file_size != size:
+            raise ValueError(f"storage {shown(key)} has {entry.file_size} bytes, not {size}")
         if entry.compress_type == zipfile.ZIP_DEFLATED:
             total, packed = total + entry.file_size, packed + entry.compress_size
     if total > FREE + MAX_RATIO * packed:
