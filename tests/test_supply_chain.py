@@ -41,7 +41,7 @@ def test_the_lock_has_a_version_that_fits_each_requirement(python):
     versions = locked(python)
     for requirement in (*ASKED, *TESTED):
         version = versions.get(canonicalize_name(requirement.name))
-        assert version is not None, f"{requirement} is not in .ci/constraints.txt: docs/releasing.md"
+        assert version is not None, f"{requirement} is not in .ci/constraints.txt: docs/dependencies.md"
         assert version in requirement.specifier, (
             f"{requirement.name} {version} is not {requirement.specifier}"
         )
@@ -156,8 +156,8 @@ def test_code_out_of_data_is_seen(source, found):
 
 # No network
 
-IMPORTS = """
-import importlib, sys
+WATCHED = """
+import importlib, runpy, sys
 
 seen = []
 
@@ -166,14 +166,31 @@ def refuse(event, arguments):
     local = event == "socket.connect" and isinstance(address, (str, bytes))  # a socket of this machine
     if event in EVENTS and not local:
         seen.append((event, repr(address)))
-        raise OSError("no network at import")
+        raise OSError("no network here")
 
 EVENTS = {f"socket.{call}" for call in ("connect", "getaddrinfo", "gethostbyname", "sendto")}
 sys.addaudithook(refuse)
+"""
+
+IMPORTS = (
+    WATCHED
+    + """
 for module in sys.argv[1:]:
     importlib.import_module(module)
 print(len(sys.argv) - 1, seen)
 """
+)
+
+RUN = (
+    WATCHED
+    + """
+del sys.argv[0]
+try:
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+finally:
+    print(seen)
+"""
+)
 
 
 def test_no_module_reaches_for_the_network_when_it_is_imported(python):
@@ -188,4 +205,14 @@ def test_the_network_would_be_seen(python):
     )
     status, _, err = python("-c", code, "localhost")
     assert status == 1
-    assert "no network at import" in err
+    assert "no network here" in err
+
+
+@pytest.mark.long
+def test_a_run_does_not_reach_for_the_network(python, tmp_path):
+    fields = "data.image_size=8", "data.classes_per_batch=6", "network.embedding_dim=16", "train.steps=2"
+    arguments = [f"--workdir={tmp_path}", *(f"--config.{field}" for field in fields)]
+    status, out, err = python("-c", RUN, "experiments.quickstart", *arguments)
+    assert status == 0, err
+    assert (tmp_path / "results.json").is_file()
+    assert out.splitlines()[-1] == "[]"
