@@ -1,14 +1,17 @@
 """What the project stands on: versions, licenses, and neither code from data nor a network."""
 
 import ast
+import itertools
 import re
 import tomllib
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from PIL import Image
 from test_layers import MODULES
 
 from benchmarks import licenses
@@ -210,9 +213,13 @@ def test_the_network_would_be_seen(python):
 
 @pytest.mark.long
 def test_a_run_does_not_reach_for_the_network(python, tmp_path):
-    fields = "data.image_size=8", "data.classes_per_batch=6", "network.embedding_dim=16", "train.steps=2"
-    arguments = [f"--workdir={tmp_path}", *(f"--config.{field}" for field in fields)]
-    status, out, err = python("-c", RUN, "experiments.quickstart", *arguments)
+    for label, number in itertools.product("abcdefgh", range(4)):
+        (tmp_path / "data" / label).mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "data" / label / f"{number}.png")
+    fields = f"data.root={tmp_path}/data", "data.image_size=16", "data.classes_per_batch=4", "train.steps=2"
+    arguments = [f"--workdir={tmp_path}/run", *(f"--config.{field}" for field in fields)]
+    status, out, err = python("-c", RUN, "experiments.folder", *arguments)
     assert status == 0, err
-    assert (tmp_path / "results.json").is_file()
+    assert (tmp_path / "run" / "results.json").is_file()
     assert out.splitlines()[-1] == "[]"
