@@ -50,7 +50,8 @@ def _told_by_name(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # corrupt bytes make zipfile and json raise almost anything
-        told = str(error) if isinstance(error, ValueError) else repr(error)
+        of_ours = type(error) is ValueError
+        told = str(error) if of_ours else f"it is damaged: {str(error) or type(error).__name__}"
         line = " ".join(told.split())
         line = line if line.isprintable() else ascii(line)
         line = line if len(line) <= LINE else f"{line[:LINE]}..."
