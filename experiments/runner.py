@@ -145,6 +145,7 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
         return results
 
     stood_on, recipe = versions(), make_recipe(config)
+    first_weights.check_file(config)
     split = load(config, evaluation.closed_sets)
     train_sha256 = digest_of_images(split.train)
     first_weights.check_unseen(recipe.pretrained, config.data.name, split.rule, train_sha256)

@@ -4,11 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from pddm_jax.networks.pretrained import file_sha256, load_pretrained, weights_path
-from pddm_jax.trained import Config, load, read_config, read_results
+from pddm_jax.trained import Config, load, network_of, read_config, read_results
 from pddm_jax.training import TrainState, replicated
+
+ANY_IMAGES = (1, 64, 64, 3)
+"""A shape that every backbone takes: its parameters do not depend on it."""
 
 
 def origin(config: Config) -> dict[str, Any] | None:
@@ -36,6 +40,18 @@ def origin(config: Config) -> dict[str, Any] | None:
     if theirs != ours:
         raise ValueError(f"network.pretrained: {spec} is a run of network.name {theirs!r}, not {ours!r}")
     return {"from": spec, "params_sha256": results["params_sha256"], "protocol": results["protocol"]}
+
+
+def check_file(config: Config) -> None:
+    """Raise what `load_pretrained` would raise of a file of weights, before data is read.
+
+    It does nothing where the weights are random or another run's.
+    """
+    spec = config["network"]["pretrained"]
+    if spec and not weights_path(spec).is_dir():
+        backbone = network_of(config).backbone
+        shapes = jax.eval_shape(backbone.init, jax.random.key(0), jnp.zeros(ANY_IMAGES))
+        load_pretrained(config["network"]["name"], spec, shapes)
 
 
 def check_unseen(origin: Mapping[str, Any] | None, data: str, split: str, train_sha256: str) -> None:

@@ -1,11 +1,14 @@
 """Shards made by Apache Beam are those that processes make."""
 
+import hashlib
+import pickle
 import sys
 
 import pytest
 from test_imagenet import command, lists, prepared, spoil, tar_of_tars, tars  # noqa: F401, lists is a fixture
 from test_sources import files_of
 
+from pddm_jax.data import beam
 from pddm_jax.data.beam import in_beam
 
 
@@ -13,6 +16,20 @@ def test_without_beam_it_is_told_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(ValueError, match=r'pip install "pddm_jax\[beam\]"'):
         in_beam([], tmp_path, "DirectRunner", [])
+
+
+def test_a_plan_that_was_changed_is_not_unpickled(tmp_path):
+    proof = tmp_path / "proof"
+
+    class Hostile:
+        def __reduce__(self):
+            return open, (str(proof), "w")
+
+    (tmp_path / "plan").write_bytes(pickle.dumps(Hostile()))
+    size = (tmp_path / "plan").stat().st_size
+    with pytest.raises(ValueError, match="plan was changed since it was written"):
+        beam._make((0, 0, size, hashlib.sha256(b"the task").hexdigest()), str(tmp_path / "plan"))
+    assert not proof.exists()
 
 
 RUNS = {

@@ -1,10 +1,12 @@
 """Shards made by Apache Beam, on one machine or on many that see the same folders."""
 
+import hashlib
 import json
 import pickle
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pddm_jax.data.shards import Done, Task, make
 from pddm_jax.files import write_json
@@ -35,16 +37,17 @@ def in_beam(tasks: Sequence[Task], out: Path, runner: str, options: Sequence[str
     plan, results = out / f".{run}-plan", out / f".{run}-results"
     out.mkdir(parents=True, exist_ok=True)
     try:
-        places = []
+        pieces = []
         with plan.open("wb") as file:
             for task in tasks:
-                places.append(file.tell())
-                pickle.dump(task, file)
+                data = pickle.dumps(task)
+                pieces.append(_Piece(file.tell(), len(data), hashlib.sha256(data).hexdigest()))
+                file.write(data)
         try:
             with beam.Pipeline(runner, PipelineOptions([*options], save_main_session=False)) as pipeline:
                 (
                     pipeline
-                    | beam.Create([*enumerate(places)])
+                    | beam.Create([(number, *piece) for number, piece in enumerate(pieces)])
                     | beam.Reshuffle()  # else one worker may be given all
                     | beam.Map(_make, str(plan))
                     | beam.combiners.ToList()
@@ -61,11 +64,22 @@ def in_beam(tasks: Sequence[Task], out: Path, runner: str, options: Sequence[str
         results.unlink(missing_ok=True)
 
 
-def _make(numbered: tuple[int, int], plan: str) -> tuple[int, Done]:
-    number, place = numbered
+class _Piece(NamedTuple):
+    """Where a task lies in the plan. Others may write to that file, so its digest goes by the pipeline."""
+
+    place: int
+    size: int
+    sha256: str
+
+
+def _make(numbered: tuple[int, int, int, str], plan: str) -> tuple[int, Done]:
+    number, piece = numbered[0], _Piece(*numbered[1:])
     with Path(plan).open("rb") as file:
-        file.seek(place)
-        return number, make(pickle.load(file))
+        file.seek(piece.place)
+        data = file.read(piece.size)
+    if hashlib.sha256(data).hexdigest() != piece.sha256:
+        raise ValueError(f"{plan} was changed since it was written: start again")
+    return number, make(pickle.loads(data))
 
 
 def _write(done: list[tuple[int, Done]], results: str) -> None:

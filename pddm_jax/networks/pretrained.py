@@ -16,7 +16,7 @@ epsilon: it loads, and its features are not timm's.
 import hashlib
 import importlib.util
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,10 @@ import numpy as np
 from jaxtyping import PyTree
 
 from pddm_jax.checks import check_choice
+from pddm_jax.files import open_regular
 from pddm_jax.networks.efficientnet_lite import STAGES
-from pddm_jax.networks.tensors import read_tensors
+from pddm_jax.networks.tensor_layout import shown
+from pddm_jax.networks.tensors import TensorFile, open_tensors
 
 LEAVES = {
     "kernel": "weight",
@@ -40,7 +42,9 @@ LEAVES = {
 SHOWN = 12
 """How many tensors an error names of those that are missing, misshapen or left over."""
 
-Naming = Callable[[tuple[str, ...]], str]
+Key = tuple[str, ...]
+Leaves = Mapping[Key, Any]  # arrays or their shapes, by where they are in the tree
+Naming = Callable[[Key], str]
 """From our layers, outermost first, to the prefix that PyTorch gives their tensors."""
 
 
@@ -109,8 +113,8 @@ def weights_path(spec: str) -> Path:
 
 
 def file_sha256(path: str | Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with Path(path).open("rb") as file:
+    """The SHA-256 of a regular file, in hexadecimal; errors are those of `open_regular`."""
+    with open_regular(Path(path)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -132,38 +136,64 @@ def load_pretrained(name: str, spec: str, variables: dict[str, Any]) -> dict[str
         variables: {"params", "batch_stats"} of the backbone as `init` makes them, arrays or their shapes.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the name or the spec is unknown; the file cannot be read; or it does not fit: the text
-            names the tensors that are missing, left over or of another shape.
+        OSError: there is no such file, or it may not be read.
+        ValueError: the name or the spec is unknown; the file cannot be read; it does not fit: the text
+            names the tensors that are missing, left over, or of another shape or dtype; or of those to be
+            loaded some have numbers that are nan, infinite or beyond float32: the text says which.
     """
     check_choice("network.name, with network.pretrained,", name, NAMINGS)
     path = weights_path(spec)
-    tensors = read_tensors(path)
     leaves = flax.traverse_util.flatten_dict(variables)
+    with open_tensors(path) as file:
+        names = _names(name, leaves, file)
+        _check_fit(name, leaves, names, file)
+        tensors = file.read(names.values())
+    loaded = {key: _from_torch(tensors[names[key]]) for key in leaves}
+    with np.errstate(over="ignore"):  # _check_numbers tells
+        cast = {key: x.astype(leaves[key].dtype) for key, x in loaded.items()}
+    _check_numbers(path, {names[key]: x for key, x in cast.items()})
+    return flax.traverse_util.unflatten_dict({key: jnp.asarray(x) for key, x in cast.items()})
 
-    def names_by(naming: Naming) -> dict[tuple[str, ...], str]:
-        return {key: f"{naming(key[1:-1])}.{LEAVES[key[-1]]}" for key in leaves}
 
-    names = max(
-        (names_by(naming) for naming in NAMINGS[name]), key=lambda n: len({*n.values()} & {*tensors})
-    )
-    wrong: dict[str, list[str]] = {"missing": [], "misshapen": [], "left over": []}
+def _names(name: str, leaves: Leaves, file: TensorFile) -> dict[Key, str]:
+    """What a file calls each leaf, by the naming under which it has most of them."""
+    namings = [
+        {key: f"{naming(key[1:-1])}.{LEAVES[key[-1]]}" for key in leaves} for naming in NAMINGS[name]
+    ]
+    return max(namings, key=lambda names: len({*names.values()} & {*file.layouts}))
+
+
+def _check_fit(name: str, leaves: Leaves, names: dict[Key, str], file: TensorFile) -> None:
+    """Raise a ValueError that lists what is missing, left over or of another shape or dtype."""
+    wrong: dict[str, list[str]] = {"missing": [], "misshapen": [], "not floating": [], "left over": []}
     for key, leaf in leaves.items():
-        shape, found = _torch_shape(leaf.shape), tensors.get(names[key])
+        shape, found = _torch_shape(leaf.shape), file.layouts.get(names[key])
         if found is None:
             wrong["missing"].append(f"{names[key]} {list(shape)}")
         elif found.shape != shape:
             wrong["misshapen"].append(f"{names[key]} {list(found.shape)}, not {list(shape)}")
-    for extra in sorted({*tensors} - {*names.values()}):
+        elif not jnp.issubdtype(found.dtype, jnp.floating):
+            wrong["not floating"].append(f"{names[key]} {found.dtype}")
+    for extra in sorted({*file.layouts} - {*names.values()}):
         if not re.fullmatch(EXTRA[name], extra):
-            wrong["left over"].append(f"{extra} {list(tensors[extra].shape)}")
+            wrong["left over"].append(f"{shown(extra)} {list(file.layouts[extra].shape)}")
     if any(wrong.values()):
-        lines = [f"{path} does not fit {name}:"]
+        lines = [f"{file.path} does not fit {name}:"]
         for what, odd in wrong.items():
             lines += [f"{what}: {tensor}" for tensor in sorted(odd)[:SHOWN]]
             lines += [f"{what}: and {len(odd) - SHOWN} more"] * (len(odd) > SHOWN)
         raise ValueError("\n  ".join(lines))
-    loaded = {
-        key: jnp.asarray(_from_torch(tensors[names[key]]), leaf.dtype) for key, leaf in leaves.items()
-    }
-    return flax.traverse_util.unflatten_dict(loaded)
+
+
+def _check_numbers(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Raise a ValueError that says in which tensors numbers are nan or infinite, and how many."""
+    odd = []
+    for name, x in tensors.items():
+        bad = x.size - int(np.count_nonzero(np.isfinite(x)))
+        if bad:
+            odd.append(f"{bad} of {x.size} in {name}")
+    if odd:
+        more = f", and in {len(odd) - SHOWN} tensors more" * (len(odd) > SHOWN)
+        raise ValueError(
+            f"{path} has weights that are nan or infinite as float32: {', '.join(odd[:SHOWN])}{more}"
+        )
