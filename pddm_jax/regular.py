@@ -1,4 +1,4 @@
-"""Reading whole files, of which only regular ones are opened: a FIFO blocks for ever, a device has no end."""
+"""Whole files, of which only regular ones are opened: a FIFO may block for ever, a device has no end."""
 
 import os
 import stat
@@ -60,7 +60,7 @@ def read_text(path: str | Path, largest: int = LARGEST) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"{path}, line {line}: byte {data[error.start]:#04x} is not UTF-8: save the file as UTF-8"
+            f"{path}, line {line}, is no text: byte {data[error.start]:#04x} is not UTF-8 (save it as UTF-8)"
         ) from error
 
 

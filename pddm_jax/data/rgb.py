@@ -98,7 +98,7 @@ def _image(data: bytes) -> ImageFile.ImageFile:
 
 
 def _open(data: bytes, max_pixels: int) -> Opened:
-    if Image.MAX_IMAGE_PIXELS is not None and Image.MAX_IMAGE_PIXELS < max_pixels:
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow checks frames and tiles by it
     image = _image(data)
     tags = getattr(image, "tag_v2", {})
