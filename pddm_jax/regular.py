@@ -60,7 +60,7 @@ def read_text(path: str | Path, largest: int = LARGEST) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"{path}, line {line}, is no text: byte {data[error.start]:#04x} is not UTF-8 (save it as UTF-8)"
+            f"{path}, line {line}, is no text: byte {data[error.start]:#04x} is not UTF-8 (save as UTF-8)"
         ) from error
 
 

@@ -72,6 +72,7 @@ LAYERS = (
     ("pddm_jax.writer",),
     ("pddm_jax",),
     ("pddm_jax.provenance",),
+    ("pddm_jax.listing",),
     ("pddm_jax.embed",),
     ("experiments", "experiments.configs"),
     ("experiments.configs.base",),

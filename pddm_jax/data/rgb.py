@@ -4,14 +4,19 @@ An image becomes RGB strip by strip, so that a large one needs little more than 
 pixel for grey and palettes, else up to 4) and the result (3 bytes a pixel).
 """
 
+import ctypes
+import functools
 import io
+import os
 import struct
 import threading
 import warnings
 from contextlib import nullcontext
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import PIL
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
@@ -101,6 +106,8 @@ def _open(data: bytes, max_pixels: int) -> Opened:
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow checks frames and tiles by it
     image = _image(data)
+    if image.format == "TIFF":
+        _silence_libtiff()
     tags = getattr(image, "tag_v2", {})
     for width, height in (image.size, (tags.get(TILE_WIDTH, 0), tags.get(TILE_LENGTH, 0))):
         if width * height > max_pixels:
@@ -132,6 +139,19 @@ def _with_key(image: ImageFile.ImageFile, data: bytes) -> ImageFile.ImageFile | 
     low = _image(data)
     low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]  # takes the second byte of two
     return low
+
+
+@functools.cache
+def _silence_libtiff() -> None:
+    """Let libtiff print no lines about errors, which Pillow raises too; where it is not found, it does."""
+    beside = Path(PIL.__file__).parents[1].glob("pillow.libs/libtiff*")
+    for name in (*map(str, beside), "libtiff.so.6", "libtiff.so.5"):
+        try:
+            library = ctypes.CDLL(name, mode=getattr(os, "RTLD_NOLOAD", 0))  # only what Pillow has loaded
+            library.TIFFSetErrorHandler(None)
+            library.TIFFSetWarningHandler(None)
+        except (OSError, AttributeError):
+            continue
 
 
 def _turn(image: Image.Image) -> tuple[int, bool] | None:

@@ -45,9 +45,9 @@ def find_folder(root: str | Path) -> Source:
     folder around it; links to folders within one are passed over.
 
     Args:
-        root: a folder with `<class>/`, or with a folder of classes for training and one for test: `train/`,
-            `training/` or `trn/`, and `test/`, `testing/` or else `val/`, `valid/`, `validation/` or `dev/`,
-            in upper or lower case; images may lie deeper. Or what `prepare` made of it.
+        root: a folder with `<class>/`, or with folders of classes for training (`train/`, `training/`,
+            `trn/`) and for test (`test/`, `testing/`, `tst/`; or else `val/`, `valid/`, `validation/`,
+            `dev/`), in upper or lower case; images may lie deeper. Or what `prepare` made of it.
 
     Raises:
         FileNotFoundError: there is no folder with an image in it.

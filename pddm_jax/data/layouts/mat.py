@@ -35,7 +35,7 @@ def read_mat(path: Path, wanted: tuple[str, ...]) -> dict[str, Any]:
 
     Returns:
         By name: numbers as a flat array, text as a string, a cell as a list, a struct array as a dict of
-        lists, one for each field; elements in MATLAB's order, columns first. Arrays of other classes are None.
+        lists, one for each field; elements in MATLAB's order, columns first. Other arrays are None.
 
     Raises:
         OSError: there is no such file.
