@@ -1,4 +1,4 @@
-"""Folders of images as users have them: parts by many names, links, what is no file, what is there twice."""
+"""Folders of images as users have them: parts by many names, links, what is no file or there twice."""
 
 import io
 import os
@@ -184,7 +184,7 @@ def test_parts_that_are_one_folder_are_refused(tmp_path):
         find_folder(tmp_path)
 
 
-# ------------------------------------------------------------------------------------- what is no regular file
+# ---------------------------------------------------------------------- what is no regular file
 
 
 def make_odd(path, kind):
@@ -255,7 +255,7 @@ def test_a_file_that_is_too_large_is_named_before_it_is_read(tmp_path):
     assert "b/2.jpg has 1,073,741,825 bytes, more than" in str(errors[2])
 
 
-# ---------------------------------------------------------------------------------- what is told, a line each
+# -------------------------------------------------------------------- what is told, a line each
 
 
 def test_other_extensions_are_told(tmp_path):
@@ -315,7 +315,7 @@ def test_images_of_the_same_bytes_in_several_classes_are_told(prepared, tmp_path
     assert sum(len(part.labels) for part in (found.train, found.test)) == 15  # none is dropped
     (line,) = equal_images(warned)
     assert line.startswith("data: 3 images have the same bytes as others, in several classes")
-    assert "a/1.jpg" in line
+    assert sum(name in line for name in ("a/1.jpg", "b/8.jpg", "c/8.jpg")) == 2
     if prepared:
         assert line == told
     assert "same bytes" not in found.rule
@@ -342,7 +342,7 @@ def test_images_of_the_same_length_and_checksum_are_compared(tmp_path, warned, m
     assert not equal_images(warned)
 
 
-# --------------------------------------------------------------------------------------------- limit of pixels
+# ------------------------------------------------------------------------------ limit of pixels
 
 
 def test_the_limit_of_pixels_is_a_field(tmp_path):
@@ -366,6 +366,6 @@ def test_the_limit_of_pixels_is_a_field(tmp_path):
 def test_a_limit_goes_with_the_images(tmp_path):
     source = find_folder(tree(tmp_path, "a/1.jpg", "b/1.jpg"))
     some = source.images.limited(100).take(np.array([1]))
-    with pytest.raises(ValueError, match="pixels, more than data.max_pixels = 100"):
+    with pytest.raises(ValueError, match=r"pixels, more than data\.max_pixels = 100"):
         some[0]
     assert some.numbers().tolist() == [1]
