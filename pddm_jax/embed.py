@@ -5,8 +5,8 @@
 OUT/embeddings.npy [n, d] float32, OUT/labels.npy [n] and OUT/parts.npy [n], 0 for the first of the parts in
 about.json, can be read as memory maps; OUT/names.txt has the file name of each row below the data set's
 folder; OUT/about.json says where they come from. Rows are in the order in which the data set lists its
-images, whatever part these are in. OUT appears when all of it is written. What was killed goes on where it was; of
-several processes, with one OUT that all can write to, each reads its images and writes its rows.
+images, whatever part these are in. OUT appears when all of it is written. What was killed goes on where it
+was; of several processes, with one OUT that all can write to, each reads its images and writes its rows.
 """
 
 import json

@@ -53,7 +53,7 @@ def listing(images: Mapping[str, Images], root: str | None) -> Listing:
 
 
 def write_names(path: Path, names: list[str]) -> None:
-    """Write names, a line of UTF-8 each; Python's escapes stand for the backslash and what is not printed."""
+    """Write names, a line of UTF-8 each; the backslash and what cannot be printed are escaped."""
     write_text(path, "".join(f"{_escaped(name)}\n" for name in names))
 
 

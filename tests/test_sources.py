@@ -1075,6 +1075,12 @@ def test_corrupt_shards_are_named(many, tmp_path):
         lambda text: text.replace('"labels": [0, ', '"labels": ['),
         lambda text: text.replace('"labels": [0, ', '"labels": ["x", '),
         lambda text: text.replace('"layout"', '"format"'),
+        lambda text: text.replace('["images-00000', '["../images-00000'),
+        lambda text: text.replace('["images-00000', '["/images-00000'),
+        lambda text: text.replace('"labels": [0, ', '"labels": [99999999999, '),
+        lambda text: text.replace('"labels": [0, ', '"labels": [7, '),
+        lambda text: text + chr(0),
+        lambda text: "[" * 100_000,
     ],
 )
 def test_a_spoilt_index_is_named(many, tmp_path, change):

@@ -12,7 +12,7 @@ from absl import logging
 from pddm_jax.checks import check_choice
 from pddm_jax.data import closed_set, fashion_mnist, glyphs, on_disk, protocols
 from pddm_jax.data.closed_set import ClosedSet, drawn
-from pddm_jax.data.decode import Encoded, LeftOut, survey
+from pddm_jax.data.decode import Encoded, LeftOut, Survey, survey
 from pddm_jax.data.images import Images, Split, hold_out, some
 from pddm_jax.data.layouts.base import Source, cropped
 from pddm_jax.data.notes import same_bytes, small_classes
@@ -169,10 +169,8 @@ def _readable(split: Parts, skip: bool) -> Parts:
     both parts, are reported.
     """
     parts = split.train, split.test
-    images = [part.images for part in parts]
-    assert isinstance(images[0], Encoded)
-    assert isinstance(images[1], Encoded)
-    surveys = [survey(images[0]), survey(images[1])]
+    images = [part.images for part in parts if isinstance(part.images, Encoded)]
+    surveys = [survey(of_part) for of_part in images]
     errors = [error for of_part in surveys for error in of_part.errors.values()]
     bad = [str(error) for error in errors if not isinstance(error, LeftOut)]
     if bad and not skip:
@@ -186,23 +184,28 @@ def _readable(split: Parts, skip: bool) -> Parts:
         if of_part.errors and len(of_part.errors) == len(part.labels):
             one = next(iter(of_part.errors.values()))
             raise ValueError(f"none of the {len(of_part.errors)} images for {name} can be read: {one}")
-    first = len(images[0])  # the test images are numbered after those for training
-    _warn(
-        [
-            same_bytes(
-                surveys[0].keys | {first + number: key for number, key in surveys[1].keys.items()},
-                np.concatenate([part.labels for part in parts]).tolist(),
-                [0] * first + [1] * len(images[1]),
-                lambda n: images[n >= first].read(n - first * (n >= first)),
-                lambda n: images[n >= first].name(n - first * (n >= first)),
-            )
-        ]
-    )
+    _warn([_equal_images(split, images, surveys)])
     train, test = (
         _without(part, list(of_part.errors)) for part, of_part in zip(parts, surveys, strict=True)
     )
     told = f"; {len(errors)} unreadable images left out" if errors else ""
     return split._replace(train=train, test=test, rule=split.rule + told)
+
+
+def _equal_images(
+    split: Split | ClosedSet, images: Sequence[Encoded], surveys: Sequence[Survey]
+) -> str | None:
+    """A line on images of the same bytes; the test images are numbered after those for training."""
+    labels = [part.labels.tolist() for part in (split.train, split.test)]
+    places = [(part, number) for part, of_part in enumerate(labels) for number in range(len(of_part))]
+    first = len(labels[0])
+    return same_bytes(
+        surveys[0].keys | {first + number: key for number, key in surveys[1].keys.items()},
+        labels[0] + labels[1],
+        [part for part, _ in places],
+        lambda n: images[places[n][0]].read(places[n][1]),
+        lambda n: images[places[n][0]].name(places[n][1]),
+    )
 
 
 def _without(data: Images, numbers: list[int]) -> Images:

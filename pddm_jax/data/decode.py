@@ -128,8 +128,9 @@ class Encoded:
 
     def take(self, indices: Int[np.ndarray, " m"]) -> "Encoded":
         """Some of the images, in the order of these numbers; nothing is read."""
-        arrays = (None if array is None else array[indices] for array in (self._boxes, self._left_out))
-        return Encoded(self._store.take(indices), *arrays, self._max_pixels, self.numbers()[indices])
+        boxes, left_out = (None if x is None else x[indices] for x in (self._boxes, self._left_out))
+        store, numbers = self._store.take(indices), self.numbers()[indices]
+        return Encoded(store, boxes, left_out, self._max_pixels, numbers)
 
     def read(self, index: int | np.integer) -> bytes:
         """The encoded bytes of one image, as they are on disk."""

@@ -58,8 +58,8 @@ class Unfit(ValueError):
 class Opened(NamedTuple):
     """An image whose header was read, and what Pillow does not say of it."""
 
-    image: ImageFile.ImageFile
-    low: ImageFile.ImageFile | None  # the lower bytes of 16-bit colors, where a color is transparent
+    image: Image.Image
+    low: Image.Image | None  # the lower bytes of 16-bit colors, where a color is transparent
     white: int  # the largest value of grey of more than 8 bits
     inverted: bool  # whether 0 is white there
 
@@ -182,8 +182,9 @@ def _pixels(opened: Opened, inner: Box) -> Pixels:
     pixels = np.empty((bottom - top, right - left, 3), np.uint8)
     for first in range(top, bottom, rows):
         part = (left, first, right, min(first + rows, bottom))
-        cut = [None if image is None else image.crop(part) for image in (opened.image, opened.low)]
-        pixels[first - top : first - top + rows] = _strip(opened._replace(image=cut[0], low=cut[1]))
+        low = None if opened.low is None else opened.low.crop(part)
+        strip = opened._replace(image=opened.image.crop(part), low=low)
+        pixels[first - top : first - top + rows] = _strip(strip)
     return pixels
 
 

@@ -81,13 +81,14 @@ def _in_two_folders(base: Path, devkit: Path, folders: list[Path]) -> Source:
     test = "cars_test_annos_withlabels.mat"  # which was published later, and may lie outside of the devkit
     files = [devkit / "cars_train_annos.mat", devkit / test if (devkit / test).is_file() else base / test]
     paths: list[Path] = []
-    labels, boxes = [], []
+    labels: list[np.ndarray] = []
+    boxes: list[Boxes] = []
     for folder, file in zip(folders, files, strict=True):
         names, of_part, boxes_of_part = _annotations(file, _read_mat(file, "annotations"), "fname")
         paths += _images(folder, names, file)
         labels.append(of_part)
-        boxes.append(boxes_of_part)
-    all_boxes = None if any(x is None for x in boxes) else np.concatenate(boxes)
+        boxes += [] if boxes_of_part is None else [boxes_of_part]
+    all_boxes = np.concatenate(boxes) if len(boxes) == len(files) else None
     meta, layout = devkit / "cars_meta.mat", "cars_train/ and cars_test/ with devkit/"
     content = _read_mat(meta, "class_names") if meta.is_file() else {}  # it holds no more than names
     return _source(paths, np.concatenate(labels), all_boxes, content, meta, layout)

@@ -147,8 +147,8 @@ class _Reader:
                 raise ValueError(f"the names of fields are {width.tolist()} long, {len(names)} in all")
             step = int(width[0])
             fields = [names[n : n + step].split("\0")[0] for n in range(0, len(names), step)]
-            values = self._matrices(count * len(fields))
-            return {field: values[n :: len(fields)] for n, field in enumerate(fields)}
+            elements = self._matrices(count * len(fields))
+            return {field: elements[n :: len(fields)] for n, field in enumerate(fields)}
         return None
 
     def _matrices(self, count: int) -> list[Any]:
