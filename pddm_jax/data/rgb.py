@@ -176,7 +176,8 @@ def _inner(size: tuple[int, int], box: Box | None) -> Box:
 def _pixels(opened: Opened, inner: Box) -> Pixels:
     """The RGB pixels of a part of an image that is decoded."""
     left, top, right, bottom = inner
-    rows = max(1, STRIP // (right - left))
+    plain = opened.image.mode == "RGB" and not opened.image.has_transparency_data  # nothing to convert
+    rows = max(1, (LARGE if plain else STRIP) // (right - left))
     if inner == (0, 0, *opened.image.size) and bottom <= rows:
         return _strip(opened)
     pixels = np.empty((bottom - top, right - left, 3), np.uint8)
