@@ -43,7 +43,7 @@ from pddm_jax.writer import Row, Writer, tell
 EMBED = 128
 """Images embedded at a time, by all devices together, or the next multiple of their number."""
 
-MAY_DIFFER = ("classes", "data.workers", "devices", "image_shape", "train_sha256")
+MAY_DIFFER = ("classes", "data.max_pixels", "data.workers", "devices", "image_shape", "train_sha256")
 """Fields that a run may go on with other values of: they change nothing of what it leaves, or are told."""
 
 
@@ -225,7 +225,7 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
 def load(config: FrozenConfigDict, closed_sets: bool) -> Split | ClosedSet:
     """The data set of a config: classes for training and others for test, or all classes for both."""
     fields, seed = config.data, config.seed
-    where = {name: fields[name] for name in ("name", "root", "image_size", "on_error")}
+    where = {name: fields[name] for name in ("name", "root", "image_size", "on_error", "max_pixels")}
     if not closed_sets or fields.name in data.DATASETS or fields.name not in data.CLOSED_SETS:
         return data.load(**where, crop=fields.crop, unseen=fields.unseen, seed=seed)
     if fields.crop != "none" or fields.unseen is not None:

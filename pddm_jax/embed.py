@@ -2,15 +2,17 @@
 
     python -m pddm_jax.embed --checkpoint=WORKDIR --out=OUT [--data=NAME --root=DIR] [--parts=test]
 
-OUT/embeddings.npy [n, d] float32 and OUT/labels.npy [n] can be read as memory maps; OUT/about.json says
-where they come from. OUT appears when all of it is written. What was killed goes on where it was; of
-several processes, with one OUT that all can write to, each reads its images and writes its rows.
+OUT/embeddings.npy [n, d] float32, OUT/labels.npy [n] and OUT/parts.npy [n], 0 for the first of the parts in
+about.json, can be read as memory maps; OUT/names.txt has the file name of each row below the data set's
+folder; OUT/about.json says where they come from. Rows are in the order in which the data set lists its
+images, whatever part these are in. OUT appears when all of it is written. What was killed goes on where it
+was; of several processes, with one OUT that all can write to, each reads its images and writes its rows.
 """
 
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +25,9 @@ from tqdm import tqdm
 
 from pddm_jax import data
 from pddm_jax.data import ClosedSet, Split
-from pddm_jax.data.images import some
+from pddm_jax.data.rgb import MAX_PIXELS
 from pddm_jax.files import write_json
+from pddm_jax.listing import Listing, listing, write_names
 from pddm_jax.provenance import digest, versions
 from pddm_jax.trained import Config, load, read_config, transform_of
 from pddm_jax.training import data_mesh, make_embed
@@ -72,7 +75,7 @@ def embed(
         out: the folder to be written; where it holds these embeddings, nothing is done.
         name: of the data set; None = that of the run.
         root: its folder; None = that of the run, or the data set's own place.
-        parts: of the data set, whose rows follow one another.
+        parts: of the data set that are embedded.
         batch: images at a time, by all devices together.
         workers: processes that read images; 0 = threads.
 
@@ -83,6 +86,7 @@ def embed(
     config, mesh = read_config(workdir), data_mesh()
     found = _load(config, name, root)
     images = {part: getattr(found, part) for part in parts}
+    listed = listing(images, root or config["data"]["root"])
     transform = transform_of(config)
     shape = transform.test(images[parts[0]].images[0]).shape
     network, state = load(workdir, config, shape, mesh)
@@ -91,6 +95,7 @@ def embed(
         "data": name or config["data"]["name"],
         "split": found.rule,
         "rows": {part: len(of.labels) for part, of in images.items()},
+        "order": "as the data set lists its images",
         "columns": jax.eval_shape(network.apply, variables, np.zeros((1, *shape), np.uint8)).shape[1],
         "classes": {str(n): text for of in images.values() for n, text in of.class_names.items()},
         "step": int(state.step),
@@ -102,29 +107,19 @@ def embed(
         _check_same(out, about)
         return read(out)
     unfinished = out.with_name(f".{out.name}.part")
-    done = _begin(unfinished, about, np.concatenate([of.labels for of in images.values()]))
+    done = _begin(unfinished, about, listed)
     embeddings = np.load(unfinished / "embeddings.npy", mmap_mode="r+")
     forward = make_embed(network, mesh)
     places, place = jax.process_count(), jax.process_index()
     share = -(-batch // mesh.size) * mesh.size // places
 
-    def batches() -> Iterator[tuple[int, np.ndarray]]:
-        """The first row of each batch that is not done, and its embeddings."""
-        first = 0
-        for of in images.values():
-            start = min(max(done - first, 0), len(of.labels))
-            left = some(of, np.arange(start, len(of.labels)))
-            read = data.ordered_batches(left.images, transform, share * places, workers, place, places)
-            for number, pixels in enumerate(read):
-                row = start + number * share * places
-                yield first + row, forward(state, [pixels])[: len(of.labels) - row]
-            first += len(of.labels)
-
+    batches = data.ordered_batches(listed.since(done), transform, share * places, workers, place, places)
     with tqdm(total=len(embeddings), initial=done, unit="image", disable=None) as bar:
-        for number, (row, embedded) in enumerate(batches(), 1):
+        for number, pixels in enumerate(batches, 1):
+            embedded = forward(state, [pixels])[: len(embeddings) - done]
             mine = embedded[place * share : (place + 1) * share]
-            embeddings[row + place * share :][: len(mine)] = mine
-            done = row + len(embedded)
+            embeddings[done + place * share :][: len(mine)] = mine
+            done += len(embedded)
             if number % SAVED == 0:
                 _save(unfinished, embeddings, done)
             bar.update(len(embedded))
@@ -145,19 +140,22 @@ def _load(config: Config, name: str | None, root: str | None) -> Split | ClosedS
         unseen = fields["unseen"]
     where = {"root": root, "seed": config["seed"]}
     where |= {field: fields[field] for field in ("image_size", "on_error")}
+    where["max_pixels"] = fields.get("max_pixels", MAX_PIXELS)  # which earlier runs do not have
     if name in data.DATASETS or unseen is not None:
         return data.load(name, **where, crop=fields["crop"], unseen=unseen)
     return data.load_closed_set(name, **where, **lists)
 
 
-def _begin(folder: Path, about: dict[str, Any], labels: np.ndarray) -> int:
+def _begin(folder: Path, about: dict[str, Any], listed: Listing) -> int:
     """How many rows an unfinished folder holds; one that is not there is made."""
     told = folder / "about.json"  # written last
     if jax.process_index() == 0 and not told.exists():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        np.save(folder / "labels.npy", labels)
-        shape = len(labels), about["columns"]
+        np.save(folder / "labels.npy", listed.labels)
+        np.save(folder / "parts.npy", listed.parts)
+        write_names(folder / "names.txt", listed.names)
+        shape = len(listed.labels), about["columns"]
         np.lib.format.open_memmap(folder / "embeddings.npy", "w+", np.float32, shape).flush()
         write_json(folder / "done.json", 0)
         write_json(told, about)
@@ -173,6 +171,11 @@ def _check_same(folder: Path, about: dict[str, Any]) -> None:
         raise ValueError(f"{folder} is there already, and holds no embeddings")
     theirs, ours = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(about))
     differing = [name for name in ours if name != "versions" and theirs.get(name) != ours[name]]
+    if differing == ["order"]:
+        raise ValueError(
+            f"{folder} was written by an earlier version, whose rows are in another order: choose another "
+            "--out, or delete it"
+        )
     if differing:
         raise ValueError(
             f"{folder} holds embeddings of another run or data set ({', '.join(differing)} differ): choose "

@@ -1,21 +1,30 @@
 """Embeddings written down by the command, killed, gone on with, by one process and by two."""
 
 import json
+import os
 import shutil
+import tempfile
 import time
+from pathlib import Path
 
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 from conftest import LIMIT, free_address
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from experiments.configs import folder
 from pddm_jax import data
 from pddm_jax import embed as module
 from pddm_jax.checkpoint import Checkpoints
+from pddm_jax.data.images import Images
+from pddm_jax.data.prepare import prepare
+from pddm_jax.data.sources import find_folder
 from pddm_jax.embed import embed, read
+from pddm_jax.listing import listing, read_names, write_names
 from pddm_jax.networks import make_network
 from pddm_jax.pddm import PDDM
 from pddm_jax.trained import Trained, transform_of
@@ -81,10 +90,19 @@ def linear(monkeypatch):
 
 
 def inputs(config, photos):
-    """What is given to the network: the training images and then the others; and their labels."""
-    split, transform = data.load("folder", str(photos), None, 0), transform_of(config)
-    images = [transform.test(part.images[n]) for part in split[:2] for n in range(len(part.labels))]
-    return np.stack(images), np.concatenate([part.labels for part in split[:2]])
+    """What is given to the network, in the order of folders and files, and the labels."""
+    transform, paths = transform_of(config), sorted(photos.glob("*/*.png"))
+    images = [transform.test(np.asarray(Image.open(path))) for path in paths]
+    return np.stack(images), np.array([int(path.parent.name.split()[1]) for path in paths])
+
+
+NAMES = [f"class {label}/{number}.png" for label in range(CLASSES) for number in range(EACH)]
+
+
+def in_test(photos):
+    """Which of the images are of test classes."""
+    test = data.load("folder", str(photos), None, 0).test
+    return np.isin(np.repeat(np.arange(CLASSES), EACH), np.unique(test.labels))
 
 
 @pytest.fixture
@@ -112,14 +130,61 @@ def test_all_images_are_embedded_in_their_order(workdir, expected, tmp_path):
     assert_stored(read(tmp_path / "out"), expected)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        *("embeddings.npy", "labels.npy", "about.json")
+        *("embeddings.npy", "labels.npy", "parts.npy", "names.txt", "about.json")
     }
 
 
-def test_one_part_alone(workdir, expected, tmp_path):
+def test_each_row_has_its_file_and_part(workdir, expected, photos, tmp_path):
+    embed(workdir, tmp_path / "out", batch=8)
+    assert (tmp_path / "out" / "names.txt").read_text(encoding="utf-8").splitlines() == NAMES
+    assert read_names(tmp_path / "out" / "names.txt") == NAMES
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "parts.npy"), in_test(photos))
+
+
+def test_one_part_alone(workdir, expected, photos, tmp_path):
     stored = embed(workdir, tmp_path / "out", parts=["test"], batch=100)
-    np.testing.assert_allclose(stored.embeddings, expected[0][3 * EACH :], atol=1e-5)
-    np.testing.assert_array_equal(stored.labels, expected[1][3 * EACH :])
+    chosen = in_test(photos)
+    np.testing.assert_allclose(stored.embeddings, expected[0][chosen], atol=1e-5)
+    np.testing.assert_array_equal(stored.labels, expected[1][chosen])
+    assert read_names(tmp_path / "out" / "names.txt") == [NAMES[n] for n in np.flatnonzero(chosen)]
+
+
+def test_prepared_images_have_the_same_rows(workdir, expected, photos, tmp_path):
+    prepare("folder", find_folder(photos), photos, tmp_path / "records", 5, skip=False)
+    stored = embed(workdir, tmp_path / "out", root=str(tmp_path / "records"), batch=100)
+    np.testing.assert_allclose(stored.embeddings, expected[0], atol=1e-5)
+    assert read_names(tmp_path / "out" / "names.txt") == NAMES
+
+
+def test_what_an_earlier_version_wrote_is_read_but_not_taken_for_the_same(linear, workdir, tmp_path):
+    out = tmp_path / "out"
+    embed(workdir, out)
+    about = json.loads((out / "about.json").read_text(encoding="utf-8"))
+    del about["order"]
+    (out / "about.json").write_text(json.dumps(about), encoding="utf-8")
+    for name in ("names.txt", "parts.npy"):
+        (out / name).unlink()
+    assert len(read(out).labels) == CLASSES * EACH
+    with pytest.raises(ValueError, match=r"out was written by an earlier version, .*another --out"):
+        embed(workdir, out)
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\0"), min_size=1)))
+def test_names_of_any_characters_take_a_line_each(names):
+    names = [*names, "a\nb\\nc", os.fsdecode(b"caf\xe9"), "é 中", "a\u2028b", "\\x41", "x\r"]
+    with tempfile.TemporaryDirectory() as folder:
+        write_names(Path(folder, "names"), names)
+        assert len(Path(folder, "names").read_text(encoding="utf-8").splitlines()) == len(names)
+        assert read_names(Path(folder, "names")) == names
+
+
+def test_a_set_in_memory_is_listed_part_after_part():
+    arrays = [np.arange(n, dtype=np.uint8)[:, None, None, None] for n in (3, 2)]
+    of = {name: Images(x, x.ravel().astype(int), {}) for name, x in zip("ab", arrays, strict=True)}
+    found = listing(of, None)
+    assert found.names == ["a/0", "a/1", "a/2", "b/0", "b/1"]
+    assert found.parts.tolist() == [0, 0, 0, 1, 1]
+    np.testing.assert_array_equal(found.since(2).ravel(), [2, 0, 1])
 
 
 @pytest.mark.parametrize("batches", [1, 3, 5])
@@ -140,7 +205,7 @@ def test_what_was_broken_off_goes_on(batches, workdir, expected, tmp_path, monke
             embed(workdir, tmp_path / "out", batch=8)
     assert not (tmp_path / "out").exists()
     done = json.loads((tmp_path / ".out.part" / "done.json").read_text(encoding="utf-8"))
-    assert done == [0, 16, 29][batches // 2]  # the last batch for training holds 5 images
+    assert done == [0, 16, 32][batches // 2]
     counted = []
 
     def counting(images, *rest):

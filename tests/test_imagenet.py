@@ -256,6 +256,74 @@ def test_a_truncated_tar_is_named_and_nothing_is_left(form, lists, tmp_path):
         contents(source.images)
 
 
+def header(name, size=b"%011o\0" % 0, kind=b"0"):
+    """The header of a tar's member by its definition."""
+    fields = name.ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + size + b"%011o\0" % 0
+    rest = kind + bytes(100) + b"ustar\x0000" + bytes(247)
+    total = sum(fields) + 8 * ord(" ") + sum(rest)
+    return fields + b"%06o\0 " % total + rest
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (header(b"a", b"\xff" * 11 + b"\xf0"), "has -16 bytes"),  # a negative number, as GNU tar writes it
+        (header(b"a", b"%011o\0" % 2**30, b"x"), "a header has 1,073,741,824 bytes, more than"),
+        (header(b"a", b"%011o\0" % 2**30, b"L"), "a header has 1,073,741,824 bytes, more than"),
+        (header(b"a", b"%011o\0" % 20, b"x") + b"12 size=what\n".ljust(512, b"\0"), "is no whole tar"),
+    ],
+)
+def test_a_header_that_lies_is_named_and_takes_no_memory(content, words, lists, tmp_path):
+    write(tmp_path / "data" / "train" / "n02000003.tar", content + bytes(1024))
+    with pytest.raises(ValueError, match=f"n02000003.tar .*{words}") as caught:
+        [*members(Place(tmp_path / "data" / "train" / "n02000003.tar"))]
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tar_that_is_no_regular_file_is_not_opened(lists, tmp_path):
+    tars(tmp_path / "data")
+    path = tmp_path / "data" / "train" / f"{WNIDS[0]}.tar"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=rf"{path} is a FIFO, not a regular file"):
+        find("imagenet", tmp_path / "data", **lists)
+
+
+@pytest.mark.parametrize("target", [".", WNIDS[1]])
+def test_a_link_that_counts_images_twice_is_refused(target, lists, tmp_path):
+    folders(tmp_path / "data")
+    train = tmp_path / "data" / "train"
+    for path in (train / WNIDS[0]).iterdir():
+        path.unlink()
+    (train / WNIDS[0]).rmdir()
+    (train / WNIDS[0]).symlink_to(target)
+    with pytest.raises(ValueError, match=rf"{WNIDS[0]} is a link to .*: remove the link"):
+        find("imagenet", tmp_path / "data", **lists)
+
+
+def test_parts_that_are_one_folder_are_refused(lists, tmp_path):
+    folders(tmp_path / "data")
+    (tmp_path / "other").mkdir()
+    for part in ("train", "val"):
+        (tmp_path / "other" / part).symlink_to(tmp_path / "data" / "train")
+    with pytest.raises(ValueError, match="val is a link to the images for training"):
+        find("imagenet", tmp_path / "other", **lists)
+
+
+@pytest.mark.parametrize("form", [folders, tars])
+def test_other_extensions_are_told(form, lists, tmp_path):
+    form(tmp_path / "data")
+    if form is folders:
+        write(tmp_path / "data" / "train" / WNIDS[0] / "a.HEIC", b"x")
+    else:
+        path = tmp_path / "data" / "train" / f"{WNIDS[0]}.tar"
+        write(path, tar(TRAIN[WNIDS[0]] | {"a.HEIC": b"x"}))
+    (note,) = find("imagenet", tmp_path / "data", **lists).notes
+    assert note.startswith(
+        "1 files are left out, since they have other extensions than images: .HEIC (1); "
+    )
+
+
 def test_an_inner_tar_that_is_truncated_is_named(lists, tmp_path):
     inner = {f"{wnid}.tar": tar(images) for wnid, images in TRAIN.items()}
     inner[f"{WNIDS[1]}.tar"] = inner[f"{WNIDS[1]}.tar"][:1200]
@@ -474,38 +542,49 @@ def command(root, out, lists, *further):
     )
 
 
-def is_read(pipe):
-    """Whether a process has a named pipe open."""
+def descendants(pid):
+    """The processes that a process started, and those that these did."""
+    found = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, children.read_text().split()):
+            found += [child, *descendants(child)]
+    return found
+
+
+def is_running(pid):
+    """Whether a process is there, and no zombie that waits for its parent."""
     try:
-        os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-    return True
 
 
 def test_a_run_of_two_processes_that_is_killed_goes_on_to_the_same_bytes(lists, tmp_path, start):
     root, out = tmp_path / "data", tmp_path / "out"
     folders(root)
     prepared(root, tmp_path / "whole", lists)
-    image = root / "train" / WNIDS[0] / min(TRAIN[WNIDS[0]])  # in the first shard
-    content = image.read_bytes()
-    image.unlink()
-    os.mkfifo(image)  # where one of them waits for bytes that never come
+    slow = {root / "train" / WNIDS[0] / name: data for name, data in [*TRAIN[WNIDS[0]].items()][:4]}
+    large = io.BytesIO()
+    Image.new("RGB", (7900, 7900)).save(large, "PNG", compress_level=1)
+    for image in slow:  # in the first shard, which takes one of them seconds
+        image.write_bytes(large.getvalue())
     process = start(*command(root, out, lists, "--workers=2"))
     until = time.monotonic() + 120
     while len([*out.glob("images-*")]) < 4:  # which the other one writes
         assert time.monotonic() < until
         assert process.poll() is None
         time.sleep(0.02)
+    workers = descendants(process.pid)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    while is_read(image):  # the processes end with their parent
+    while any(map(is_running, workers)):  # the processes end with their parent
         assert time.monotonic() < until
+    assert len(workers) >= 2
     assert not (out / "pddm_records.json").exists()
     assert not (out / "images-00000-of-00005.array_record").exists()
 
-    image.unlink()
-    image.write_bytes(content)
+    for image, data in slow.items():
+        image.write_bytes(data)
     assert prepared(root, out, lists) == []
     assert files_of(out) == files_of(tmp_path / "whole")
 

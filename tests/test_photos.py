@@ -1,5 +1,6 @@
 """Experiments on photographs, run within the tests: protocols, published weights, what is frozen, icons."""
 
+import json
 import shutil
 
 import jax
@@ -12,6 +13,8 @@ from experiments import icons, retrieval, runner
 from experiments.configs import cars196, cub200, folder, sop
 from pddm_jax.data import protocols
 from pddm_jax.data.protocols import Count, Expected
+from pddm_jax.data.rgb import MAX_PIXELS
+from pddm_jax.embed import embed
 from pddm_jax.networks.pretrained import load_pretrained
 
 CONFIGS = {"cars196": cars196, "cub200": cub200, "sop": sop, "folder": folder}
@@ -62,6 +65,26 @@ def test_a_stopped_run_does_not_go_on_over_other_images(small, tmp_path):
         runner.run(config, tmp_path / "run", "folder", retrieval.EVALUATION)
     shutil.rmtree(root / "class 4")
     runner.run(config, tmp_path / "run", "folder", retrieval.EVALUATION)
+
+
+def test_a_run_from_before_the_limit_of_pixels_goes_on_and_may_have_another(small, tmp_path):
+    for n in range(16):
+        picture(tmp_path / "data" / f"class {n % 4}" / f"{n}.png", n)
+    config = small(folder, root=str(tmp_path / "data"))
+    before = runner.run(config, tmp_path / "run", "folder", retrieval.EVALUATION)
+    path = tmp_path / "run" / "config.json"
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    assert fields["data"].pop("max_pixels") == MAX_PIXELS
+    path.write_text(json.dumps(fields), encoding="utf-8")
+    assert runner.run(config, tmp_path / "run", "folder", retrieval.EVALUATION) == before
+    (tmp_path / "run" / "results.json").unlink()
+    config.data.max_pixels = 1_000
+    after = runner.run(config, tmp_path / "run", "folder", retrieval.EVALUATION)
+    assert after["params_sha256"] == before["params_sha256"]
+    assert len(embed(tmp_path / "run", tmp_path / "out").labels) == 16
+    config.data.max_pixels = 431  # the images have 18 x 24
+    with pytest.raises(ValueError, match=r"16 of 16 images cannot be read: .*data\.max_pixels = 431"):
+        runner.run(config, tmp_path / "new", "folder", retrieval.EVALUATION)
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))

@@ -296,9 +296,8 @@ def test_where_nothing_fits_it_is_told_what_was_looked_for_and_found(name, kind,
         ),
         (find_cars196, kaggle, "car_data/car_data/train/D/00003.jpg", ["anno_train.csv", "00003.jpg"]),
         (find_cars196, kaggle, "anno_test.csv", ["anno_test.csv"]),
-        (find_cars196, kaggle, "names.csv", ["names.csv"]),
         (find_cub200, birds, "images/003.Tit", ["images.txt", "12 images, of which 3", "003.Tit"]),
-        (find_cub200, birds, "bounding_boxes.txt", ["bounding_boxes.txt"]),
+        (find_cub200, birds, "image_class_labels.txt", ["image_class_labels.txt"]),
         (find_sop, products, "chair_final/11104_0.JPG", ["Ebay_test.txt", "11104_0.JPG"]),
         (find_sop, products, "Ebay_test.txt", ["Ebay_test.txt"]),
     ],
@@ -1076,6 +1075,12 @@ def test_corrupt_shards_are_named(many, tmp_path):
         lambda text: text.replace('"labels": [0, ', '"labels": ['),
         lambda text: text.replace('"labels": [0, ', '"labels": ["x", '),
         lambda text: text.replace('"layout"', '"format"'),
+        lambda text: text.replace('["images-00000', '["../images-00000'),
+        lambda text: text.replace('["images-00000', '["/images-00000'),
+        lambda text: text.replace('"labels": [0, ', '"labels": [99999999999, '),
+        lambda text: text.replace('"labels": [0, ', '"labels": [7, '),
+        lambda text: text + chr(0),
+        lambda text: "[" * 100_000,
     ],
 )
 def test_a_spoilt_index_is_named(many, tmp_path, change):
@@ -1092,10 +1097,10 @@ def command(*arguments):
 
 def test_a_killed_run_goes_on_to_the_same_bytes(many, tmp_path, start, run_command):
     prepared("folder", many, tmp_path / "whole")
-    image = many / "class 1" / "13.png"  # the 15th: in the fourth shard
-    content = image.read_bytes()
-    image.unlink()
-    os.mkfifo(image)  # where the run waits for bytes that never come
+    slow = [many / "class 1" / f"{n:02d}.png" for n in (7, 10, 13, 16)]  # all in the fourth shard
+    contents = [image.read_bytes() for image in slow]
+    for image in slow:
+        Image.new("RGB", (6000, 5000)).save(image)  # a good part of a second each
     out = tmp_path / "out"
     process = start(*command(f"--root={many}", f"--out={out}"))
     until = time.monotonic() + 60
@@ -1110,8 +1115,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(many, tmp_path, start, run_comma
     assert shards == {f"images-{n:05d}-of-00008.array_record" for n in range(3)}
     written = {name: (out / name).stat().st_mtime_ns for name in shards}
 
-    image.unlink()
-    image.write_bytes(content)
+    for image, content in zip(slow, contents, strict=True):
+        image.write_bytes(content)
     status, printed, _ = run_command(*command(f"--root={many}", f"--out={out}"))
     assert status == 0
     assert f"{out}: 30 images of folder" in printed

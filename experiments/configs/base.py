@@ -29,6 +29,7 @@ def get_config(variant: str, variants: Sequence[str] = VARIANTS) -> ConfigDict:
                 "image_size": config_dict.placeholder(int),  # pixels; None: the data set's own
                 "crop": "none",  # or bbox: images cut to their annotated boxes
                 "on_error": "stop",  # or skip: what an unreadable image does, unless `prepare` skipped it
+                "max_pixels": 64_000_000,  # of an image; more are refused before they are decoded
                 "unseen": config_dict.placeholder(str),  # test classes: how many by seed, or file of names
                 "seen_test": 0.0,  # share of the images of each training class that are kept for the end
                 "validation": 0.0,  # share of the training classes that choose the checkpoint instead

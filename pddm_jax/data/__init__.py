@@ -3,7 +3,7 @@
 `load` a split of disjoint classes, or `load_closed_set` of the same classes; `train_batches` of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -12,11 +12,13 @@ from absl import logging
 from pddm_jax.checks import check_choice
 from pddm_jax.data import closed_set, fashion_mnist, glyphs, on_disk, protocols
 from pddm_jax.data.closed_set import ClosedSet, drawn
-from pddm_jax.data.decode import Encoded, LeftOut, check
+from pddm_jax.data.decode import Encoded, LeftOut, Survey, survey
 from pddm_jax.data.images import Images, Split, hold_out, some
+from pddm_jax.data.layouts.base import Source, cropped
+from pddm_jax.data.notes import same_bytes, small_classes
 from pddm_jax.data.pipeline import ordered_batches, train_batches
+from pddm_jax.data.rgb import MAX_PIXELS
 from pddm_jax.data.sampler import PKSampler
-from pddm_jax.data.sources import Source, cropped
 from pddm_jax.data.transforms import make_transform
 
 __all__ = [
@@ -59,6 +61,7 @@ def load(
     crop: str = "none",
     on_error: str = "stop",
     unseen: str | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Split:
     """The data set of a name in `DATASETS`.
 
@@ -71,6 +74,7 @@ def load(
         on_error: what an image does that cannot be read: "stop", or "skip". One that was skipped when
             records were written is left out either way, and counted in the split's rule.
         unseen: other test classes than the set's own, of images on disk: see `protocols.by_class`.
+        max_pixels: width times height above which an image on disk is not read.
 
     Raises:
         FileNotFoundError: the data is not there.
@@ -85,10 +89,12 @@ def load(
         if unseen is not None:
             raise ValueError(f"data.unseen does not apply to {name}, which has test classes of its own")
         return IN_MEMORY[name](root, image_size, seed)
-    source = on_disk.find(name, _given(root, name), skip=on_error == "skip")
+    source = _limited(on_disk.find(name, _given(root, name), skip=on_error == "skip"), max_pixels)
     source = cropped(source) if crop == "bbox" else source
     split = protocols.by_class(source, unseen, seed) if unseen else PROTOCOLS[name](source, seed)
-    return _readable(_told(split, source), on_error == "skip")
+    split = _readable(_told(split, source), on_error == "skip")
+    _warn([small_classes(part, of) for part, of in ((split.train, "training"), (split.test, "test"))])
+    return split
 
 
 def load_closed_set(
@@ -99,6 +105,7 @@ def load_closed_set(
     on_error: str = "stop",
     classes: str | None = None,
     ground_truth: str | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> ClosedSet:
     """The data set of a name in `CLOSED_SETS`, with images of the same classes for training and for test.
 
@@ -113,6 +120,7 @@ def load_closed_set(
         on_error: what an image does that cannot be read, as for `load`.
         classes: file of WordNet ids, for ImageNet that was not prepared: see `imagenet.find_imagenet`.
         ground_truth: likewise of the classes of numbered test images.
+        max_pixels: as for `load`.
 
     Raises:
         FileNotFoundError: the data is not there.
@@ -126,6 +134,7 @@ def load_closed_set(
         return found._replace(rule=f"the other {split.rule}; of these {found.rule}")
     skip = on_error == "skip"
     source = on_disk.find(name, _given(root, name), classes, ground_truth, skip)
+    source = _limited(source, max_pixels)
     found = protocols.imagenet(name, source, seed)
     return closed_set.checked(_readable(_told(found, source), skip))
 
@@ -136,20 +145,33 @@ def _given(root: str | None, name: str) -> str:
     return root
 
 
+def _limited(source: Source, max_pixels: int) -> Source:
+    if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
+        raise ValueError(f"data.max_pixels must be a whole number above 0, got {max_pixels!r}")
+    return source._replace(images=source.images.limited(max_pixels))
+
+
+def _warn(notes: Sequence[str | None]) -> None:
+    for note in notes:
+        if note:
+            logging.warning("data: %s", note)
+
+
 def _told(parts: Parts, source: Source) -> Parts:
+    _warn(source.notes)
     return parts._replace(rule=f"{parts.rule}; read from {source.layout}")
 
 
 def _readable(split: Parts, skip: bool) -> Parts:
     """The images that can be read; a ValueError that names those that cannot, unless they are skipped.
 
-    What was skipped when records were written stays so.
+    What was skipped when records were written stays so. Images of the same bytes in several classes, or in
+    both parts, are reported.
     """
-    parts, unreadable = (split.train, split.test), []
-    for part in parts:
-        assert isinstance(part.images, Encoded)
-        unreadable.append(check(part.images))
-    errors = [error for of_part in unreadable for error in of_part.values()]
+    parts = split.train, split.test
+    images = [part.images for part in parts if isinstance(part.images, Encoded)]
+    surveys = [survey(of_part) for of_part in images]
+    errors = [error for of_part in surveys for error in of_part.errors.values()]
     bad = [str(error) for error in errors if not isinstance(error, LeftOut)]
     if bad and not skip:
         raise ValueError(
@@ -158,13 +180,32 @@ def _readable(split: Parts, skip: bool) -> Parts:
         )
     for error in errors:
         logging.warning("left out: %s", error)
-    for name, part, of_part in zip(("train", "test"), parts, unreadable, strict=True):
-        if of_part and len(of_part) == len(part.labels):
-            one = next(iter(of_part.values()))
-            raise ValueError(f"none of the {len(of_part)} images for {name} can be read: {one}")
-    train, test = (_without(part, list(of_part)) for part, of_part in zip(parts, unreadable, strict=True))
+    for name, part, of_part in zip(("train", "test"), parts, surveys, strict=True):
+        if of_part.errors and len(of_part.errors) == len(part.labels):
+            one = next(iter(of_part.errors.values()))
+            raise ValueError(f"none of the {len(of_part.errors)} images for {name} can be read: {one}")
+    _warn([_equal_images(split, images, surveys)])
+    train, test = (
+        _without(part, list(of_part.errors)) for part, of_part in zip(parts, surveys, strict=True)
+    )
     told = f"; {len(errors)} unreadable images left out" if errors else ""
     return split._replace(train=train, test=test, rule=split.rule + told)
+
+
+def _equal_images(
+    split: Split | ClosedSet, images: Sequence[Encoded], surveys: Sequence[Survey]
+) -> str | None:
+    """A line on images of the same bytes; the test images are numbered after those for training."""
+    labels = [part.labels.tolist() for part in (split.train, split.test)]
+    places = [(part, number) for part, of_part in enumerate(labels) for number in range(len(of_part))]
+    first = len(labels[0])
+    return same_bytes(
+        surveys[0].keys | {first + number: key for number, key in surveys[1].keys.items()},
+        labels[0] + labels[1],
+        [part for part, _ in places],
+        lambda n: images[places[n][0]].read(places[n][1]),
+        lambda n: images[places[n][0]].name(places[n][1]),
+    )
 
 
 def _without(data: Images, numbers: list[int]) -> Images:

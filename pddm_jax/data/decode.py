@@ -1,81 +1,48 @@
 """Encoded images, decoded when they are asked for: each becomes RGB, or is named."""
 
-import io
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 from tqdm import tqdm
 
-WHITE = (255, 255, 255, 255)
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")  # others may start programs, as EPS does
-TURNS = {  # what undoes each orientation of EXIF
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+from pddm_jax.data.rgb import MAX_PIXELS, Unfit, to_rgb
+from pddm_jax.regular import read_bytes
 
 
-def decode(data: bytes, box: Int[np.ndarray, "4"] | None = None) -> UInt8[np.ndarray, "h w 3"]:
+def decode(
+    data: bytes, box: Int[np.ndarray, "4"] | None = None, max_pixels: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "h w 3"]:
     """The RGB pixels of an encoded image, or of a box in it.
 
-    Grey, palette, CMYK and 16-bit images become RGB of 8 bits; what is transparent lies on white. A box
-    (left, top, right, bottom, half open) counts in the pixels as they are stored, which is what
-    annotation tools show: it is cut out, as far as it lies within the image, before the image is turned
-    as its EXIF orientation says.
+    Grey, palette, CMYK and 16-bit images become RGB of 8 bits; what is transparent lies on white; of
+    animations the first frame is taken. A box (left, top, right, bottom, half open) counts in the pixels as
+    they are stored, which is what annotation tools show: it is cut out, as far as it lies within the image,
+    before the image is turned as its EXIF orientation says.
+
+    Args:
+        data: the encoded image.
+        box: what is cut out of it.
+        max_pixels: width times height above which the image is refused before it is decoded.
 
     Raises:
-        ValueError: the data are no image, or truncated; the box holds no pixel of it.
+        ValueError: the data are no image, or truncated; it has too many pixels; the box holds none of them.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            image.load()
-            turn = _turn(image)
-            rgb = _rgb(image)
-    except MemoryError:
+        return to_rgb(data, None if box is None else tuple(box.tolist()), max_pixels)
+    except (MemoryError, Unfit):
         raise
     except UnidentifiedImageError as error:
-        raise ValueError("is no image that can be read: its format is not known") from error
+        raise ValueError(f"is no image that can be read: {error}") from error
     except Exception as error:  # Pillow's decoders raise errors of every kind on corrupt data
-        raise ValueError(f"is no image that can be read whole: {error}") from error
-    if box is not None:
-        left, top, right, bottom = box.tolist()
-        inner = (max(left, 0), max(top, 0), min(right, rgb.width), min(bottom, rgb.height))
-        if inner[0] >= inner[2] or inner[1] >= inner[3]:
-            raise ValueError(
-                f"is {rgb.width} x {rgb.height} pixels, of which box {box.tolist()} holds none"
-            )
-        rgb = rgb.crop(inner)
-    return np.asarray(rgb if turn is None else rgb.transpose(turn))
-
-
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    try:
-        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # the pixels are whole, even where what is told about them is not
-        return None
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # grey of 16 bits, which Pillow would cut off at 255
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65_535:
-            raise ValueError(f"its values {values.min()} to {values.max()} are not of 16 bits")
-        image = Image.fromarray(np.round(values / 257).astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError("its values are floats, whose black and white are not known")
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image.convert("RGBA"))
-    return image if image.mode == "RGB" else image.convert("RGB")
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"is no image that can be read whole: {told}") from error
 
 
 class LeftOut(ValueError):
@@ -112,8 +79,8 @@ class Files:
         return Files([self.paths[index] for index in indices.tolist()])
 
     def read(self, index: int) -> bytes:
-        """The bytes of a file."""
-        return self.paths[index].read_bytes()
+        """The bytes of a file; OSError where it is missing, ValueError where it is no regular file."""
+        return read_bytes(self.paths[index])
 
     def name(self, index: int) -> str:
         """The path of a file."""
@@ -131,10 +98,14 @@ class Encoded:
         store: Store,
         boxes: Int[np.ndarray, "n 4"] | None = None,
         left_out: Bool[np.ndarray, " n"] | None = None,
+        max_pixels: int = MAX_PIXELS,
+        numbers: Int[np.ndarray, " n"] | None = None,
     ) -> None:
         self._store = store
         self._boxes = boxes
         self._left_out = left_out  # None: it is not known which can be read
+        self._max_pixels = max_pixels
+        self._numbers = numbers  # in the listing of the data set; None: 0, 1, ...
 
     def __len__(self) -> int:
         return len(self._store)
@@ -143,19 +114,23 @@ class Encoded:
         """The pixels of an image.
 
         Raises:
-            ValueError: it cannot be decoded, or was left out of records (`LeftOut`).
+            ValueError: it cannot be decoded, has too many pixels, or was left out of records (`LeftOut`).
             OSError: its file cannot be read.
         """
-        data = self.read(index)
+        return self.decode(index, self.read(index))
+
+    def decode(self, index: int | np.integer, data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+        """The pixels of an image whose bytes were read; ValueError, which names it, as by `[]`."""
         try:
-            return decode(data, None if self._boxes is None else self._boxes[index])
+            return decode(data, None if self._boxes is None else self._boxes[index], self._max_pixels)
         except ValueError as error:
             raise ValueError(f"{self.name(index)} {error}") from error
 
     def take(self, indices: Int[np.ndarray, " m"]) -> "Encoded":
         """Some of the images, in the order of these numbers; nothing is read."""
-        arrays = (None if array is None else array[indices] for array in (self._boxes, self._left_out))
-        return Encoded(self._store.take(indices), *arrays)
+        boxes, left_out = (None if x is None else x[indices] for x in (self._boxes, self._left_out))
+        store, numbers = self._store.take(indices), self.numbers()[indices]
+        return Encoded(store, boxes, left_out, self._max_pixels, numbers)
 
     def read(self, index: int | np.integer) -> bytes:
         """The encoded bytes of one image, as they are on disk."""
@@ -165,30 +140,66 @@ class Encoded:
         """What errors call an image: its path."""
         return self._store.name(int(index))
 
+    def numbers(self) -> Int[np.ndarray, " n"]:
+        """The places of the images in the listing that they were taken from."""
+        return np.arange(len(self)) if self._numbers is None else self._numbers
+
     def cropped(self, boxes: Int[np.ndarray, "n 4"]) -> "Encoded":
         """The same images, of each only a box: left, top, right, bottom in pixels, half open."""
-        return Encoded(self._store, boxes)
+        return Encoded(self._store, boxes, None, self._max_pixels, self._numbers)
+
+    def limited(self, max_pixels: int) -> "Encoded":
+        """The same images, of which those with more pixels are refused."""
+        return Encoded(self._store, self._boxes, self._left_out, max_pixels, self._numbers)
 
     def unknown(self) -> Int[np.ndarray, " m"]:
         """The numbers of the images of which it is not known that they can be read."""
         return np.arange(len(self)) if self._left_out is None else np.flatnonzero(self._left_out)
 
 
-def check(images: Encoded) -> dict[int, Exception]:
-    """Decode the images, in threads, under a bar: the error of each that fails, by number.
+class Survey(NamedTuple):
+    """What was found when images were read, by number."""
 
-    What was decoded when its record was written is not decoded again.
+    errors: dict[int, Exception]  # of those that cannot be read
+    keys: dict[int, "Key"]  # of those that can
+
+
+Key = tuple[int, int]
+"""Length and CRC of an image's bytes: equal for equal images, and hardly for others."""
+
+
+def key_of(data: bytes) -> Key:
+    """The key of an encoded image."""
+    return len(data), zlib.crc32(data)
+
+
+def survey(images: Encoded) -> Survey:
+    """Read and decode the images, in threads, under a bar.
+
+    What was decoded when its record was written is not read again.
     """
     numbers = images.unknown().tolist()
 
-    def attempt(index: int) -> Exception | None:
+    def attempt(index: int) -> Exception | Key:
         try:
-            images[index]
+            data = images.read(index)
+            images.decode(index, data)
         except (ValueError, OSError) as error:
             return error
-        return None
+        return key_of(data)
 
+    found = Survey({}, {})
     with ThreadPoolExecutor() as pool:
-        errors = pool.map(attempt, numbers)
-        bar = tqdm(errors, total=len(numbers), desc="decoding", unit="image", disable=None)
-        return {index: error for index, error in zip(numbers, bar, strict=True) if error is not None}
+        results = pool.map(attempt, numbers)
+        bar = tqdm(results, total=len(numbers), desc="decoding", unit="image", disable=None)
+        for index, result in zip(numbers, bar, strict=True):
+            if isinstance(result, Exception):
+                found.errors[index] = result
+            else:
+                found.keys[index] = result
+    return found
+
+
+def check(images: Encoded) -> dict[int, Exception]:
+    """The error of each image that cannot be read, by number: see `survey`."""
+    return survey(images).errors

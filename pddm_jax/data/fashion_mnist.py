@@ -1,6 +1,8 @@
 """Fashion-MNIST: from the four IDX files, or else through TensorFlow Datasets."""
 
 import gzip
+import io
+import math
 import zlib
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pddm_jax.data.images import Images, Split, of_classes
+from pddm_jax.regular import LARGEST, read_bytes
 
 NAMES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
@@ -77,8 +80,12 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     Raises:
         ValueError: the file is corrupt, truncated, too long, or of another shape.
     """
+    largest = 4 + 4 * len(shape) + math.prod(shape)
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        data = read_bytes(path, LARGEST)
+        if path.suffix == ".gz":
+            with gzip.open(io.BytesIO(data)) as file:
+                data = file.read(largest + 1)  # no more, however much it inflates to
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is corrupt or truncated: {error}") from error
     header = 4 + 4 * len(shape)

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pddm_jax.data.images import Images, Split, split_half
 from pddm_jax.files import replacing
+from pddm_jax.regular import check_regular
 
 FACES = (
     *(f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
@@ -58,6 +59,7 @@ def _cached(folder: Path, size: int) -> Images:
     versions = f"{LAYOUT}-matplotlib{matplotlib.__version__}-pillow{PIL.__version__}"
     path = folder / f"glyphs-{size}-{versions}.npz"
     try:
+        check_regular(path, None)
         with path.open("rb") as file, np.load(file) as stored:
             images, labels, characters = (stored[k] for k in ("images", "labels", "characters"))
     except (OSError, EOFError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error):

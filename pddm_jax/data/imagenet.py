@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -9,9 +10,10 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from pddm_jax.data.decode import Encoded
+from pddm_jax.data.layouts.base import Source, few, find_records, nothing
+from pddm_jax.data.layouts.walk import entries_in, extensions, is_image, once, other_extensions
 from pddm_jax.data.processes import in_processes
 from pddm_jax.data.records import INDEX
-from pddm_jax.data.sources import EXTENSIONS, Source, few, files_in, find_records, nothing
 from pddm_jax.data.tars import WHOLE, Member, Place, Stretches, members, shown
 from pddm_jax.data.wnids import WNID, read_ground_truth, read_wnids
 
@@ -22,7 +24,7 @@ class Found(NamedTuple):
     names: Shaped[np.ndarray, " n"]
     offsets: Int[np.ndarray, " n"]
     sizes: Int[np.ndarray, " n"]
-    aside: int  # files that are no images
+    aside: Counter[str]  # files that are no images, by extension
 
 
 def find_imagenet(
@@ -56,6 +58,8 @@ def find_imagenet(
     if (root / INDEX).is_file():
         return find_records(root, name)
     train, test = _part(root, "train") or root, _part(root, "val") or _part(root, "test")
+    if test and test.resolve() == train.resolve():
+        raise ValueError(f"{test} is a link to the images for training: give test images of their own")
     by_id = _by_id(train)
     if not by_id:
         wanted = "n01440764.tar or n01440764/ for each WordNet id, also in train/ or in one tar *train*.tar"
@@ -85,14 +89,14 @@ def find_imagenet(
     if numbered:
         labels[of == len(pairs)] = truth[_numbers(numbered[0], found[-1].names, len(truth)) - 1]
     names, offsets, sizes = (np.concatenate(x) for x in zip(*(images[:3] for images in found), strict=True))
-    aside = sum(images.aside for images in found)
+    aside = sum((images.aside for images in found), Counter[str]())
     layout = f"images by WordNet id in {'folders' if places[0].path.is_dir() else 'tars'}"
     if test:
         layout += f", those for test {'numbered' if numbered else 'too'}, in {test.name}"
     if others:
         layout += f"; {len(others)} classes that are not listed left aside"
     if aside:
-        layout += f"; {aside} other files left aside"
+        layout += f"; {aside.total()} other files left aside"
     return Source(
         Encoded(Stretches(places, of, offsets, sizes, names)),
         labels,
@@ -100,6 +104,7 @@ def find_imagenet(
         None,
         of < len(wnids) if test else None,
         layout,
+        tuple(note for note in [other_extensions(aside)] if note),
     )
 
 
@@ -125,8 +130,12 @@ def _by_id(part: Path) -> dict[str, Place]:
         places[name] = place
 
     if part.is_dir():
-        for path in sorted(part.iterdir()):
-            if WNID.fullmatch(path.name) and path.is_dir():
+        paths = sorted(part.iterdir())
+        folders = {path for path in paths if WNID.fullmatch(path.name) and path.is_dir()}
+        if doubled := once(part, sorted(folders))[1]:
+            raise ValueError(f"{doubled[0]}: remove the link")
+        for path in paths:
+            if path in folders:
                 add(path.name, Place(path))
             elif path.suffix == ".tar" and WNID.fullmatch(path.stem):
                 add(path.stem, Place(path))
@@ -135,7 +144,7 @@ def _by_id(part: Path) -> dict[str, Place]:
             inner = PurePosixPath(member.name)
             if inner.suffix == ".tar" and WNID.fullmatch(inner.stem):
                 add(inner.stem, Place(part, inner.name, member.offset, member.offset + member.size))
-            elif inner.suffix.lower() in EXTENSIONS:
+            elif is_image(inner.name):
                 break
     return places
 
@@ -143,14 +152,14 @@ def _by_id(part: Path) -> dict[str, Place]:
 def _found(place: Place) -> Found:
     """The images of a tar or folder, in the order of their file names."""
     if place.path.is_dir():
-        paths = (str(path.relative_to(place.path)) for path in files_in(place.path))
+        paths = (entry.path.removeprefix(f"{place.path}/") for entry in entries_in(place.path))
         entries = [Member(path, WHOLE, WHOLE) for path in paths]
     else:
         entries = [*members(place)]
     by_name: dict[str, Member] = {}
     for entry in entries:
         path = PurePosixPath(entry.name)
-        if path.suffix.lower() not in EXTENSIONS:
+        if not is_image(path.name):
             continue
         if path.name in by_name:
             raise ValueError(f"{place} holds {path.name!r} twice")
@@ -160,7 +169,7 @@ def _found(place: Place) -> Found:
         np.array([os.fsencode(image.name) for image in images], bytes),
         np.array([image.offset for image in images], np.int64),
         np.array([image.size for image in images], np.int64),
-        len(entries) - len(images),
+        extensions(entry.name for entry in entries),
     )
 
 

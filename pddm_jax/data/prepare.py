@@ -15,16 +15,19 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from tqdm import tqdm
 
 from pddm_jax.cores import cores
 from pddm_jax.data.beam import in_beam
+from pddm_jax.data.decode import Key
+from pddm_jax.data.layouts.base import Source, few
+from pddm_jax.data.notes import same_bytes
 from pddm_jax.data.on_disk import NAMES, find
 from pddm_jax.data.processes import in_processes
 from pddm_jax.data.records import Index, Shard, read_index, write_index
+from pddm_jax.data.rgb import MAX_PIXELS
 from pddm_jax.data.shards import Done, Task, make
-from pddm_jax.data.sources import Source, few
 
 FLAGS = flags.FLAGS
 
@@ -64,6 +67,7 @@ def prepare(
     paths = [out / f"images-{n:05d}-of-{len(parts):05d}.array_record" for n in range(len(parts))]
     _check_out(out, name, names, paths)
     shards, skipped = [], []
+    keys: dict[int, Key] = {}
     tasks = [Task(path, images.take(part), skip) for path, part in zip(paths, parts, strict=True)]
     with tqdm(total=len(images), desc="preparing", unit="image", disable=None) as bar:
         for path, part, done in zip(paths, parts, run(tasks), strict=True):
@@ -71,13 +75,26 @@ def prepare(
                 raise ValueError(done.error)
             shards.append(Shard(path.name, len(part), done.size))
             skipped += part[done.skipped].tolist()
+            keys |= zip(part.tolist(), map(_as_key, done.keys), strict=True)
             bar.update(len(part))
 
+    for number in skipped:
+        del keys[number]
+    in_parts = [0] * len(images) if source.in_train is None else source.in_train.tolist()
+    note = same_bytes(keys, source.labels.tolist(), in_parts, images.read, names.__getitem__)
+    notes = (*source.notes, *([note] if note else []))
+    for note in notes:
+        logging.warning("data: %s", note)
     about = (source.labels, source.class_names, source.boxes, source.in_train, np.array(skipped, np.int32))
-    write_index(out, Index(name, source.layout, shards, names, *about))
+    write_index(out, Index(name, source.layout, shards, names, *about, notes))
     for left in out.glob(".*-images-*.array_record"):  # of runs that were killed
         left.unlink()
     return [names[number] for number in skipped]
+
+
+def _as_key(key: Sequence[int]) -> Key:
+    length, crc = key  # a list where it came through JSON
+    return length, crc
 
 
 def _check_names(names: list[str]) -> None:
@@ -126,6 +143,7 @@ def main(arguments: list[str]) -> None:
 
     try:
         source = find(FLAGS.source, root, FLAGS.classes, FLAGS.ground_truth, skip, workers)
+        source = source._replace(images=source.images.limited(FLAGS.max_pixels))
         skipped = prepare(FLAGS.source, source, root, out, FLAGS.shard_images, skip, run)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
@@ -144,6 +162,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("ground_truth", None, "ImageNet: file of the classes of numbered test images.")
     flags.DEFINE_integer("shard_images", 1024, "Images in a shard.", lower_bound=1)
     flags.DEFINE_enum("on_error", "stop", ["stop", "skip"], "What to do about an unreadable image.")
+    flags.DEFINE_integer("max_pixels", MAX_PIXELS, "Pixels of an image that is read.", lower_bound=1)
     flags.DEFINE_integer("workers", 0, "Processes; 0: one for each core.", lower_bound=0)
     flags.DEFINE_string("runner", None, "Runner of Apache Beam to make the shards, instead of processes.")
     app.run(main)

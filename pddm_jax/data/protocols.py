@@ -8,8 +8,9 @@ from jaxtyping import Int
 
 from pddm_jax.data.closed_set import ClosedSet, halves, parted
 from pddm_jax.data.images import Images, Split, of_classes, split_half
-from pddm_jax.data.sources import Source
+from pddm_jax.data.layouts.base import Source
 from pddm_jax.data.streams import SPLIT, stream
+from pddm_jax.regular import read_lines
 
 
 class Count(NamedTuple):
@@ -114,9 +115,9 @@ def by_class(source: Source, unseen: str, seed: int) -> Split:
         test = stream(seed, SPLIT).permutation(labels)[: int(unseen)]
         rule = f"by seed {seed}"
     else:
-        names = [line.strip() for line in Path(unseen).read_text(encoding="utf-8").splitlines()]
+        names = [line for _, line in read_lines(Path(unseen).expanduser())]
         known = {data.class_names[label]: label for label in labels.tolist()}
-        for name in (names := [name for name in names if name]):
+        for name in names:
             if name not in known or names.count(name) > 1:
                 told = "has no image" if name not in known else "stands there twice"
                 raise ValueError(f"data.unseen: {name!r} of {unseen} {told}")

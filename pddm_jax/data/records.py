@@ -12,9 +12,11 @@ from jaxtyping import Bool, Int, Shaped
 
 from pddm_jax.data.decode import LeftOut
 from pddm_jax.files import replacing, write_text
+from pddm_jax.regular import check_regular, read_text
 
 INDEX = "pddm_records.json"
 OPEN = 256  # shards at a time, in each process: there may be thousands
+LARGEST = 2**32  # bytes of an index: of tens of millions of images
 VERSION = 2  # 1, which is read too, did not tell what was skipped
 
 
@@ -38,6 +40,7 @@ class Index(NamedTuple):
     boxes: Int[np.ndarray, "n 4"] | None
     in_train: Bool[np.ndarray, " n"] | None
     skipped: Int[np.ndarray, " m"] | None = None  # the numbers of empty records; all others were decoded
+    notes: tuple[str, ...] = ()  # what a user should know of the images, a line each
 
 
 class Records:
@@ -131,7 +134,10 @@ def write_shard(path: Path, records: Iterable[bytes]) -> None:
 def write_index(root: Path, index: Index) -> None:
     """Write the index of a folder whose shards are all there."""
     arrays = {k: v.tolist() for k, v in index._asdict().items() if isinstance(v, np.ndarray)}
-    text = json.dumps({"version": VERSION} | index._asdict() | arrays, ensure_ascii=False)
+    fields = {"version": VERSION} | index._asdict() | arrays
+    if not index.notes:
+        del fields["notes"]  # which earlier versions do not read
+    text = json.dumps(fields, ensure_ascii=False)
     write_text(root / INDEX, text + "\n")
 
 
@@ -143,7 +149,7 @@ def read_index(root: Path) -> Index:
     """
     path = root / INDEX
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(read_text(path, LARGEST))
         version = fields.pop("version")
         if version not in (1, VERSION):
             raise ValueError(f"its version is {version}, not {VERSION}")
@@ -155,16 +161,29 @@ def read_index(root: Path) -> Index:
             boxes=None if index.boxes is None else np.array(index.boxes, np.int32).reshape(-1, 4),
             in_train=None if index.in_train is None else np.array(index.in_train, bool),
             skipped=None if index.skipped is None else np.array(index.skipped, np.int32),
+            notes=tuple(map(str, index.notes)),
         )
+        _check_shard_names(index.shards)
+        if not {*index.labels.tolist()} <= index.class_names.keys():
+            raise ValueError("it does not name all classes")
         lists = (index.names, index.labels, index.boxes, index.in_train)
         lengths = {len(values) for values in lists if values is not None}
         if lengths != {sum(shard.images for shard in index.shards)}:
             raise ValueError("its lists and shards are not of one length")
         if index.skipped is not None and not np.isin(index.skipped, range(len(index.names))).all():
             raise ValueError("it tells of skipped images that there are not")
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} is not an index of prepared images: {error}") from error
     return index
+
+
+def _check_shard_names(shards: list[Shard]) -> None:
+    """Raise a ValueError where a shard lies outside of the folder, or its counts are no counts."""
+    for shard in shards:
+        if Path(shard.file).name != shard.file or shard.file in ("", ".", ".."):
+            raise ValueError(f"its shard {shard.file!r} is no name of a file beside it")
+        if not (isinstance(shard.images, int) and isinstance(shard.size, int) and shard.images >= 0):
+            raise ValueError(f"its shard {shard.file} has {shard.images} images and {shard.size} bytes")
 
 
 def check_shards(root: Path, index: Index) -> None:
@@ -176,7 +195,8 @@ def check_shards(root: Path, index: Index) -> None:
     """
     for shard in index.shards:
         file = root / shard.file
-        if not file.is_file():
+        if not file.exists():
             raise FileNotFoundError(f"{file}, a shard that {INDEX} beside it names, is missing")
-        if file.stat().st_size != shard.size:
-            raise ValueError(f"{file} is truncated: {file.stat().st_size} bytes where {shard.size} belong")
+        size = check_regular(file, None).st_size
+        if size != shard.size:
+            raise ValueError(f"{file} is truncated: {size} bytes where {shard.size} belong")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pddm_jax.data.decode import Encoded, decode
+from pddm_jax.data.decode import Encoded, Key, key_of
 from pddm_jax.data.records import INDEX, open_shard, write_shard
 
 
@@ -17,11 +17,14 @@ class Task(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A shard that is there: its bytes, and which of its images were skipped; or else why it is not."""
+    """A shard that is there: its bytes, which of its images were skipped, and the key of each record; or
+    else why it is not.
+    """
 
     size: int
     skipped: list[int]
     error: str = ""
+    keys: list[Key] = []  # noqa: RUF012 (of a NamedTuple: never changed)
 
 
 def make(task: Task) -> Done:
@@ -30,42 +33,46 @@ def make(task: Task) -> Done:
     An error is returned, so that it is the same through whatever ran this.
     """
     try:
-        skipped = _held(task)
-        if skipped is None:
-            skipped = []
+        found = _held(task)
+        if found is None:
+            found = [], []
             (task.path.parent / INDEX).unlink(missing_ok=True)  # which would tell of what is now replaced
-            write_shard(task.path, _records(task, skipped))
-        return Done(task.path.stat().st_size, skipped)
+            write_shard(task.path, _records(task, *found))
+        skipped, keys = found
+        return Done(task.path.stat().st_size, skipped, "", keys)
     except (ValueError, OSError) as error:
         return Done(0, [], str(error))
 
 
-def _records(task: Task, skipped: list[int]) -> Iterator[bytes]:
-    """The encoded images; empty and noted where one is skipped."""
+def _records(task: Task, skipped: list[int], keys: list[Key]) -> Iterator[bytes]:
+    """The encoded images, whose keys are noted; empty and noted where one is skipped."""
     for number in range(len(task.images)):
         try:
             data = task.images.read(number)
-            decode(data)
+            task.images.decode(number, data)
         except (ValueError, OSError) as error:
             if not task.skip:
-                told = f"{task.images.name(number)} {error} (--on_error=skip leaves it out)"
-                raise ValueError(told) from error
+                raise ValueError(f"{error} (--on_error=skip leaves it out)") from error
             skipped.append(number)
             data = b""
+        keys.append(key_of(data))
         yield data
 
 
-def _held(task: Task) -> list[int] | None:
-    """Which images were skipped in a shard that is there with just these; None where it is not."""
+def _held(task: Task) -> tuple[list[int], list[Key]] | None:
+    """Which images were skipped in a shard that is there with just these, and all keys; else None."""
     path, images, skip = task
     if not path.is_file():
         return None
-    reader, skipped = open_shard(path), []
+    reader = open_shard(path)
+    skipped: list[int] = []
+    keys: list[Key] = []
     try:
         if reader.num_records() != len(images):
             return None
         for number in range(len(images)):
             data = reader.read([number])[0]
+            keys.append(key_of(data))
             if data and data == images.read(number):  # what was written was decoded
                 continue
             if data or not skip or _is_readable(images, number):
@@ -73,12 +80,12 @@ def _held(task: Task) -> list[int] | None:
             skipped.append(number)
     except RuntimeError:  # of ArrayRecord, where the file is corrupt
         return None
-    return skipped
+    return skipped, keys
 
 
 def _is_readable(images: Encoded, number: int) -> bool:
     try:
-        decode(images.read(number))
+        images[number]
     except (ValueError, OSError):
         return False
     return True

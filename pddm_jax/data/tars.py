@@ -6,13 +6,18 @@ Of a tar only the headers are read to find its images, one each 512 bytes and a 
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from pddm_jax.regular import LARGEST, check_regular, read_bytes
+
 BLOCK = 512
+LONGEST_HEADER = 2**20  # bytes that tarfile reads at once
 WHOLE = -1  # in the place of an offset: the image is a file by itself, in a folder
 
 
@@ -70,12 +75,17 @@ class Stretches:
         """The bytes of an image.
 
         Raises:
-            ValueError: the tar ends within it.
+            OSError: its file is missing.
+            ValueError: the tar ends within it; it is no regular file, or too large.
         """
         path, offset = self._places[self._of[index]].path, int(self._offsets[index])
         if offset == WHOLE:
-            return (path / os.fsdecode(self._names[index])).read_bytes()
+            return read_bytes(path / os.fsdecode(self._names[index]))
         size = int(self._sizes[index])
+        if size > LARGEST:
+            raise ValueError(
+                f"{self.name(index)} has {size:,} bytes, more than the {LARGEST:,} that are read"
+            )
         with path.open("rb", buffering=0) as file:
             file.seek(offset)
             data = file.read(size)
@@ -96,28 +106,61 @@ def members(place: Place) -> Iterator[Member]:
         ValueError: it is no tar, is compressed, truncated or corrupt; or a member is a link or a device, or
             its name would lead out of the tar's folder.
     """
+    check_regular(place.path, None)
     with place.path.open("rb") as file:
         end = place.end or file.seek(0, os.SEEK_END)
         file.seek(place.start)
-        try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:  # offsets count from the file's first byte
-                while (found := tar.next()) is not None:
-                    check_member(place, found)
-                    if found.offset_data + found.size > end:
-                        raise ValueError(f"{place} is truncated: it ends within {found.name!r}")
-                    if found.isreg() and not PurePosixPath(found.name).name.startswith("."):
-                        yield Member(found.name, found.offset_data, found.size)
-                offset = tar.offset
-        except tarfile.TarError as error:
-            raise ValueError(f"{place} is no whole tar: {error}") from error
+        with _reading(place):
+            tar = tarfile.open(fileobj=_Headers(file), mode="r:")  # type: ignore[call-overload]  # noqa: SIM115
+        with tar:
+            while True:
+                with _reading(place):
+                    found = tar.next()  # offsets count from the file's first byte
+                if found is None:
+                    break
+                check_member(place, found)
+                if found.offset_data + found.size > end:
+                    raise ValueError(f"{place} is truncated: it ends within {found.name!r}")
+                if found.isreg() and not PurePosixPath(found.name).name.startswith("."):
+                    yield Member(found.name, found.offset_data, found.size)
+            offset = tar.offset
         # tarfile takes whatever is no header for the end, which is a block of zeros.
         file.seek(offset)
         if offset + BLOCK > end or any(file.read(BLOCK)):
             raise ValueError(f"{place} is truncated or corrupt: byte {offset} is neither header nor end")
 
 
+@dataclass
+class _Headers:
+    """A file of which headers are read; it says itself how long names and PAX headers are."""
+
+    file: BinaryIO
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header has {size:,} bytes, more than {LONGEST_HEADER:,}")
+        return self.file.read(size)
+
+    def seek(self, place: int) -> int:
+        return self.file.seek(place)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+
+@contextmanager
+def _reading(place: Place) -> Iterator[None]:
+    """What tarfile raises on headers that are none, as a ValueError that names the tar."""
+    try:
+        yield
+    except (tarfile.TarError, ArithmeticError, LookupError, ValueError) as error:
+        raise ValueError(f"{place} is no whole tar: {error}") from error
+
+
 def check_member(place: Place, found: tarfile.TarInfo) -> None:
     """See that a member is a file or folder within the tar's own; ValueError, which names it, if not."""
+    if found.size < 0:
+        raise ValueError(f"{place} is corrupt: its member {found.name!r} has {found.size} bytes")
     if found.name.startswith("/") or ".." in PurePosixPath(found.name).parts:
         raise ValueError(f"{place} is refused: its member {found.name!r} leads out of its folder")
     if not (found.isreg() or found.isdir()) or found.issparse():

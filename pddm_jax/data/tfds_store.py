@@ -1,13 +1,14 @@
 """Stores of TensorFlow Datasets in array_record form, as they lie on disk; read without TensorFlow."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
-from PIL import Image
+
+from pddm_jax.data.rgb import size_of
+from pddm_jax.regular import read_text
 
 PARTS = ("train", "test")  # those for classification, which are joined
 ENCODED = ("image", "segmentation_mask")
@@ -71,7 +72,7 @@ def find_store(root: Path, dataset: str) -> Path | None:
 
 def _name(info: Path) -> str:
     try:
-        return json.loads(info.read_text(encoding="utf-8"))["name"]
+        return json.loads(read_text(info))["name"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{info} does not tell of a TensorFlow Datasets store: {error}") from error
 
@@ -82,7 +83,7 @@ def _version(info: Path) -> list[int]:
 
 def read_store(
     folder: Path, first: int
-) -> tuple[Examples, Int[np.ndarray, " n"], dict[int, str], Int[np.ndarray, "n 4"]]:
+) -> tuple[Examples, Int[np.ndarray, " n"], dict[int, str], Int[np.ndarray, "n 4"] | None]:
     """Images, labels and boxes in order, with both counted from 0 in the store, and the classes' names.
 
     Args:
@@ -103,17 +104,27 @@ def read_store(
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
         raise ValueError(f"{folder} is no whole store in array_record form: {error}") from error
     store = Examples(folder, parts)
-    rows = [_row(store.example(index), first) for index in range(len(store))]
+    rows = [_row(store, index, first) for index in range(len(store))]
     labels = np.array([label for label, _, _ in rows], np.int32)
-    boxes = np.array([box for _, _, box in rows], np.int32).reshape(-1, 4)
-    return store, labels, dict(enumerate(names)) | {label: name for label, name, _ in rows if name}, boxes
+    boxes = [box for _, _, box in rows if box is not None]
+    return (
+        store,
+        labels,
+        dict(enumerate(names)) | {label: name for label, name, _ in rows if name},
+        np.array(boxes, np.int32).reshape(-1, 4) if len(boxes) == len(rows) else None,
+    )
 
 
-def _row(example: dict[str, Any], first: int) -> tuple[int, str, list[int]]:
-    with Image.open(io.BytesIO(example["image"])) as image:
-        width, height = image.size
+def _row(store: Examples, index: int, first: int) -> tuple[int, str, list[int] | None]:
+    example = store.example(index)
+    label, name = int(example["label"]), example.get("label_name", b"").decode()
+    if "bbox" not in example:
+        return label, name, None
+    try:
+        width, height = size_of(example["image"])
+    except Exception as error:  # Pillow's, of every kind
+        raise ValueError(f"{store.name(index)} is no image that can be read: {error}") from error
     top, left, bottom, right = (
         round(float(edge) * side) for edge, side in zip(example["bbox"], (height, width) * 2, strict=True)
     )
-    name = example.get("label_name", b"")
-    return int(example["label"]), name.decode(), [left - first, top - first, right, bottom]
+    return label, name, [left - first, top - first, right, bottom]

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from pddm_jax.regular import read_lines
+
 WNID = re.compile(r"n[0-9]{8}")
 
 
@@ -17,10 +19,12 @@ def read_wnids(path: Path) -> list[str]:
         ValueError: a line begins with no id, or with one that was there before; or there is none.
     """
     seen: dict[str, int] = {}
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         wnid = line.split()[0]
         if not WNID.fullmatch(wnid):
-            raise ValueError(f"{path}, line {number}: {wnid!r} where a WordNet id, as n01440764, belongs")
+            raise ValueError(
+                f"{path}, line {number}: {wnid[:80]!r} where a WordNet id, as n01440764, belongs"
+            )
         if wnid in seen:
             raise ValueError(f"{path}, line {number}: {wnid} is on line {seen[wnid]} too")
         seen[wnid] = number
@@ -37,17 +41,10 @@ def read_ground_truth(path: Path, classes: int) -> Int[np.ndarray, " n"]:
         ValueError: a line is no number from 1 to that of classes.
     """
     labels = []
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         if not re.fullmatch(r"[0-9]{1,9}", line) or not 1 <= int(line) <= classes:
-            raise ValueError(f"{path}, line {number}: {line!r} where a number from 1 to {classes} belongs")
+            raise ValueError(
+                f"{path}, line {number}: {line[:80]!r} where a number from 1 to {classes} belongs"
+            )
         labels.append(int(line))
     return np.array(labels, np.int32)
-
-
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """The lines that are not blank, with their numbers from 1."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text: {error}") from error
-    return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from pddm_jax.regular import check_regular, read_text
+
 Row = tuple[str, str, Sequence[str]]  # where it stands, the id of a class, its numbers
 
 
@@ -55,6 +57,7 @@ def read_descriptions(
 
 
 def _text_rows(path: Path) -> Iterator[Row]:
+    check_regular(path, None)
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             name, *numbers = line.split() or [""]
@@ -65,6 +68,7 @@ def _text_rows(path: Path) -> Iterator[Row]:
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
+    check_regular(path, None)
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = csv.reader(file)
         try:
@@ -98,7 +102,8 @@ def _parsed(rows: Iterator[Row], wanted: Collection[str]) -> dict[str, np.ndarra
 
 
 def _from_npy(path: Path, ids: Path, wanted: Collection[str]) -> dict[str, np.ndarray]:
-    names = [line.strip() for line in ids.read_text(encoding="utf-8").splitlines()]
+    names = [line.strip() for line in read_text(ids).splitlines()]
+    check_regular(path, None)
     try:
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
+from pddm_jax.regular import read_text
+
 BLOCK = 4096
 """Pairs of classes that are compared at a time."""
 
@@ -36,7 +38,7 @@ def read_hierarchy(path: Path, names: Sequence[str]) -> Hierarchy:
     """
     parents: dict[str, list[str]] = {}
     nodes = set()
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         pair = line.split()
         if len(pair) != 2:
             raise ValueError(f"{path}, line {number}: {line!r} is no pair of a parent and a child")

@@ -1,0 +1,81 @@
+"""What every layout makes: labelled images as they lie on disk, also as prepared records."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from pddm_jax.data.decode import Encoded
+from pddm_jax.data.records import INDEX, Records, check_shards, read_index
+from pddm_jax.data.tfds_store import read_store
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff"}
+
+
+class Source(NamedTuple):
+    """Labelled images as one layout on disk has them."""
+
+    images: Encoded
+    labels: Int[np.ndarray, " n"]
+    class_names: dict[int, str]
+    boxes: Int[np.ndarray, "n 4"] | None  # left, top, right, bottom in pixels, half open
+    in_train: Bool[np.ndarray, " n"] | None  # where what is on disk is parted itself
+    layout: str
+    notes: tuple[str, ...] = ()  # what a user should know of it, a line each
+
+
+def cropped(source: Source) -> Source:
+    """The images cut to their annotated boxes.
+
+    Raises:
+        ValueError: there are no boxes.
+    """
+    if source.boxes is None:
+        raise ValueError(f"images cannot be cropped (data.crop=bbox): {source.layout} holds no boxes")
+    return source._replace(images=source.images.cropped(source.boxes))
+
+
+def find_records(root: Path, name: str) -> Source:
+    """What `pddm_jax.data.prepare` made of a source, also the images that it left out.
+
+    Raises:
+        FileNotFoundError: a shard is missing.
+        ValueError: it is of another source, or its index or a shard is corrupt.
+    """
+    index = read_index(root)
+    if index.source != name:
+        raise ValueError(f"{root} holds prepared images of {index.source}, not of {name}")
+    check_shards(root, index)
+    left_out = None
+    if index.skipped is not None:
+        left_out = np.zeros(len(index.names), bool)
+        left_out[index.skipped] = True
+    names = np.array([name.encode() for name in index.names], bytes)
+    images = Encoded(Records(root, index.shards, names), None, left_out)
+    parts = (index.labels, index.class_names, index.boxes, index.in_train, index.layout, index.notes)
+    return Source(images, *parts)
+
+
+def from_store(folder: Path, first: int) -> Source:
+    """A store of TensorFlow Datasets; `first` as in `read_store`."""
+    store, labels, names, boxes = read_store(folder, first)
+    class_names = {label + 1: name for label, name in names.items()}
+    return Source(Encoded(store), labels + 1, class_names, boxes, None, "a TensorFlow Datasets store")
+
+
+def few(values: Sequence[object], most: int = 3) -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(values) - most} more" if len(values) > most else ""
+    return ", ".join(map(str, values[:most])) + more
+
+
+def nothing(root: Path, what: str, *looked_for: str, hints: Sequence[str] = ()) -> FileNotFoundError:
+    """The error that says what was looked for, and what is there."""
+    found = "it is a file" if root.is_file() else "no such folder"
+    if root.is_dir():
+        inside = sorted(x.name + "/" * x.is_dir() for x in root.iterdir() if not x.name.startswith("."))
+        found = f"found {few(inside, 20) or 'nothing'}"
+    wanted = "; or ".join([*looked_for, f"{INDEX} of prepared images"])
+    return FileNotFoundError("; ".join([f"no {what} in {root}: looked for {wanted}", *hints, found]))

@@ -1,0 +1,77 @@
+"""CUB-200-2011."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pddm_jax.data.decode import Encoded, Files
+from pddm_jax.data.layouts.base import Source, few, find_records, from_store, nothing
+from pddm_jax.data.layouts.tables import (
+    LIMIT,
+    by_first,
+    check_one_class_a_folder,
+    existing,
+    inner_path,
+    integer,
+    read_table,
+    real,
+)
+from pddm_jax.data.records import INDEX
+from pddm_jax.data.tfds_store import find_store
+
+
+def find_cub200(root: str | Path) -> Source:
+    """CUB-200-2011: class ids 1 to 200, and boxes.
+
+    The files tell a box as x, y, width and height in whole pixels, written as floats. They are taken to
+    count from 0: from x to x + width.
+
+    Args:
+        root: a folder with `images/`, `images.txt`, `image_class_labels.txt` and `bounding_boxes.txt`, or
+            one with that folder `CUB_200_2011`; or with a TensorFlow Datasets store in array_record form;
+            or what `prepare` made of it. A class has the name of its folder.
+
+    Raises:
+        FileNotFoundError: neither is there.
+        ValueError: a file is corrupt, does not fit the others, or names an image that is missing.
+    """
+    root = Path(root).expanduser()
+    if (root / INDEX).is_file():
+        return find_records(root, "cub200")
+    inner = Path("CUB_200_2011")
+    for base in (root, root / inner, root / inner / inner):
+        if (base / "images").is_dir() and (base / "images.txt").is_file():
+            return _cub(base)
+    if store := find_store(root, "caltech_birds2011"):
+        return from_store(store, first=0)
+    files = "images/ with images.txt, also in CUB_200_2011/"
+    raise nothing(root, "CUB-200-2011", files, "a TensorFlow Datasets store")
+
+
+def _cub(base: Path) -> Source:
+    files = [base / f"{name}.txt" for name in ("images", "image_class_labels", "bounding_boxes")]
+    if not files[1].is_file():
+        raise ValueError(f"{files[1]} is missing beside images.txt")
+    has_boxes = files[2].exists()  # which nothing needs but crop=bbox
+    rows = read_table(files[0], (integer, inner_path))
+    images = by_first(rows, files[0])
+    labels_of = by_first(read_table(files[1], (integer, integer)), files[1])
+    boxes_of = by_first(read_table(files[2], (integer, *[real] * 4)), files[2]) if has_boxes else images
+    for file, table in zip(files[1:], (labels_of, boxes_of), strict=True):
+        if table.keys() != images.keys():
+            odd = sorted(table.keys() ^ images.keys())
+            raise ValueError(f"{file} and images.txt do not have the same images: {few(odd)}")
+    named = [base / "images" / row.values[1] for row in rows]
+    paths = existing(named, files[0], [f"line {row.line}" for row in rows])
+    labels = np.array([labels_of[image][0] for image in images], np.int32)
+    check_one_class_a_folder(paths, labels, base, "image_class_labels.txt")
+    class_names = {label: path.parent.name for label, path in zip(labels.tolist(), paths, strict=True)}
+    if not has_boxes:
+        layout = "images/ with images.txt and image_class_labels.txt, without bounding_boxes.txt"
+        return Source(Encoded(Files(paths)), labels, class_names, None, None, layout)
+    edges = np.array([boxes_of[image] for image in images], float).reshape(-1, 4)
+    edges[:, 2:] += edges[:, :2]
+    edges = np.concatenate([np.floor(edges[:, :2]), np.ceil(edges[:, 2:])], axis=1)
+    boxes = edges.clip(-LIMIT, LIMIT - 1).astype(np.int32)
+    layout = "images/ with images.txt, image_class_labels.txt and bounding_boxes.txt"
+    return Source(Encoded(Files(paths)), labels, class_names, boxes, None, layout)

@@ -1,0 +1,87 @@
+"""Whole files, of which only regular ones are opened: a FIFO may block for ever, a device has no end."""
+
+import os
+import stat
+from pathlib import Path
+
+LARGEST = 2**30
+"""Bytes of an encoded image, a table or a list. Larger files are refused by name before they are read."""
+
+LONGEST_LINE = 2**16
+"""Characters of a line of a text file."""
+
+KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def check_regular(path: str | Path, largest: int | None = LARGEST) -> os.stat_result:
+    """The status of a regular file, or of a link to one.
+
+    Raises:
+        OSError: there is no such file; a link that dangles or loops is one.
+        ValueError: it is no regular file, or larger than `largest` bytes.
+    """
+    found = os.stat(path)  # noqa: PTH116 (of images one by one: a Path would take as long as the call)
+    if not stat.S_ISREG(found.st_mode):
+        kind = KINDS.get(stat.S_IFMT(found.st_mode), "no file")
+        raise ValueError(f"{path} is {kind}, not a regular file: remove it or move it away")
+    if largest is not None and found.st_size > largest:
+        raise ValueError(f"{path} has {found.st_size:,} bytes, more than the {largest:,} that are read")
+    return found
+
+
+def read_bytes(path: str | Path, largest: int = LARGEST) -> bytes:
+    """The bytes of a regular file; the errors are those of `check_regular`."""
+    size = check_regular(path, largest).st_size
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+        data = file.read(size + 1) if size else file.read(largest + 1)
+        if len(data) > size and len(data) <= largest:  # it grew, or is of a file system without sizes
+            data += file.read(largest + 1 - len(data))
+    if len(data) > largest:
+        raise ValueError(f"{path} has more than the {largest:,} bytes that are read")
+    return data
+
+
+def read_text(path: str | Path, largest: int = LARGEST) -> str:
+    """The text of a regular file of UTF-8, without a byte order mark.
+
+    Raises:
+        OSError: as `check_regular`.
+        ValueError: as `check_regular`, or the file is not UTF-8.
+    """
+    data = read_bytes(path, largest)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}, line {line}, is no text: byte {data[error.start]:#04x} is not UTF-8 (save as UTF-8)"
+        ) from error
+
+
+def read_lines(path: str | Path) -> list[tuple[int, str]]:
+    """The lines of a text file that are not blank, stripped, with their numbers from 1.
+
+    Lines end with LF, CRLF or CR.
+
+    Raises:
+        OSError: as `read_text`.
+        ValueError: as `read_text`; a line holds a NUL byte, or more than `LONGEST_LINE` characters.
+    """
+    lines = []
+    text = read_text(path).replace("\r\n", "\n").replace("\r", "\n")
+    for number, line in enumerate(text.split("\n"), 1):
+        if len(line) > LONGEST_LINE:
+            raise ValueError(
+                f"{path}, line {number}: {len(line):,} characters, more than the {LONGEST_LINE:,} of a line"
+            )
+        if "\0" in line:
+            raise ValueError(f"{path}, line {number} holds a NUL byte: save the file as text in UTF-8")
+        if line.strip():
+            lines.append((number, line.strip()))
+    return lines
