@@ -1,7 +1,6 @@
 """`run(config, workdir)` trains, evaluates and leaves everything in workdir."""
 
 import json
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -16,10 +15,12 @@ import optax
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from experiments import plots
+from experiments.check_config import accepted, check_machine, warnings
 from experiments.results import Results
 from pddm_jax import data, first_weights, metrics
 from pddm_jax.checkpoint import Checkpoints, Preempted
 from pddm_jax.checks import as_labels
+from pddm_jax.cli import check_folder
 from pddm_jax.data import ClosedSet, Images, Split
 from pddm_jax.data.transforms import AUGMENT, Transform
 from pddm_jax.files import write_json
@@ -62,8 +63,7 @@ class Recipe(NamedTuple):
 def make_recipe(config: FrozenConfigDict) -> Recipe:
     """The recipe of a config; ValueError where it names what does not exist."""
     p, k, name = config.data.classes_per_batch, config.data.images_per_class, config.objective.name
-    given = {field: x for field, x in config.objective.items() if field != "name" and x is not None}
-    loss, fields = make_objective(name, pairs=p * k * (k - 1) // 2, **given)
+    loss, fields = make_objective(name, pairs=p * k * (k - 1) // 2, **objective_fields(config))
     if config.network.freeze_statistics and not config.network.pretrained:
         raise ValueError(
             "network.pretrained must be given with network.freeze_statistics: the file of weights, such as "
@@ -115,6 +115,7 @@ class Evaluation(NamedTuple):
     # Reads before training what is needed beside the network, so that what is wrong in it is told at once.
     ready: Callable[[FrozenConfigDict, Split | ClosedSet], Any] = lambda config, split: None
     closed_sets: bool = False  # whether it is for networks that were trained on all classes, too
+    fields: str | None = None  # the group of the config that it reads
 
 
 def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluation) -> Results:
@@ -130,9 +131,7 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
         FloatingPointError: training diverged; the last good checkpoint is kept.
         Preempted: SIGTERM came, and the state is saved.
     """
-    config = FrozenConfigDict(config)
-    check_config(config)
-    check_same_run(workdir, config)
+    config = check(config, workdir, evaluation)
     finished = workdir / "results.json"
     if finished.exists():
         say(f"{workdir} holds a finished run.")
@@ -148,8 +147,6 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
     split = load(config, evaluation.closed_sets)
     train_sha256 = digest_of_images(split.train)
     first_weights.check_unseen(recipe.pretrained, config.data.name, split.rule, train_sha256)
-    if config.data.augment == "shift" and not isinstance(split.train.images, np.ndarray):
-        raise ValueError(f'data.augment must be "crop" for {config.data.name}: its images have many sizes')
     if config.data.validation:
         train_images, watched = data.hold_out(split.train, config.data.validation, config.seed)
     else:
@@ -167,6 +164,8 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
         f"{config.train.steps} steps on {len(train_images.labels)} images of "
         f"{len(train_images.class_names)} classes ({split.rule})"
     )
+    for warning in warnings(config):
+        say(f"warning: {warning}")
     if recipe.pretrained:
         say(f"weights of {first_weights.describe(recipe.pretrained)}")
     try:
@@ -250,14 +249,6 @@ def train(
     images = images._replace(labels=np.asarray(as_labels("labels", images.labels, len(images.labels))))
     workers, mesh = config.data.workers, data_mesh()
     whose = "validation_" if config.data.validation else ""
-    share, rest = divmod(p * k, mesh.size)
-    if rest:
-        raise ValueError(f"a batch of {p} x {k} images does not divide over {mesh.size} devices")
-    if share % config.network.parts:
-        raise ValueError(
-            f"network.parts must divide a device's images of a batch, {p} x {k} / {mesh.size}, "
-            f"got {config.network.parts}"
-        )
     size = -(-EMBED // mesh.size) * mesh.size
     place, writes = (jax.process_index(), jax.process_count()), jax.process_index() == 0
     sampler = data.PKSampler(images.labels, p, k, range(steps), config.seed, *place)
@@ -349,24 +340,30 @@ def say(text: str) -> None:
         tell(text)
 
 
-def check_config(config: FrozenConfigDict) -> None:
-    """Raise a ValueError that names a field which must be a positive number and is not."""
-    for group, names in {
-        "train": ("steps", "eval_every", "checkpoint_every", "log_every", "max_to_keep"),
-        "network": ("unit_dim",),
-        "optimizer": ("learning_rate", "clip_norm", "unit_factor", "backbone_factor"),
-    }.items():
-        for name in names:
-            if not 0 < config[group][name] < math.inf:
-                raise ValueError(f"{group}.{name} must be above 0 and finite, got {config[group][name]}")
-    for group, name in (("optimizer", "weight_decay"), ("optimizer", "warmup"), ("data", "workers")):
-        if not 0 <= config[group][name] < math.inf:
-            raise ValueError(f"{group}.{name} must be finite and not below 0, got {config[group][name]}")
-    if not 0 <= config.seed < 2**32:
-        raise ValueError(f"seed must lie in 0 to 2**32 - 1, got {config.seed}")
-    for name in ("validation", "seen_test"):
-        if not 0 <= config.data[name] < 1:
-            raise ValueError(f"data.{name} must lie in 0 to 1, got {config.data[name]}")
+def check(config: ConfigDict, workdir: Path, evaluation: Evaluation) -> FrozenConfigDict:
+    """The config as a run takes it, checked as far as is known before data is read.
+
+    Raises:
+        ValueError: a field is wrong, or workdir holds a run of another config or evaluation.
+        OSError: a file that a field names is not there, or workdir cannot be written.
+    """
+    checked = accepted(config)
+    if evaluation.fields is not None and evaluation.fields not in checked:
+        raise ValueError(
+            f"--config: evaluation {evaluation.name!r} needs a config with the fields of "
+            f"{evaluation.fields!r}; this one has {', '.join(checked)}"
+        )
+    check_folder("--workdir", workdir)
+    check_same_run(workdir, checked)
+    if not (workdir / "results.json").exists():
+        check_machine(checked, jax.device_count(), jax.process_count())
+        make_objective(checked.objective.name, **objective_fields(checked))
+    return checked
+
+
+def objective_fields(config: FrozenConfigDict) -> dict[str, Any]:
+    """The fields of the objective that are not at its defaults."""
+    return {field: x for field, x in config.objective.items() if field != "name" and x is not None}
 
 
 def check_same_run(workdir: Path, config: FrozenConfigDict) -> None:

@@ -9,7 +9,7 @@ from conftest import ROOT
 # Lowest first. A module may import from the layers before its own, not from its own.
 LAYERS = (
     ("pddm_jax.types",),
-    ("pddm_jax.checks", "pddm_jax.cores", "pddm_jax.files"),
+    ("pddm_jax.checks", "pddm_jax.cli", "pddm_jax.cores", "pddm_jax.files"),
     ("pddm_jax.mesh",),
     ("pddm_jax.pairwise", "pddm_jax.partners"),
     ("pddm_jax.pddm",),
@@ -67,7 +67,8 @@ LAYERS = (
     ("experiments.configs.photos",),
     ("experiments.configs.folder", "experiments.configs.transfers"),
     ("experiments.configs.*",),
-    ("experiments.machine", "experiments.plots", "experiments.results"),
+    ("experiments.check_config", "experiments.machine", "experiments.plots", "experiments.results"),
+    ("experiments.config_file",),
     ("experiments.runner",),
     ("experiments.naming", "experiments.retrieval", "experiments.transfer"),
     ("experiments.command",),
