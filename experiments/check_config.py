@@ -12,7 +12,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from experiments.configs import base
 from pddm_jax import data
-from pddm_jax.cli import MAX_WORKERS, check_file
+from pddm_jax.cli import MAX_WORKERS, check_file, one_line
 from pddm_jax.data.on_disk import LISTED
 from pddm_jax.data.transforms import AUGMENT
 from pddm_jax.mining import SCOPES
@@ -49,7 +49,7 @@ class Rule(NamedTuple):
         if value is None and self.optional:
             return
         if value is None or not self.accepts(value):
-            shown = repr(value)
+            shown = one_line(repr(value))
             raise ValueError(
                 f"{name} must be {self.words}{' or None' if self.optional else ''}, "
                 f"got {shown if len(shown) < 200 else f'{shown[:200]} ...'}"

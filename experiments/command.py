@@ -67,7 +67,7 @@ class Experiment:
         except (TypeError, IndexError) as error:  # such as a group that is given a value
             raise ValueError(f"--config: {config_file.told(error)}") from error
         except flags.Error as error:
-            raise ValueError(re.sub(r"^[A-Za-z]+Error: ", "", str(error))) from error
+            raise ValueError(re.sub(r"^[A-Z][A-Za-z]*:+ ", "", str(error))) from error
         for name in self.none:
             group, _, field = name.partition(".")
             if field not in flags.FLAGS.config.get(group, {}):

@@ -145,12 +145,15 @@ def check_file(name: str, path: Path) -> None:
 
 def check_folder(name: str, path: Path) -> None:
     """Raise an OSError that names the flag unless `path` is a folder, or can become one, to write into."""
-    try:
-        there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
-        is_folder = there.is_dir()
-    except OSError as error:
-        raise OSError(error.errno, f"{name}: {error.strerror}: {path}") from None
-    if not is_folder:
+    for there in (path.absolute(), *path.absolute().parents):
+        try:
+            there.lstat()
+            break
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise OSError(error.errno, f"{name}: {error.strerror}: {one_line(str(path))}") from None
+    if not there.is_dir():
         raise NotADirectoryError(f"{name}: {there} is not a folder: choose another {name}")
     if not os.access(there, os.W_OK | os.X_OK):
         raise PermissionError(f"{name}: no permission to write in {there}: choose another {name}")
