@@ -11,7 +11,7 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from experiments import config_file, machine, retrieval
+from experiments import config_file, machine, replay, retrieval
 from experiments.check_config import accepted
 from experiments.runner import Evaluation, run
 from pddm_jax import cli
@@ -56,6 +56,7 @@ class Experiment:
         except (AttributeError, KeyError) as error:
             raise ValueError(_no_field(error)) from error
         flags.DEFINE_string("workdir", self.workdir, "Where the run leaves its files.")
+        flags.DEFINE_string("replay", None, "Run a step that diverged again: workdir/diverged-step-N.npz.")
         cli.define_distributed_flags()
 
     def parse(self, _: list[str]) -> list[str]:
@@ -80,6 +81,11 @@ class Experiment:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
         machine.use_huge_pages()
+        if flags.FLAGS.replay is not None:
+            path = cli.given_path("--replay", flags.FLAGS.replay)
+            cli.check_file("--replay", path)
+            print(replay.replay(path))
+            return
         accepted(flags.FLAGS.config)
         cli.check_folder("--workdir", workdir())
         cli.check_distributed_flags()

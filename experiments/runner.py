@@ -15,6 +15,7 @@ import optax
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from experiments import plots
+from experiments import replay as replays
 from experiments.check_config import accepted, check_machine, warnings
 from experiments.results import Results
 from pddm_jax import data, first_weights, metrics
@@ -23,6 +24,7 @@ from pddm_jax.checks import as_labels
 from pddm_jax.cli import check_folder
 from pddm_jax.data import ClosedSet, Images, Split
 from pddm_jax.data.transforms import AUGMENT, Transform
+from pddm_jax.diagnosis import Collapse, MiningCounts, total_without
 from pddm_jax.files import write_json
 from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.objectives import Loss, has_classifier, make_objective
@@ -30,6 +32,7 @@ from pddm_jax.pddm import PDDM
 from pddm_jax.provenance import digest, digest_of_images, versions
 from pddm_jax.trained import network_of, read_results, transform_of
 from pddm_jax.training import (
+    Diverged,
     TrainState,
     data_mesh,
     fit,
@@ -205,6 +208,7 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
             "seed": config.seed,
         },
         **found,
+        "batches_without_quadruplets": total_without(rows),
         "steps": config.train.steps,
         "seconds": rows[-1]["seconds"],
         "images_per_second": statistics.median(
@@ -292,6 +296,8 @@ def train(
             other = f" on {mesh.size} devices, {devices} before: results may differ in their last digits"
             say(f"{workdir}: goes on after step {start}{other if devices != mesh.size else ''}")
         batches = data.train_batches(images, sampler.since(start), recipe.transform, config.seed, workers)
+        mined, collapse = MiningCounts(workdir / "mining.json", say), Collapse(say)
+        mined.resume(start)
 
         with Writer(workdir, start, steps, writes) as writer, closing(batches):
             clock = time.perf_counter(), start
@@ -317,17 +323,46 @@ def train(
                     recall = None
                     if log:
                         rate = p * k * (step - clock[1]) / (time.perf_counter() - clock[0])
-                        writer.row(step, {**values, "images_per_second": round(rate, 1)})
+                        counts = mined.row(step)
+                        writer.row(step, {**values, **counts, "images_per_second": round(rate, 1)})
                     if evaluate:
-                        ranking = metrics.rank(embed(state, watched), watched.labels)
+                        embeddings = embed(state, watched)
+                        ranking = metrics.rank(embeddings, watched.labels)
                         recall, map_at_r = metrics.recall_of(ranking, [1])[1], metrics.map_at_r_of(ranking)
-                        writer.row(step, {f"{whose}recall_at_1": recall, f"{whose}map_at_r": map_at_r})
+                        found = {"recall_at_1": recall, "map_at_r": map_at_r}
+                        found |= collapse.row(step, embeddings)
+                        writer.row(step, {f"{whose}{name}": x for name, x in found.items()})
                     if save:
+                        if writes:
+                            mined.save(step)
                         checkpoints.save(step, state, recall if judged else None)
                     clock = time.perf_counter(), step
                 return stop
 
-            state = fit(state, train_step, global_batches(batches, mesh), steps, after_step)
+            try:
+                ahead = global_batches(batches, mesh)
+                state = fit(state, train_step, ahead, steps, after_step, mined.observe)
+            except Diverged as error:
+                diverged = error.with_traceback(None)  # which holds the last state
+            else:
+                diverged = None
+        if diverged:
+            state = init_state(*learned, shape, config.seed, mesh, of_classifier)
+            latest = checkpoints.latest_step()
+            if latest is not None:
+                checkpoints.wait()
+                state = checkpoints.restore(latest, state)
+            elif config.network.pretrained:
+                state = first_weights.with_weights(state, config, shape, mesh)
+            start = int(state.step)
+            say(f"step {diverged.step} is not finite: running again from step {start} to save it")
+            of_all = data.PKSampler(images.labels, p, k, range(steps), config.seed).since(diverged.step - 1)
+            again = data.train_batches(images, sampler.since(start), recipe.transform, config.seed, workers)
+            alone = data.train_batches(images, of_all, recipe.transform, config.seed)
+            with closing(again), closing(alone):
+                state = replays.run_to(diverged.step, state, train_step, global_batches(again, mesh))
+                saved = replays.record(workdir, config, diverged, state, next(alone), of_classifier)
+            raise FloatingPointError(f"{diverged}; {saved}")
         best = checkpoints.best_step() if int(state.step) == steps else None
         if best is not None:
             state = checkpoints.restore(best, state)
