@@ -69,10 +69,10 @@ class Experiment:
             raise ValueError(f"--config: {config_file.told(error)}") from error
         except flags.Error as error:
             raise ValueError(re.sub(r"^[A-Z][A-Za-z]*:+ ", "", str(error))) from error
-        for name in self.none:
-            group, _, field = name.partition(".")
+        for optional in self.none:
+            group, _, field = optional.partition(".")
             if field not in flags.FLAGS.config.get(group, {}):
-                raise ValueError(f"the config has no field {name}")
+                raise ValueError(f"the config has no field {optional}")
             flags.FLAGS.config[group][field] = None
         return rest
 

@@ -296,7 +296,7 @@ def train(
             other = f" on {mesh.size} devices, {devices} before: results may differ in their last digits"
             say(f"{workdir}: goes on after step {start}{other if devices != mesh.size else ''}")
         batches = data.train_batches(images, sampler.since(start), recipe.transform, config.seed, workers)
-        mined, collapse = MiningCounts(workdir / "mining.json", say), Collapse(say)
+        mined, collapse = MiningCounts(workdir / "mining.json", say), Collapse(say, len(images.class_names))
         mined.resume(start)
 
         with Writer(workdir, start, steps, writes) as writer, closing(batches):
@@ -339,13 +339,12 @@ def train(
                     clock = time.perf_counter(), step
                 return stop
 
+            diverged: Diverged | None = None
             try:
                 ahead = global_batches(batches, mesh)
                 state = fit(state, train_step, ahead, steps, after_step, mined.observe)
             except Diverged as error:
                 diverged = error.with_traceback(None)  # which holds the last state
-            else:
-                diverged = None
         if diverged:
             state = init_state(*learned, shape, config.seed, mesh, of_classifier)
             latest = checkpoints.latest_step()

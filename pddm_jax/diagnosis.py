@@ -79,9 +79,15 @@ class Alarm:
 
 @dataclass
 class Collapse:
-    """Warns when embeddings have drawn together."""
+    """Warns when embeddings have drawn together.
+
+    Attributes:
+        tell: takes the warning.
+        classes: that are trained on; embeddings of few classes use few directions.
+    """
 
     tell: Callable[[str], None]
+    classes: int
     alarm: Alarm = field(init=False)
 
     def __post_init__(self) -> None:
@@ -90,15 +96,17 @@ class Collapse:
     def row(self, step: int, embeddings: Float[np.ndarray, "n d"]) -> dict[str, float]:
         """What is logged of the embeddings of an evaluation."""
         found = spread(embeddings)
-        low_std, low_rank = found.embedding_std < LEAST_STD, found.effective_rank < LEAST_RANK
+        least_rank = min(LEAST_RANK, (self.classes - 1) / 2)
+        low_std = found.embedding_std < LEAST_STD
+        low_rank = found.effective_rank < least_rank and min(embeddings.shape) > 2 * least_rank
         sign = (
             f"embedding_std {found.embedding_std:.3g} is below {LEAST_STD:g}"
             if low_std
             else f"effective_rank {found.effective_rank:.3g} of {embeddings.shape[1]} dimensions is below "
-            f"{LEAST_RANK:g}"
+            f"{least_rank:g}"
         )
         self.alarm.set(
-            len(embeddings) > 1 and (low_std or (low_rank and embeddings.shape[1] > 2 * LEAST_RANK)),
+            len(embeddings) > 1 and (low_std or low_rank),
             f"the embeddings collapse at step {step}: {sign}; try a lower optimizer.learning_rate, "
             "semi-hard mining (objective.name=triplet_semihard), a larger margin, or more "
             "data.images_per_class",
@@ -109,8 +117,8 @@ class Collapse:
 LEAST_STD = 0.1
 """Below it the embeddings count as one point."""
 
-LEAST_RANK = 2.0
-"""Below it they count as lying on a line."""
+LEAST_RANK = 5.0
+"""Below it they count as lying in too few directions, where there are classes enough for more."""
 
 
 @dataclass

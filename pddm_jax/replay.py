@@ -59,7 +59,8 @@ def write_record(path: Path, about: dict[str, Any], state: TrainState, batch: Ba
     }
     text = np.frombuffer(json.dumps(about).encode(), np.uint8)
     with replacing(path) as part:
-        np.savez(part, about=text, images=batch.images, labels=batch.labels, **leaves)
+        arrays: dict[str, Any] = {"about": text, "images": batch.images, "labels": batch.labels, **leaves}
+        np.savez(part, **arrays)
 
 
 def read_record(path: Path) -> Record:
@@ -70,16 +71,14 @@ def read_record(path: Path) -> Record:
         ValueError: it is no record, or a damaged one.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(arrays.pop("about").tobytes())
         batch = Batch(arrays.pop("images"), arrays.pop("labels"))
         if not isinstance(about["config"], dict) or not isinstance(about["step"], int):
             raise ValueError("its config or step is missing")
     except (KeyError, ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} is not the record of a step that diverged, or damaged ({error})"
-        ) from error
+        raise ValueError(f"{path} is no record of a diverged step, or a damaged one ({error})") from error
     return Record(about, arrays, batch)
 
 

@@ -125,11 +125,14 @@ def test_the_rows_of_a_run(finished):
         "parameter_norm",
         "images_per_second",
     }
+    of_mining = {"valid_quadruplets", "batches_without_quadruplets"}
     for row in logged:
-        assert names | {"step", "seconds"} == {*row}
+        assert names | {"step", "seconds"} == {*row} - of_mining
     assert len({row["parameter_norm"] for row in logged}) == len(logged)
     for row in measured:
         assert 0 <= row["map_at_r"] <= row["recall_at_1"] <= 1
+        assert 0.1 < row["embedding_std"] <= 1
+        assert 1 <= row["effective_rank"] <= 64
     seconds = [row["seconds"] for row in rows(finished[0])]
     assert seconds == sorted(seconds)
 
@@ -526,6 +529,17 @@ def test_a_run_that_diverges_names_the_step_and_keeps_what_was_good(run_command,
     assert checkpoints(tmp_path) == [good - 2, good]
     assert all(row["step"] < step for row in rows(tmp_path))
     assert not (tmp_path / "results.json").exists()
+    (record,) = tmp_path.glob("*.npz")
+    assert record.name == f"diverged-step-{step}.npz"
+    assert f"--replay={record}" in err.splitlines()[-1]
+
+    status, out, err = run_command("experiments.quickstart", f"--replay={record}")
+    assert status == 0, err
+    assert out.startswith(f"step {step} of pddm on fashion_mnist, seed 0: 40 images")
+    assert out.splitlines()[-1].startswith("not finite first: ")
+    status, _, err = run_command("experiments.quickstart", f"--replay={tmp_path / 'config.json'}")
+    assert status == 2
+    assert_one_line(err)
 
 
 # ------------------------------------------------------------------------------------ killed and stopped
