@@ -70,7 +70,7 @@ class Experiment:
         except flags.Error as error:
             raise ValueError(re.sub(r"^[A-Z][A-Za-z]*:+ ", "", str(error))) from error
         for optional in self.none:
-            group, _, field = optional.partition(".")
+            group, field = optional.split(".", 1)
             if field not in flags.FLAGS.config.get(group, {}):
                 raise ValueError(f"the config has no field {optional}")
             flags.FLAGS.config[group][field] = None

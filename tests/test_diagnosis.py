@@ -80,7 +80,7 @@ def test_collapse_is_told_once_until_it_is_over():
     good = unit(rng.normal(size=(50, 8)))
     point = unit(np.ones(8) + 1e-3 * rng.normal(size=(50, 8)))
     line = unit(np.outer(rng.normal(size=50), np.ones(8)) + 1e-3 * rng.normal(size=(50, 8)))
-    watch = Collapse(told.append, classes=4)
+    watch = Collapse(told.append, classes=7)
     rows = [watch.row(step, x) for step, x in enumerate((good, point, point, good, line))]
     assert len(told) == 2
     assert "at step 1: embedding_std 0.00" in told[0]
