@@ -1,40 +1,96 @@
-"""From flags to a run: what a user types, and one line for what a user can mend."""
+"""Commands of experiments: from flags to a run."""
 
-import logging as python_logging
 import re
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
-from experiments import machine, retrieval
+from experiments import config_file, machine, replay, retrieval
+from experiments.check_config import accepted
 from experiments.runner import Evaluation, run
+from pddm_jax import cli
 
 CONFIGS = Path(__file__).parent / "configs"
+
+LOWER = "data.classes_per_batch, data.images_per_class, data.image_size or the network's width"
 
 flags.disclaim_key_flags()  # so that --help of an experiment shows the flags that are defined here
 
 
-def define_flags(config: str, workdir: str) -> None:
-    """--config, --workdir and, for many processes, --distributed."""
-    try:
-        config_flags.DEFINE_config_file(
-            "config",
-            str(CONFIGS / f"{config}.py"),
-            "Config file, as FILE.py or FILE.py:VARIANT; the variants are told in the file. "
-            f"--config.GROUP.FIELD=VALUE sets a field; all of them are in {CONFIGS / 'base.py'}.",
-        )
-    except (AttributeError, KeyError) as error:
-        sys.exit(_no_field(error))
-    flags.DEFINE_string("workdir", workdir, "Where the run leaves its files.")
-    flags.DEFINE_bool("distributed", False, "Join the other processes (found by JAX on a pod).")
-    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where JAX cannot find it.")
-    flags.DEFINE_integer("num_processes", None, "How many processes, likewise.")
-    flags.DEFINE_integer("process_id", None, "Which of them this one is, likewise.")
+@dataclass
+class Experiment:
+    """A command with --config and --workdir.
+
+    Attributes:
+        body: what it does.
+        config: name of the config file that it takes by default.
+        workdir: the default.
+        more: defines flags of its own.
+    """
+
+    body: Callable[[], None]
+    config: str
+    workdir: str
+    more: Callable[[], None] = lambda: None
+
+    def define(self) -> None:
+        """--config, --workdir and, for many processes, --distributed."""
+        self.arguments, self.none = config_file.without_none(sys.argv)
+        for spec in config_file.given(self.arguments):
+            config_file.read(spec)
+        self.more()
+        try:
+            config_flags.DEFINE_config_file(
+                "config",
+                str(CONFIGS / f"{self.config}.py"),
+                "Config file, as FILE.py or FILE.py:VARIANT; the variants are told in the file. "
+                f"--config.GROUP.FIELD=VALUE sets a field; all of them are in {CONFIGS / 'base.py'}.",
+                sys_argv=self.arguments,
+            )
+        except (AttributeError, KeyError) as error:
+            raise ValueError(_no_field(error)) from error
+        flags.DEFINE_string("workdir", self.workdir, "Where the run leaves its files.")
+        flags.DEFINE_string("replay", None, "Run a step that diverged again: workdir/diverged-step-N.npz.")
+        cli.define_distributed_flags()
+
+    def parse(self, _: list[str]) -> list[str]:
+        """What flags leave of the command line."""
+        try:
+            rest: list[str] = flags.FLAGS(self.arguments)
+        except (AttributeError, KeyError) as error:
+            raise ValueError(_no_field(error)) from error
+        except (TypeError, IndexError) as error:  # such as a group that is given a value
+            raise ValueError(f"--config: {config_file.told(error)}") from error
+        except flags.Error as error:
+            raise ValueError(re.sub(r"^[A-Z][A-Za-z]*:+ ", "", str(error))) from error
+        for optional in self.none:
+            group, field = optional.split(".", 1)
+            if field not in flags.FLAGS.config.get(group, {}):
+                raise ValueError(f"the config has no field {optional}")
+            flags.FLAGS.config[group][field] = None
+        return rest
+
+    def main(self, _: list[str]) -> None:
+        """Check what is known before JAX starts, start it, and run the body."""
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
+        machine.use_huge_pages()
+        if flags.FLAGS.replay is not None:
+            path = cli.given_path("--replay", flags.FLAGS.replay)
+            cli.check_file("--replay", path)
+            print(replay.replay(path))
+            return
+        accepted(flags.FLAGS.config)
+        cli.check_folder("--workdir", workdir())
+        cli.check_distributed_flags()
+        _start_jax()
+        self.body()
 
 
 def _no_field(error: Exception) -> str:
@@ -42,23 +98,12 @@ def _no_field(error: Exception) -> str:
     told: object = error
     while isinstance(told, Exception) and told.args:
         told = told.args[0]
-    return f"error: the config has no field {'; '.join(str(told).splitlines())}"
+    return f"the config has no field {'; '.join(str(told).splitlines())}"
 
 
-def parse(arguments: list[str]) -> list[str]:
-    """What flags leave of the command line; a slip ends it with one line."""
-    try:
-        rest: list[str] = flags.FLAGS(arguments)
-    except (AttributeError, KeyError) as error:
-        sys.exit(_no_field(error))
-    except (flags.Error, OSError) as error:  # of a config that raises, the last line of its traceback
-        sys.exit(f"error: {re.sub(r'^[A-Za-z]+Error: ', '', str(error).splitlines()[-1].strip())}")
-    if len(rest) > 1:
-        sys.exit(f"error: unknown argument {rest[1]!r}")
-    config = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
-    if not Path(config).is_file():
-        sys.exit(f"error: --config: there is no file {config}")
-    return rest
+def workdir() -> Path:
+    """The folder that --workdir names."""
+    return cli.given_path("--workdir", flags.FLAGS.workdir)
 
 
 def _start_jax() -> None:
@@ -67,50 +112,26 @@ def _start_jax() -> None:
     if flags.FLAGS.distributed:
         jax.distributed.initialize(coordinator, count, place, shutdown_timeout_seconds=30)
         return
-    if any(value is not None for value in (coordinator, count, place)):
-        raise ValueError(f"--distributed must be given with --{', --'.join(names)}")
     config = flags.FLAGS.config
     batch = config.data.classes_per_batch * config.data.images_per_class
-    parts = max(1, config.network.parts)  # whose value is checked later
-    machine.use_all_cores(config.network.name, batch // parts)
+    machine.use_all_cores(config.network.name, batch // config.network.parts)
     # While there is nothing to save, and once all is saved.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
 
 
-def launch(body: Callable[[], None]) -> None:
-    """Parse the flags and run `body`; what a user can mend ends it with one line, not a traceback.
-
-    With --verbosity=1 the traceback is logged too.
-    """
-
-    def main(_: list[str]) -> None:
-        if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)
-        logging.get_absl_handler().setFormatter(python_logging.Formatter("%(levelname)s: %(message)s"))
-        try:
-            machine.use_huge_pages()
-            _start_jax()
-            body()
-        except (ValueError, OSError, FloatingPointError) as error:
-            logging.debug("where it came from:", exc_info=True)
-            sys.exit(f"error: {error}")
-        except KeyboardInterrupt:
-            told = "the same command goes on after the last checkpoint, or anew where there is none"
-            print(f"interrupted: {told}", file=sys.stderr)
-            sys.exit(130)  # as a shell tells it
-
-    app.run(main, flags_parser=parse)
+def launch(experiment: Experiment) -> None:
+    """Parse the flags and run an experiment; see `pddm_jax.cli.launch`."""
+    interrupted = "the same command goes on after the last checkpoint, or anew where there is none"
+    cli.launch(cli.Command(experiment.main, experiment.define, LOWER, interrupted, experiment.parse))
 
 
 def experiment(name: str, evaluation: Evaluation = retrieval.EVALUATION) -> None:
     """Run what the flags say and print its table."""
-    workdir = Path(flags.FLAGS.workdir)
-    results = run(flags.FLAGS.config, workdir, name, evaluation)
+    results = run(flags.FLAGS.config, workdir(), name, evaluation)
     if jax.process_index() == 0:
-        print(f"{evaluation.table(results)}\nfiles: {workdir}")
+        print(f"{evaluation.table(results)}\nfiles: {workdir()}")
 
 
 def main(name: str, evaluation: Evaluation = retrieval.EVALUATION) -> None:
     """The command of an experiment that does nothing else."""
-    define_flags(name, workdir=f"runs/{name}")
-    launch(lambda: experiment(name, evaluation))
+    launch(Experiment(lambda: experiment(name, evaluation), name, f"runs/{name}"))

@@ -47,6 +47,9 @@ def compare(
         check_choice("--objectives", name, OBJECTIVES)
     if len({*objectives}) < len(objectives) or len({*seeds}) < len(seeds) or not objectives or not seeds:
         raise ValueError("--objectives and --seeds must each name at least one, and none twice")
+    for seed in seeds:
+        for name in objectives:  # all of them before the first is run
+            runner.check(one(config, name, seed), workdir / f"{name}-{seed}", evaluation)
     results: dict[str, list[Results]] = {name: [] for name in objectives}
     curves: dict[str, list[plots.Curve]] = {name: [] for name in objectives}
     for seed in seeds:
@@ -109,7 +112,7 @@ def as_table(summary: dict[str, Summary], example: Results, seeds: list[int]) ->
 
 def body() -> None:
     """The command."""
-    workdir = Path(flags.FLAGS.workdir)
+    workdir = command.workdir()
     try:
         seeds = [int(seed) for seed in flags.FLAGS.seeds]
     except ValueError:
@@ -121,11 +124,14 @@ def body() -> None:
         print(f"{table}\nfiles: {workdir}")
 
 
-if __name__ == "__main__":
-    command.define_flags("quickstart", workdir="runs/compare")
+def define_flags() -> None:
+    """The flags of this command alone."""
     flags.DEFINE_list(
         "objectives", ["pddm", "quadruplet", "triplet_semihard", "multi_similarity"], "Names."
     )
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds: of the split, the weights and the batches.")
     flags.DEFINE_string("evaluation", retrieval.EVALUATION.name, f"What is measured: {[*EVALUATIONS]}.")
-    command.launch(body)
+
+
+if __name__ == "__main__":
+    command.launch(command.Experiment(body, "quickstart", "runs/compare", define_flags))

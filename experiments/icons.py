@@ -19,6 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from experiments import command
+from pddm_jax.cli import check_folder, given_path
 
 THEMES = (
     *("Adwaita", "Faenza", "Mint-Y", "Moka", "Obsidian", "Tango", "elementary-xfce"),
@@ -94,13 +95,17 @@ def body() -> None:
         if not flags.FLAGS.config.data.root:
             raise ValueError("data.root must be given: where the icons go")
         root = Path(flags.FLAGS.config.data.root).expanduser()
-        print(f"{root}: {prepare(Path(flags.FLAGS.themes), root)} classes")
+        check_folder("data.root", root.parent)
+        print(f"{root}: {prepare(given_path('--themes', flags.FLAGS.themes), root)} classes")
     else:
         command.experiment("icons")
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """The flags of this command alone."""
     flags.DEFINE_bool("prepare", False, "Make the images from the installed themes, then end.")
     flags.DEFINE_string("themes", "/usr/share/icons", "Where the themes are installed.")
-    command.define_flags("icons", workdir="runs/icons")
-    command.launch(body)
+
+
+if __name__ == "__main__":
+    command.launch(command.Experiment(body, "icons", "runs/icons", define_flags))

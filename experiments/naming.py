@@ -1,6 +1,5 @@
 """How well images of unseen classes are named, by what is known of the classes beside images."""
 
-import math
 from pathlib import Path
 
 import jax
@@ -34,15 +33,13 @@ def describe(config: FrozenConfigDict, split: Split | ClosedSet) -> tuple[Labels
     names, fields = class_names(config, split), config.zero_shot
     if fields.descriptions is None:
         return np.array([*names]), word_descriptions([*names.values()])
-    ids = None if fields.ids is None else Path(fields.ids)
-    return np.array([*names]), read_descriptions(Path(fields.descriptions), [*names.values()], ids)
+    ids = None if fields.ids is None else Path(fields.ids).expanduser()
+    path = Path(fields.descriptions).expanduser()
+    return np.array([*names]), read_descriptions(path, [*names.values()], ids)
 
 
 def ready(config: FrozenConfigDict, split: Split | ClosedSet) -> tuple[Labels, Vectors]:
     """The descriptions of all classes; ValueError or OSError for what is wrong in them or in a field."""
-    for name, value in config.zero_shot.items():
-        if isinstance(value, int | float) and not 0 < value < math.inf:
-            raise ValueError(f"zero_shot.{name} must be above 0 and finite, got {value}")
     return describe(config, split)
 
 
@@ -152,4 +149,4 @@ def columns(results: Results) -> dict[str, float | None]:
     return found
 
 
-EVALUATION = Evaluation("zero_shot", measure, table, columns, ready)
+EVALUATION = Evaluation("zero_shot", measure, table, columns, ready, fields="zero_shot")

@@ -1,7 +1,6 @@
 """`run(config, workdir)` trains, evaluates and leaves everything in workdir."""
 
 import json
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -16,12 +15,16 @@ import optax
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from experiments import plots
+from experiments import replay as replays
+from experiments.check_config import accepted, check_machine, warnings
 from experiments.results import Results
 from pddm_jax import data, first_weights, metrics
 from pddm_jax.checkpoint import Checkpoints, Preempted
 from pddm_jax.checks import as_labels
+from pddm_jax.cli import check_folder
 from pddm_jax.data import ClosedSet, Images, Split
 from pddm_jax.data.transforms import AUGMENT, Transform
+from pddm_jax.diagnosis import Collapse, MiningCounts, total_without
 from pddm_jax.files import write_json
 from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.objectives import Loss, has_classifier, make_objective
@@ -29,6 +32,7 @@ from pddm_jax.pddm import PDDM
 from pddm_jax.provenance import digest, digest_of_images, versions
 from pddm_jax.trained import network_of, read_results, transform_of
 from pddm_jax.training import (
+    Diverged,
     TrainState,
     data_mesh,
     fit,
@@ -62,8 +66,7 @@ class Recipe(NamedTuple):
 def make_recipe(config: FrozenConfigDict) -> Recipe:
     """The recipe of a config; ValueError where it names what does not exist."""
     p, k, name = config.data.classes_per_batch, config.data.images_per_class, config.objective.name
-    given = {field: x for field, x in config.objective.items() if field != "name" and x is not None}
-    loss, fields = make_objective(name, pairs=p * k * (k - 1) // 2, **given)
+    loss, fields = make_objective(name, pairs=p * k * (k - 1) // 2, **objective_fields(config))
     if config.network.freeze_statistics and not config.network.pretrained:
         raise ValueError(
             "network.pretrained must be given with network.freeze_statistics: the file of weights, such as "
@@ -115,6 +118,7 @@ class Evaluation(NamedTuple):
     # Reads before training what is needed beside the network, so that what is wrong in it is told at once.
     ready: Callable[[FrozenConfigDict, Split | ClosedSet], Any] = lambda config, split: None
     closed_sets: bool = False  # whether it is for networks that were trained on all classes, too
+    fields: str | None = None  # the group of the config that it reads
 
 
 def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluation) -> Results:
@@ -130,9 +134,7 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
         FloatingPointError: training diverged; the last good checkpoint is kept.
         Preempted: SIGTERM came, and the state is saved.
     """
-    config = FrozenConfigDict(config)
-    check_config(config)
-    check_same_run(workdir, config)
+    config = check(config, workdir, evaluation)
     finished = workdir / "results.json"
     if finished.exists():
         say(f"{workdir} holds a finished run.")
@@ -149,8 +151,6 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
     split = load(config, evaluation.closed_sets)
     train_sha256 = digest_of_images(split.train)
     first_weights.check_unseen(recipe.pretrained, config.data.name, split.rule, train_sha256)
-    if config.data.augment == "shift" and not isinstance(split.train.images, np.ndarray):
-        raise ValueError(f'data.augment must be "crop" for {config.data.name}: its images have many sizes')
     if config.data.validation:
         train_images, watched = data.hold_out(split.train, config.data.validation, config.seed)
     else:
@@ -168,6 +168,8 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
         f"{config.train.steps} steps on {len(train_images.labels)} images of "
         f"{len(train_images.class_names)} classes ({split.rule})"
     )
+    for warning in warnings(config):
+        say(f"warning: {warning}")
     if recipe.pretrained:
         say(f"weights of {first_weights.describe(recipe.pretrained)}")
     try:
@@ -207,6 +209,7 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
             "seed": config.seed,
         },
         **found,
+        "batches_without_quadruplets": total_without(rows),
         "steps": config.train.steps,
         "seconds": rows[-1]["seconds"],
         "images_per_second": statistics.median(
@@ -251,14 +254,6 @@ def train(
     images = images._replace(labels=np.asarray(as_labels("labels", images.labels, len(images.labels))))
     workers, mesh = config.data.workers, data_mesh()
     whose = "validation_" if config.data.validation else ""
-    share, rest = divmod(p * k, mesh.size)
-    if rest:
-        raise ValueError(f"a batch of {p} x {k} images does not divide over {mesh.size} devices")
-    if share % config.network.parts:
-        raise ValueError(
-            f"network.parts must divide a device's images of a batch, {p} x {k} / {mesh.size}, "
-            f"got {config.network.parts}"
-        )
     size = -(-EMBED // mesh.size) * mesh.size
     place, writes = (jax.process_index(), jax.process_count()), jax.process_index() == 0
     sampler = data.PKSampler(images.labels, p, k, range(steps), config.seed, *place)
@@ -302,6 +297,8 @@ def train(
             other = f" on {mesh.size} devices, {devices} before: results may differ in their last digits"
             say(f"{workdir}: goes on after step {start}{other if devices != mesh.size else ''}")
         batches = data.train_batches(images, sampler.since(start), recipe.transform, config.seed, workers)
+        mined, collapse = MiningCounts(workdir / "mining.json", say), Collapse(say, len(images.class_names))
+        mined.resume(start)
 
         with Writer(workdir, start, steps, writes) as writer, closing(batches):
             clock = time.perf_counter(), start
@@ -327,20 +324,45 @@ def train(
                     recall = None
                     if log:
                         rate = p * k * (step - clock[1]) / (time.perf_counter() - clock[0])
-                        writer.row(step, {**values, "images_per_second": round(rate, 1)})
+                        counts = mined.row(step)
+                        writer.row(step, {**values, **counts, "images_per_second": round(rate, 1)})
                     if evaluate:
-                        found = metrics.query_measures(embed(state, watched), watched.labels)
-                        means = metrics.summarize(found, [1])
+                        embeddings = embed(state, watched)
+                        means = metrics.summarize(metrics.query_measures(embeddings, watched.labels), [1])
                         recall = means.recall_at_k[1]
-                        writer.row(
-                            step, {f"{whose}recall_at_1": recall, f"{whose}map_at_r": means.map_at_r}
-                        )
+                        found = {"recall_at_1": recall, "map_at_r": means.map_at_r}
+                        found |= collapse.row(step, embeddings)
+                        writer.row(step, {f"{whose}{name}": x for name, x in found.items()})
                     if save:
+                        if writes:
+                            mined.save(step)
                         checkpoints.save(step, state, recall if judged else None)
                     clock = time.perf_counter(), step
                 return stop
 
-            state = fit(state, train_step, global_batches(batches, mesh), steps, after_step)
+            diverged: Diverged | None = None
+            try:
+                ahead = global_batches(batches, mesh)
+                state = fit(state, train_step, ahead, steps, after_step, mined.observe)
+            except Diverged as error:
+                diverged = error.with_traceback(None)  # which holds the last state
+        if diverged:
+            state = init_state(*learned, shape, config.seed, mesh, of_classifier)
+            latest = checkpoints.latest_step()
+            if latest is not None:
+                checkpoints.wait()
+                state = checkpoints.restore(latest, state)
+            elif config.network.pretrained:
+                state = first_weights.with_weights(state, config, shape, mesh)
+            start = int(state.step)
+            say(f"step {diverged.step} is not finite: running again from step {start} to save it")
+            of_all = data.PKSampler(images.labels, p, k, range(steps), config.seed).since(diverged.step - 1)
+            again = data.train_batches(images, sampler.since(start), recipe.transform, config.seed, workers)
+            alone = data.train_batches(images, of_all, recipe.transform, config.seed)
+            with closing(again), closing(alone):
+                state = replays.run_to(diverged.step, state, train_step, global_batches(again, mesh))
+                saved = replays.record(workdir, config, diverged, state, next(alone), of_classifier)
+            raise FloatingPointError(f"{diverged}; {saved}")
         best = checkpoints.best_step() if int(state.step) == steps else None
         if best is not None:
             state = checkpoints.restore(best, state)
@@ -353,24 +375,30 @@ def say(text: str) -> None:
         tell(text)
 
 
-def check_config(config: FrozenConfigDict) -> None:
-    """Raise a ValueError that names a field which must be a positive number and is not."""
-    for group, names in {
-        "train": ("steps", "eval_every", "checkpoint_every", "log_every", "max_to_keep"),
-        "network": ("unit_dim",),
-        "optimizer": ("learning_rate", "clip_norm", "unit_factor", "backbone_factor"),
-    }.items():
-        for name in names:
-            if not 0 < config[group][name] < math.inf:
-                raise ValueError(f"{group}.{name} must be above 0 and finite, got {config[group][name]}")
-    for group, name in (("optimizer", "weight_decay"), ("optimizer", "warmup"), ("data", "workers")):
-        if not 0 <= config[group][name] < math.inf:
-            raise ValueError(f"{group}.{name} must be finite and not below 0, got {config[group][name]}")
-    if not 0 <= config.seed < 2**32:
-        raise ValueError(f"seed must lie in 0 to 2**32 - 1, got {config.seed}")
-    for name in ("validation", "seen_test"):
-        if not 0 <= config.data[name] < 1:
-            raise ValueError(f"data.{name} must lie in 0 to 1, got {config.data[name]}")
+def check(config: ConfigDict, workdir: Path, evaluation: Evaluation) -> FrozenConfigDict:
+    """The config as a run takes it, checked as far as is known before data is read.
+
+    Raises:
+        ValueError: a field is wrong, or workdir holds a run of another config or evaluation.
+        OSError: a file that a field names is not there, or workdir cannot be written.
+    """
+    checked = accepted(config)
+    if evaluation.fields is not None and evaluation.fields not in checked:
+        raise ValueError(
+            f"--config: evaluation {evaluation.name!r} needs a config with the fields of "
+            f"{evaluation.fields!r}; this one has {', '.join(checked)}"
+        )
+    check_folder("--workdir", workdir)
+    check_same_run(workdir, checked)
+    if not (workdir / "results.json").exists():
+        check_machine(checked, jax.device_count(), jax.process_count())
+        make_objective(checked.objective.name, **objective_fields(checked))
+    return checked
+
+
+def objective_fields(config: FrozenConfigDict) -> dict[str, Any]:
+    """The fields of the objective that are not at its defaults."""
+    return {field: x for field, x in config.objective.items() if field != "name" and x is not None}
 
 
 def check_same_run(workdir: Path, config: FrozenConfigDict) -> None:

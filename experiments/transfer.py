@@ -4,7 +4,6 @@ The classes are those of a closed set: its images for training make the means, t
 and the probe; its images for test are named.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,17 +50,6 @@ def ready(config: FrozenConfigDict, split: Split | ClosedSet) -> Task:
         check_choice("transfer.name", fields.name, data.CLOSED_SETS)
     elif not isinstance(split, ClosedSet):
         check_choice("data.name", config.data.name, data.CLOSED_SETS)
-    for name in ("root", "classes", "ground_truth", "hierarchy"):
-        if fields[name] is not None and not Path(fields[name]).expanduser().exists():
-            raise FileNotFoundError(f"transfer.{name}: there is no {fields[name]}")
-    for name in ("ways", "neighbours"):
-        if any(n < 1 for n in fields[name]):
-            raise ValueError(f"transfer.{name} must hold numbers of at least 1, got {fields[name]}")
-    if fields.probe_steps < 0 or not 0 < fields.probe_decay < math.inf:
-        raise ValueError(
-            "transfer.probe_steps must not be below 0 and transfer.probe_decay above 0 and finite, got "
-            f"{fields.probe_steps} and {fields.probe_decay}"
-        )
     closed = closed_set(config, split)
     path = fields.hierarchy
     return Task(closed, None if path is None else _hierarchy(Path(path), closed.train))
@@ -184,4 +172,4 @@ def columns(results: Results) -> dict[str, float | None]:
     return found | {f"top-1, {name}": last[name]["flat"]["1"] for name in others}
 
 
-EVALUATION = Evaluation("transfer", measure, table, columns, ready, closed_sets=True)
+EVALUATION = Evaluation("transfer", measure, table, columns, ready, closed_sets=True, fields="transfer")

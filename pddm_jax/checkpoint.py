@@ -68,6 +68,10 @@ class Checkpoints:
         self._manager.wait_until_finished()
         return self._manager.best_step() if self._scored else None
 
+    def wait(self) -> None:
+        """Wait until what is being written is written."""
+        self._manager.wait_until_finished()
+
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The checkpoint of a step, in the structure and sharding of `like`."""
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)

@@ -11,19 +11,18 @@ was; of several processes, with one OUT that all can write to, each reads its im
 
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 from jax.experimental.multihost_utils import sync_global_devices
 from jaxtyping import Float32, Int
 from tqdm import tqdm
 
-from pddm_jax import data
+from pddm_jax import cli, data
 from pddm_jax.data import ClosedSet, Split
 from pddm_jax.data.rgb import MAX_PIXELS
 from pddm_jax.files import write_json
@@ -196,33 +195,35 @@ def _together(name: str) -> None:
         sync_global_devices(name)
 
 
-def main(arguments: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Run with the flags of the command line."""
-    if len(arguments) > 1:
-        raise app.UsageError(f"unknown argument {arguments[1]!r}")
     logging.set_verbosity(logging.ERROR)
-    workdir, out = Path(FLAGS.checkpoint).expanduser(), Path(FLAGS.out).expanduser()
-    try:
-        if FLAGS.distributed:
-            jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
-        stored = embed(workdir, out, FLAGS.data, FLAGS.root, FLAGS.parts, FLAGS.batch, FLAGS.workers)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    workdir, out = (cli.given_path(f"--{name}", FLAGS[name].value) for name in ("checkpoint", "out"))
+    cli.check_folder("--out", out)
+    if FLAGS.root is not None:
+        cli.given_path("--root", FLAGS.root)
+    cli.check_distributed_flags()
+    if FLAGS.distributed:
+        jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+    stored = embed(workdir, out, FLAGS.data, FLAGS.root, FLAGS.parts, FLAGS.batch, FLAGS.workers)
     if jax.process_index() == 0:
         n, d = stored.embeddings.shape
         print(f"{out}: {n} embeddings of {d} dimensions, step {stored.about['step']} of {workdir}")
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """The flags of the command."""
     flags.DEFINE_string("checkpoint", None, "Workdir of the run.", required=True)
     flags.DEFINE_string("out", None, "Folder for the embeddings, not there or of the same.", required=True)
     flags.DEFINE_string("data", None, "Name of a data set; by default the run's own.")
     flags.DEFINE_string("root", None, "Its folder.")
     flags.DEFINE_multi_enum("parts", [*PARTS], [*PARTS], "Which of its images; may be given twice.")
-    flags.DEFINE_integer("batch", 128, "Images at a time.", lower_bound=1)
-    flags.DEFINE_integer("workers", 0, "Processes that read images; 0: threads.", lower_bound=0)
-    flags.DEFINE_bool("distributed", False, "Join the other processes (found by JAX on a pod).")
-    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where JAX cannot find it.")
-    flags.DEFINE_integer("num_processes", None, "How many processes, likewise.")
-    flags.DEFINE_integer("process_id", None, "Which of them this one is, likewise.")
-    app.run(main)
+    flags.DEFINE_integer("batch", 128, "Images at a time.", lower_bound=1, upper_bound=2**20)
+    flags.DEFINE_integer(
+        "workers", 0, "Processes that read; 0: threads.", lower_bound=0, upper_bound=cli.MAX_WORKERS
+    )
+    cli.define_distributed_flags()
+
+
+if __name__ == "__main__":
+    cli.launch(cli.Command(main, define_flags, "--batch", "the same command goes on where it was"))

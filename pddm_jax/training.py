@@ -1,6 +1,7 @@
 """The train state, its step, and the loop that runs it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import flax.linen as nn
@@ -32,6 +33,9 @@ class TrainState:
     params: dict[str, PyTree]  # {"network": ..., "unit": ...}, and "classifier" where there is one
     batch_stats: PyTree
     opt_state: optax.OptState
+
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Logs]]
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -136,9 +140,24 @@ def init_state(
     return jax.jit(init, out_shardings=replicated(mesh))(jax.random.key(seed))
 
 
+def loss_of_batch(
+    network: EmbeddingNetwork, loss: Loss, mesh: Mesh, params: PyTree, batch_stats: PyTree, batch: Batch
+) -> tuple[Array, tuple[PyTree, Logs, Array]]:
+    """The loss of a batch in training; and the batch statistics after it, its logs, its embeddings."""
+    embeddings, updated = network.apply(
+        {"params": params["network"], "batch_stats": batch_stats},
+        batch.images,
+        train=True,
+        mutable=["batch_stats"],
+    )
+    embeddings, labels = jax.lax.with_sharding_constraint((embeddings, batch.labels), replicated(mesh))
+    value, logs = loss(params, embeddings, labels)
+    return value, (updated.get("batch_stats", {}), logs, embeddings)
+
+
 def make_train_step(
     network: EmbeddingNetwork, loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> Callable[[TrainState, Batch], tuple[TrainState, Logs]]:
+) -> TrainStep:
     """The jitted step: (state, global batch) -> (state, logs); the state is donated.
 
     The network runs on each device's share of the batch; the embeddings are then gathered, since
@@ -146,15 +165,8 @@ def make_train_step(
     """
 
     def loss_fn(params: PyTree, batch_stats: PyTree, batch: Batch) -> tuple[Array, tuple[PyTree, Logs]]:
-        embeddings, updated = network.apply(
-            {"params": params["network"], "batch_stats": batch_stats},
-            batch.images,
-            train=True,
-            mutable=["batch_stats"],
-        )
-        embeddings, labels = jax.lax.with_sharding_constraint((embeddings, batch.labels), replicated(mesh))
-        value, logs = loss(params, embeddings, labels)
-        return value, (updated.get("batch_stats", {}), logs)
+        value, (updated, logs, _) = loss_of_batch(network, loss, mesh, params, batch_stats, batch)
+        return value, (updated, logs)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Logs]:
         (value, (batch_stats, logs)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
@@ -197,34 +209,76 @@ def global_batches(batches: Iterable[Shares], mesh: Mesh) -> Iterator[Shares]:
         yield jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharded(mesh), x), batch)
 
 
+class Diverged(FloatingPointError):
+    """The logs of a step are not finite.
+
+    Attributes:
+        step: the first one since logs were last fetched.
+        values: of its logs, those that are not finite.
+    """
+
+    def __init__(self, step: int, values: dict[str, float]) -> None:
+        super().__init__(f"training diverged at step {step}: {values}")
+        self.step, self.values = step, values
+
+
+def _ignore(step: int, logs: dict[str, float]) -> None:
+    del step, logs
+
+
+@dataclass
+class PendingLogs:
+    """Logs of steps that the device may not have made yet, the last one's among them."""
+
+    observe: Callable[[int, dict[str, float]], None]
+    last: int  # step of the newest
+    pending: list[Logs] = field(default_factory=list)
+    seen: int = 0  # the last step that was observed
+
+    def add(self, step: int, logs: Logs) -> None:
+        """Keep a step's logs; at times wait for the device, so that they stay few."""
+        self.pending.append(logs)
+        self.last = step
+        if len(self.pending) >= MOST_PENDING:
+            self()
+
+    def __call__(self) -> dict[str, float]:
+        """Wait for the device and return the last step's logs; Diverged where a step's were not finite."""
+        fetched = jax.device_get(self.pending)
+        for step, values in enumerate(fetched, self.last - len(fetched) + 1):
+            bad = {name: float(value) for name, value in values.items() if not np.isfinite(value)}
+            if bad:
+                raise Diverged(step, bad)
+            if step > self.seen:
+                self.observe(step, {name: float(value) for name, value in values.items()})
+                self.seen = step
+        del self.pending[:-1]
+        return {name: float(value) for name, value in fetched[-1].items()}
+
+
+MOST_PENDING = 1024
+"""Steps whose logs are kept on the device, at most."""
+
+
 def fit(
     state: TrainState,
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, Logs]],
+    train_step: TrainStep,
     batches: Iterator[Batch],
     steps: int,
     after_step: Callable[[int, TrainState, Callable[[], dict[str, float]]], bool],
+    observe: Callable[[int, dict[str, float]], None] = _ignore,
 ) -> TrainState:
     """Step until `steps`, or until `after_step(step, state, logs)` says to stop.
 
-    `logs()` waits for the device and returns this step's logs as floats. It raises a
+    `logs()` waits for the device and returns this step's logs as floats. It raises Diverged, a
     FloatingPointError that names the first step since the last call whose logs were not finite, so
-    that nothing is written down or saved beyond a step that went wrong.
+    that nothing is written down or saved beyond a step that went wrong. With it `observe(step, logs)` is
+    called for every step since the last call, once, in order.
     """
-    pending: list[Logs] = []
-
-    def logs() -> dict[str, float]:
-        last = int(state.step)
-        fetched = jax.device_get(pending)
-        for step, values in enumerate(fetched, last - len(fetched) + 1):
-            bad = {name: float(value) for name, value in values.items() if not np.isfinite(value)}
-            if bad:
-                raise FloatingPointError(f"training diverged at step {step}: {bad}")
-        del pending[:-1]
-        return {name: float(value) for name, value in fetched[-1].items()}
-
-    for step in range(int(state.step) + 1, steps + 1):
+    logs = PendingLogs(observe, int(state.step))
+    for step in range(logs.last + 1, steps + 1):
         state, values = train_step(state, next(batches))
-        pending.append(values)
+        logs.add(step, values)
         if after_step(step, state, logs):
             break
     return state

@@ -63,7 +63,7 @@ def test_beam_stops_by_name_or_counts_what_it_skipped(lists, tmp_path, python): 
     tars(root)
     bad = [*spoil(root)]
     status, _, errors = python("-m", *command(root, out, lists, *RUNS["one"]))
-    assert status == 1
+    assert status == 2
     assert errors.splitlines()[-1].startswith(f"error: {root}/{bad[0]} is no image")
     assert not [*out.glob(".*")]
     status, printed, errors = python("-m", *command(root, out, lists, "--on_error=skip", *RUNS["one"]))
@@ -72,5 +72,5 @@ def test_beam_stops_by_name_or_counts_what_it_skipped(lists, tmp_path, python): 
     prepared(root, tmp_path / "whole", lists, skip=True)
     assert files_of(out) == files_of(tmp_path / "whole")
     status, _, errors = python("-m", *command(root, out, lists, "--runner=NoRunner"))
-    assert status == 1
+    assert status == 2
     assert "NoRunner" in errors.splitlines()[-1]

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from test_sources import birds, picture
 
 from experiments import icons, retrieval, runner
+from experiments.check_config import check_config
 from experiments.configs import cars196, cub200, folder, sop
 from pddm_jax.data import protocols
 from pddm_jax.data.protocols import Count, Expected
@@ -95,7 +96,7 @@ def test_every_variant_makes_a_recipe(name, variant, tmp_path):
     config = CONFIGS[name].get_config(variant)
     if config.network.freeze_statistics:
         config.network.pretrained = str(weights)
-    runner.check_config(config)
+    check_config(config)
     recipe = runner.make_recipe(config)
     assert recipe.objective["per"] == ("batch" if variant == "paper" else "positive")
     width = {"paper": 0, "lite0": 512 if name == "folder" else 64}.get(variant, 64)

@@ -1128,6 +1128,6 @@ def test_a_killed_run_goes_on_to_the_same_bytes(many, tmp_path, start, run_comma
 def test_the_command_ends_with_one_line_that_names_the_image(many, tmp_path, run_command):
     (broken, _) = spoil_images(many)
     status, _, errors = run_command(*command(f"--root={many}", f"--out={tmp_path / 'out'}"))
-    assert status == 1
+    assert status == 2
     assert f"error: {broken}" in errors.splitlines()[-1]
     assert "Traceback" not in errors

@@ -10,14 +10,14 @@ with `pip install "pddm_jax[beam]"` and folders that all of them see:
 python -m pddm_jax.data.prepare ... --runner=NAME -- --FLAG_OF_BEAM=VALUE ...
 """
 
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 from tqdm import tqdm
 
+from pddm_jax import cli
 from pddm_jax.cores import cores
 from pddm_jax.data.beam import in_beam
 from pddm_jax.data.decode import Key
@@ -130,39 +130,44 @@ def _check_out(out: Path, name: str, names: list[str], paths: list[Path]) -> Non
 def main(arguments: list[str]) -> None:
     """Run with the flags of the command line."""
     if len(arguments) > 1 and FLAGS.runner is None:
-        raise app.UsageError(f"unknown argument {arguments[1]!r}")
-    root, out = Path(FLAGS.root).expanduser(), Path(FLAGS.out).expanduser()
+        raise ValueError(f"unknown argument {arguments[1]!r}")
+    root, out = (cli.given_path(f"--{name}", FLAGS[name].value) for name in ("root", "out"))
     workers, skip = FLAGS.workers or cores(), FLAGS.on_error == "skip"
     if out.resolve() == root.resolve():
-        sys.exit(f"error: --out must be another folder than --root, {root}")
+        raise ValueError(f"--out must be another folder than --root, {root}")
+    cli.check_folder("--out", out)
+    for name in ("classes", "ground_truth"):
+        if FLAGS[name].value is not None:
+            cli.check_file(f"--{name}", cli.given_path(f"--{name}", FLAGS[name].value))
 
     def run(tasks: Sequence[Task]) -> Iterable[Done]:
         if FLAGS.runner is None:
             return in_processes(make, tasks, workers)
         return in_beam(tasks, out.absolute(), FLAGS.runner, arguments[1:])
 
-    try:
-        source = find(FLAGS.source, root, FLAGS.classes, FLAGS.ground_truth, skip, workers)
-        source = source._replace(images=source.images.limited(FLAGS.max_pixels))
-        skipped = prepare(FLAGS.source, source, root, out, FLAGS.shard_images, skip, run)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on after the shards that are whole", file=sys.stderr)
-        sys.exit(130)  # as a shell tells it
+    source = find(FLAGS.source, root, FLAGS.classes, FLAGS.ground_truth, skip, workers)
+    source = source._replace(images=source.images.limited(FLAGS.max_pixels))
+    skipped = prepare(FLAGS.source, source, root, out, FLAGS.shard_images, skip, run)
     print("".join(f"skipped {name}\n" for name in skipped), end="")
     print(f"{out}: {len(source.images) - len(skipped)} images of {FLAGS.source}; {len(skipped)} skipped")
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """The flags of the command."""
     flags.DEFINE_enum("source", None, [*NAMES], "What the folder holds.", required=True)
     flags.DEFINE_string("root", None, "Folder of the images.", required=True)
     flags.DEFINE_string("out", None, "Folder for the shards, empty or of an earlier run.", required=True)
     flags.DEFINE_string("classes", None, "ImageNet: file of the WordNet ids, one to a line.")
     flags.DEFINE_string("ground_truth", None, "ImageNet: file of the classes of numbered test images.")
-    flags.DEFINE_integer("shard_images", 1024, "Images in a shard.", lower_bound=1)
+    flags.DEFINE_integer("shard_images", 1024, "Images in a shard.", lower_bound=1, upper_bound=2**31 - 1)
     flags.DEFINE_enum("on_error", "stop", ["stop", "skip"], "What to do about an unreadable image.")
     flags.DEFINE_integer("max_pixels", MAX_PIXELS, "Pixels of an image that is read.", lower_bound=1)
-    flags.DEFINE_integer("workers", 0, "Processes; 0: one for each core.", lower_bound=0)
+    flags.DEFINE_integer(
+        "workers", 0, "Processes; 0: one for each core.", lower_bound=0, upper_bound=cli.MAX_WORKERS
+    )
     flags.DEFINE_string("runner", None, "Runner of Apache Beam to make the shards, instead of processes.")
-    app.run(main)
+
+
+if __name__ == "__main__":
+    interrupted = "the same command goes on after the shards that are whole"
+    cli.launch(cli.Command(main, define_flags, "--workers", interrupted, rest=True))

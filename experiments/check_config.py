@@ -1,0 +1,353 @@
+"""Config validation: the allowed values of every field, and what must hold between fields.
+
+Everything here is known before data is read and before a file or folder is made.
+"""
+
+import os
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from experiments.configs import base
+from pddm_jax import data
+from pddm_jax.cli import MAX_WORKERS, check_file, one_line
+from pddm_jax.data.on_disk import LISTED
+from pddm_jax.data.transforms import AUGMENT
+from pddm_jax.mining import SCOPES
+from pddm_jax.networks import NETWORKS
+from pddm_jax.objectives import OBJECTIVES
+from pddm_jax.training import OPTIMIZERS, SCHEDULES
+from pddm_jax.types import DTYPES
+
+NONE = ("None", "none")
+"""What stands for None on the command line, for every field that may be None."""
+
+MOST = 2**31 - 1
+"""Of steps and of other numbers that devices hold as int32."""
+
+LEAST_REAL, MOST_REAL = 1e-30, 1e30
+"""Reals that float32 holds, and their reciprocals."""
+
+IMAGES_IN_MEMORY = {"glyphs": 30_000, "fashion_mnist": 70_000}
+"""At least so many images does a data set hold in memory, a byte a pixel."""
+
+PREFETCHED = 8
+"""Batches that are read ahead, at least."""
+
+
+class Rule(NamedTuple):
+    """The values that a field may have."""
+
+    accepts: Callable[[Any], bool]
+    words: str  # after "must be"
+    optional: bool = False  # whether it may be None
+
+    def check(self, name: str, value: object) -> None:
+        """Raise a ValueError that names the field unless it may have the value."""
+        if value is None and self.optional:
+            return
+        if value is None or not self.accepts(value):
+            shown = one_line(repr(value))
+            raise ValueError(
+                f"{name} must be {self.words}{' or None' if self.optional else ''}, "
+                f"got {shown if len(shown) < 200 else f'{shown[:200]} ...'}"
+            )
+
+
+def integer(low: int, high: int = MOST) -> Rule:
+    """An int, and no bool, of low to high."""
+    return Rule(lambda x: type(x) is int and low <= x <= high, f"an integer of {low} to {high}")
+
+
+def real(low: float, high: float, *, above: bool = False, below: bool = False) -> Rule:
+    """A float or int, and no bool, of low to high, or above low, or below high."""
+
+    def accepts(x: Any) -> bool:
+        if type(x) not in (int, float) or not low <= x <= high:
+            return False
+        return not (above and x == low) and not (below and x == high)
+
+    words = f"{'above' if above else 'at least'} {low:g} and {'below' if below else 'at most'} {high:g}"
+    return Rule(accepts, f"a number {words}")
+
+
+def choice(names: Collection[str]) -> Rule:
+    """One of some words."""
+    return Rule(lambda x: isinstance(x, str) and x in names, f"one of {sorted(names)}")
+
+
+def text(what: str) -> Rule:
+    """A str with something in it, and without the character 0."""
+    return Rule(lambda x: isinstance(x, str) and bool(x.strip()) and "\0" not in x, what)
+
+
+def integers(low: int, high: int = MOST) -> Rule:
+    """A tuple or list of ints of low to high; it may be empty."""
+    each = integer(low, high)
+    return Rule(
+        lambda x: isinstance(x, tuple | list) and all(map(each.accepts, x)), f"a tuple, each {each.words}"
+    )
+
+
+def optional(rule: Rule) -> Rule:
+    """Also None."""
+    return rule._replace(optional=True)
+
+
+FLAG = Rule(lambda x: type(x) is bool, "True or False")
+POSITIVE = real(LEAST_REAL, MOST_REAL)
+NOT_NEGATIVE = real(0, MOST_REAL)
+PATH = optional(text("a path that is not empty"))
+WORDS = optional(text("a text that is not empty"))
+
+RULES = {
+    "seed": integer(0, 2**32 - 1),
+    "data.name": choice((*data.DATASETS, *LISTED)),
+    "data.root": PATH,
+    "data.classes": PATH,
+    "data.ground_truth": PATH,
+    "data.image_size": optional(integer(1, 16_384)),
+    "data.max_pixels": optional(integer(1, 2**40)),
+    "data.crop": choice(("none", "bbox")),
+    "data.on_error": choice(("stop", "skip")),
+    "data.unseen": optional(text("a number of classes or the path of a file")),
+    "data.seen_test": real(0, 1, below=True),
+    "data.validation": real(0, 1, below=True),
+    "data.workers": integer(0, MAX_WORKERS),
+    "data.classes_per_batch": integer(2, 2**20),
+    "data.images_per_class": integer(2, 2**16),
+    "data.augment": choice(AUGMENT),
+    "data.shift": integer(0, 16_384),
+    "data.least_area": real(0, 1, above=True),
+    "data.flip": FLAG,
+    "data.colour": real(0, 1),
+    "data.zoom": real(1, 1000),
+    "network.name": choice(NETWORKS),
+    "network.embedding_dim": integer(0, 65_536),
+    "network.unit_dim": integer(1, 65_536),
+    "network.pretrained": PATH,
+    "network.freeze_statistics": FLAG,
+    "network.dtype": choice(DTYPES),
+    "network.remat": FLAG,
+    "network.parts": integer(1, 2**20),
+    "objective.name": choice(OBJECTIVES),
+    "objective.per": optional(choice(SCOPES)),
+    "objective.alpha": optional(NOT_NEGATIVE),
+    "objective.beta": optional(NOT_NEGATIVE),
+    "objective.weight": optional(NOT_NEGATIVE),
+    "objective.dtype": optional(choice(DTYPES)),
+    "objective.margin": optional(NOT_NEGATIVE),
+    "objective.base": optional(real(-1, 1)),
+    "objective.softmax": optional(NOT_NEGATIVE),
+    "objective.temperature": optional(POSITIVE),
+    "optimizer.name": choice(OPTIMIZERS),
+    "optimizer.learning_rate": POSITIVE,
+    "optimizer.weight_decay": NOT_NEGATIVE,
+    "optimizer.schedule": choice(SCHEDULES),
+    "optimizer.clip_norm": POSITIVE,
+    "optimizer.warmup": integer(0),
+    "optimizer.unit_factor": POSITIVE,
+    "optimizer.backbone_factor": POSITIVE,
+    "train.steps": integer(1),
+    "train.eval_every": integer(1),
+    "train.checkpoint_every": integer(1),
+    "train.log_every": integer(1),
+    "train.max_to_keep": integer(1, 10**6),
+    "train.nmi": FLAG,
+    "transfer.name": optional(choice(data.CLOSED_SETS)),
+    "transfer.root": PATH,
+    "transfer.classes": PATH,
+    "transfer.ground_truth": PATH,
+    "transfer.hierarchy": PATH,
+    "transfer.ways": integers(1),
+    "transfer.neighbours": integers(1),
+    "transfer.probe_steps": integer(0, 10**9),
+    "transfer.probe_decay": POSITIVE,
+    "transfer.published": WORDS,
+    "zero_shot.descriptions": PATH,
+    "zero_shot.ids": PATH,
+    "zero_shot.conse_top": integer(1),
+    "zero_shot.conse_temperature": POSITIVE,
+    "zero_shot.ridge_weight": POSITIVE,
+    "zero_shot.ranking_margin": POSITIVE,
+    "zero_shot.ranking_rate": POSITIVE,
+    "zero_shot.ranking_steps": integer(1, 10**9),
+    "zero_shot.published": WORDS,
+}
+"""By dotted name, for every field of every config."""
+
+FILES = (
+    *("data.classes", "data.ground_truth", "zero_shot.descriptions", "zero_shot.ids"),
+    *("transfer.classes", "transfer.ground_truth", "transfer.hierarchy"),
+)
+"""Fields that name a file."""
+
+POSITIVE_FOR = {"multi_similarity": ("alpha", "beta")}
+"""Fields of objectives that divide by them."""
+
+
+def fields(config: ConfigDict | FrozenConfigDict) -> Iterator[tuple[str, Any]]:
+    """The fields of a config by dotted name."""
+    for group, value in config.items():
+        if isinstance(value, ConfigDict | FrozenConfigDict):
+            yield from ((f"{group}.{name}", x) for name, x in value.items())
+        else:
+            yield group, value
+
+
+def accepted(config: ConfigDict | FrozenConfigDict) -> FrozenConfigDict:
+    """The config with None for the word "None" in fields that may be None, once it has passed all checks.
+
+    Raises:
+        ValueError: a field is missing, unknown or out of its range, or two do not fit together.
+        OSError: a file that a field names is not there.
+    """
+    if not isinstance(config, ConfigDict | FrozenConfigDict):
+        raise ValueError(f"a config must be a ConfigDict, got {type(config).__name__}")
+    settled = ConfigDict(config).copy_and_resolve_references()
+    for name, value in fields(settled):
+        if name in RULES and RULES[name].optional and isinstance(value, str) and value in NONE:
+            group, _, field = name.partition(".")
+            settled[group][field] = None
+    frozen = FrozenConfigDict(settled)
+    check_config(frozen)
+    return frozen
+
+
+def check_config(config: FrozenConfigDict) -> None:
+    """Raise a ValueError or OSError that names the first field that a run cannot use."""
+    given, wanted = dict(fields(config)), dict(fields(base.get_config("tuned")))
+    for name in wanted:
+        if name not in given:
+            raise ValueError(f"the config has no field {name}: begin with experiments/configs/base.py")
+    for name, value in given.items():
+        if name not in RULES:
+            raise ValueError(f"{name} is not a field of a config: experiments/configs/base.py lists them")
+        RULES[name].check(name, value)
+    for name in FILES:
+        if given.get(name) is not None:
+            check_file(name, Path(given[name]).expanduser())
+    _check_data(config)
+    _check_objective(config)
+    _check_pretrained(config)
+    _check_evaluation(config)
+
+
+def _check_data(config: FrozenConfigDict) -> None:
+    """What must hold between the fields of `data`."""
+    of = config.data
+    in_memory = of.name in data.IN_MEMORY
+    for name in ("classes", "ground_truth"):
+        if of[name] is not None and of.name not in LISTED:
+            raise ValueError(f"data.{name} is for {', '.join(LISTED)}, not for data.name {of.name!r}")
+    if of.unseen is not None and not of.unseen.isdecimal():
+        check_file("data.unseen", Path(of.unseen))
+    if of.augment == "shift" and not in_memory:
+        raise ValueError(f'data.augment must be "crop" for {of.name}: its images have many sizes')
+    if of.augment == "crop" and of.image_size is None:
+        raise ValueError('data.image_size must be given for data.augment="crop", got None')
+    if of.augment == "shift" and of.shift >= (of.image_size or 28):
+        raise ValueError(
+            f"data.shift must be below the side of an image, {of.image_size or 28} pixels, got {of.shift}"
+        )
+    if of.crop == "bbox" and in_memory:
+        raise ValueError(f'data.crop must be "none" for {of.name}, which has no boxes')
+
+
+def _check_objective(config: FrozenConfigDict) -> None:
+    """What an objective's own formula asks of its fields, and int32 of the number of positive pairs."""
+    of = config.objective
+    for name in POSITIVE_FOR.get(of.name, ()):
+        if of[name] == 0:
+            raise ValueError(f"objective.{name} must be above 0 for objective {of.name!r}, got 0")
+    p, k = config.data.classes_per_batch, config.data.images_per_class
+    if p * k * (k - 1) // 2 > MOST:
+        raise ValueError(
+            "data.classes_per_batch and data.images_per_class must make fewer than 2**31 positive pairs, "
+            f"got {p} and {k}"
+        )
+
+
+def _check_pretrained(config: FrozenConfigDict) -> None:
+    spec = config.network.pretrained
+    if spec is not None and not spec.startswith("pypi:"):
+        path = Path(spec).expanduser()
+        if not path.is_dir():
+            check_file("network.pretrained", path)
+
+
+def _check_evaluation(config: FrozenConfigDict) -> None:
+    """What must hold between the fields of an evaluation, where the config has them."""
+    root = config.get("transfer", {}).get("root")
+    if root is not None and not Path(root).expanduser().exists():
+        raise FileNotFoundError(f"transfer.root: there is no {root}")
+    of = config.get("zero_shot", {})
+    if of.get("ids") is not None and of.get("descriptions") is None:
+        raise ValueError("zero_shot.ids must be given with zero_shot.descriptions, got None for the latter")
+
+
+def check_machine(config: FrozenConfigDict, devices: int, processes: int = 1) -> None:
+    """Raise a ValueError unless a batch divides over the devices and fits into memory, whatever else does.
+
+    Args:
+        config: of the run.
+        devices: of all processes.
+        processes: that share out a batch.
+    """
+    p, k, parts = config.data.classes_per_batch, config.data.images_per_class, config.network.parts
+    share, rest = divmod(p * k, devices)
+    if rest:
+        raise ValueError(f"a batch of {p} x {k} images does not divide over {devices} devices")
+    if share % parts:
+        raise ValueError(
+            f"network.parts must divide a device's images of a batch, {p} x {k} / {devices}, got {parts}"
+        )
+    there = memory()
+    for names, size in needs(config, processes).items():
+        if size > there:
+            raise ValueError(
+                f"{names} must be smaller: a run takes {size / 2**30:,.1f} GiB of memory or more, and this "
+                f"machine has {there / 2**30:,.1f} GiB"
+            )
+
+
+def needs(config: FrozenConfigDict, processes: int) -> dict[str, int]:
+    """Bytes of memory that a run takes at the very least, by the fields that decide it."""
+    of, net = config.data, config.network
+    size, channels = of.image_size or 28, 1 if of.name in data.IN_MEMORY else 3
+    pixels = of.classes_per_batch * of.images_per_class * size**2 * channels
+    pairs = of.classes_per_batch * of.images_per_class * (of.images_per_class - 1) // 2
+    width, hidden = net.embedding_dim, net.unit_dim
+    # Kernels of the head, on 64 features or more, and of the unit; as such, gradient and two moments.
+    weights = 4 * 4 * (64 * width + 2 * width * hidden + 2 * hidden**2)
+    names = {
+        "data.classes_per_batch, data.images_per_class and data.image_size": pixels
+        * (PREFETCHED + 4)
+        // processes
+        + 16 * pairs,
+        "network.embedding_dim and network.unit_dim": weights,
+    }
+    if of.name in IMAGES_IN_MEMORY:
+        names["data.image_size"] = IMAGES_IN_MEMORY[of.name] * size**2
+    return names
+
+
+def memory() -> int:
+    """Bytes of main memory; what no machine has where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 2**62
+
+
+def warnings(config: FrozenConfigDict) -> list[str]:
+    """What is allowed and yet is probably not meant."""
+    steps, warmup = config.train.steps, config.optimizer.warmup
+    if warmup >= steps:
+        return [
+            f"optimizer.warmup is {warmup} of train.steps {steps}: the learning rate does not reach "
+            f"{config.optimizer.learning_rate:g}"
+        ]
+    return []

@@ -1,0 +1,135 @@
+"""What a command does with an exception: exit code, one line, a traceback with --debug alone."""
+
+import errno
+import json
+
+import pytest
+from absl import app, flags
+
+from pddm_jax.cli import check_file, check_folder, given_path, one_line, verdict, wants_debug
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ValueError("data.root must be given"), 2, "error: data.root must be given"),
+        (ValueError("a\n  b\x1b[0m\n"), 2, "error: a b\\x1b[0m"),
+        (ValueError(), 2, "error: ValueError"),
+        (FileNotFoundError("there is no x"), 2, "error: there is no x"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "error: [Errno 13] "),
+        (OSError(errno.ENOSPC, "No space left on device", "/x"), 1, "error: [Errno 28] No space"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), 1, "error: out of memory ("),
+        (flags.IllegalFlagValueError("flag --x=1"), 2, "error: flag --x=1"),
+        (app.UsageError("unknown"), 2, "error: unknown"),
+        (FloatingPointError("training diverged"), 1, "error: training diverged"),
+        (MemoryError(), 1, "error: out of memory (MemoryError): lower --batch"),
+        (MemoryError("Unable to allocate 3 TiB"), 1, "error: out of memory (Unable to allocate 3 TiB): "),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: 9 bytes\n" + "x\n" * 99),
+            1,
+            "error: out of memory (RESOURCE",
+        ),
+        (RuntimeError("a\nb"), 1, "error: RuntimeError: a b (this is a bug, or "),
+        (KeyError("x"), 1, "error: KeyError: 'x' (this is a bug"),
+        (AssertionError(), 1, "error: AssertionError (this is a bug"),
+        (TypeError("x" * 9999), 1, "error: TypeError: xxx"),
+    ],
+)
+def test_the_verdict(error, code, line):
+    found = verdict(error, "--batch")
+    assert found[0] == code
+    assert found[1].startswith(line)
+    assert "\n" not in found[1]
+    assert len(found[1]) < 600
+
+
+def test_one_line_keeps_what_can_be_printed():
+    assert one_line("größer  é 字\r\n\n\tx\udcff") == "größer  é 字 x\\udcff"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["p"], False),
+        (["p", "--debug"], True),
+        (["p", "-debug=true"], True),
+        (["p", "--debug", "--nodebug"], False),
+        (["p", "debug"], False),
+        (["p", "--workdir=debug"], False),
+    ],
+)
+def test_debug_is_known_before_flags_are_parsed(arguments, wanted):
+    assert wants_debug(arguments) == wanted
+
+
+def test_paths_of_flags(tmp_path):
+    for text in ("", "  "):
+        with pytest.raises(ValueError, match="--out must not be empty"):
+            given_path("--out", text)
+    assert given_path("--out", "~/x").is_absolute()
+    file = tmp_path / "file"
+    file.touch()
+    check_file("--x", file)
+    check_folder("--x", tmp_path / "a" / "b")
+    for path in (file, file / "below", file / "below" / "it"):
+        with pytest.raises(NotADirectoryError, match=f"--x: {file} is not a folder"):
+            check_folder("--x", path)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OSError, match="--x: "):
+        check_folder("--x", tmp_path / "dangling")
+    with pytest.raises(OSError, match="--x: File name too long"):
+        check_folder("--x", tmp_path / ("x" * 300))
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "dangling"}
+
+
+CODE = """
+import json, sys, threading
+from absl import flags, logging
+from pddm_jax import cli
+
+def define():
+    flags.DEFINE_string("kind", None, "")
+
+def main(_):
+    kinds = {"user": ValueError("yours"), "bug": KeyError("ours"), "stop": KeyboardInterrupt()}
+    def fail():
+        raise RuntimeError("in a thread")
+    thread = threading.Thread(target=fail)
+    thread.start(); thread.join()
+    try:
+        fail()
+    except RuntimeError:
+        logging.exception("logged")
+    raise kinds[flags.FLAGS.kind]
+
+found = []
+for number, line in enumerate(json.loads(sys.argv[1])):
+    sys.argv = ["prog", *line]
+    try:
+        cli.launch(cli.Command(main, define, "--batch", "go on"))
+    except SystemExit as end:
+        print(f"exit {end.code}", file=sys.stderr)
+    for name in ("debug", "kind"):
+        delattr(flags.FLAGS, name)
+"""
+
+
+def test_a_command_ends_with_one_line_and_its_code(python):
+    lines = [["--kind=user"], ["--kind=bug"], ["--kind=stop"], ["--knd=x"], ["--kind=x", "more"]]
+    status, _, err = python("-c", CODE, json.dumps(lines))
+    assert status == 0, err
+    assert "Traceback" not in err
+    told = [line for line in err.splitlines() if line.startswith(("error: ", "interrupted: ", "exit "))]
+    assert told == [
+        *("error: yours", "exit 2"),
+        "error: KeyError: 'ours' (this is a bug, or an input that nobody thought of: run with --debug for "
+        "the traceback)",
+        *("exit 1", "interrupted: go on", "exit 130"),
+        *("error: Unknown command line flag 'knd'", "exit 2"),
+        *("error: unknown argument 'more'", "exit 2"),
+    ]
+    assert err.count("warning: a thread ended: RuntimeError: in a thread") == 3
+    status, _, err = python("-c", CODE, json.dumps([["--kind=user", "--debug"]]))
+    assert "Traceback" in err
+    assert "ValueError: yours" in err
+    assert err.splitlines()[-2:] == ["error: yours", "exit 2"]

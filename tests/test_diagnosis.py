@@ -1,0 +1,298 @@
+"""Training that goes wrong: collapse, batches without quadruplets, a diverged step that is run again."""
+
+import json
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments.configs import quickstart
+from experiments.replay import replay
+from pddm_jax import diagnosis
+from pddm_jax.diagnosis import Alarm, Collapse, MiningCounts, spread, total_without
+from pddm_jax.networks import make_network
+from pddm_jax.objectives import make_objective
+from pddm_jax.pddm import PDDM
+from pddm_jax.replay import Finding, examine, read_record, report, write_record
+from pddm_jax.training import (
+    Diverged,
+    PendingLogs,
+    data_mesh,
+    fit,
+    init_state,
+    make_optimizer,
+    make_train_step,
+)
+from pddm_jax.types import Batch
+
+
+def unit(x):
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+# -------------------------------------------------------------------------------------------- collapse
+
+
+@given(
+    seed=st.integers(0, 99),
+    n=st.integers(2, 40),
+    d=st.integers(2, 8),
+    near=st.sampled_from([1e-4, 1e-2, 0.3, 1, 30]),
+)
+@settings(max_examples=40, deadline=None)
+def test_the_spread_is_that_of_its_definition(seed, n, d, near):
+    rng = np.random.default_rng(seed)
+    x = unit(rng.normal(size=d) + near * rng.normal(size=(n, d)))
+    wide = x.astype(np.float64)
+    squared = ((wide[:, None] - wide[None]) ** 2).sum(-1)
+    found = spread(x)
+    # Half of the mean squared distance of all ordered pairs, each image with itself among them.
+    np.testing.assert_allclose(found.embedding_std, np.sqrt(squared.mean() / 2), rtol=1e-6)
+    singular = np.linalg.svd(wide - wide.mean(0), compute_uv=False)
+    shares = singular[singular > 1e-12 * singular[0]] / singular.sum()
+    np.testing.assert_allclose(found.effective_rank, np.exp(-np.sum(shares * np.log(shares))), rtol=1e-3)
+
+
+def test_spread_of_blocks_is_that_of_all(monkeypatch):
+    x = unit(np.random.default_rng(0).normal(size=(100, 6)))
+    whole = spread(x)
+    monkeypatch.setattr(diagnosis, "BLOCK", 7)
+    np.testing.assert_allclose(spread(x), whole, rtol=1e-12)
+
+
+@pytest.mark.parametrize("n", [0, 1, 9])
+def test_one_point_has_no_spread(n):
+    assert spread(np.full((n, 5), 0.3, np.float32)) == (0.0, 1.0)
+
+
+def test_even_and_flat_spreads():
+    even = spread(np.vstack([np.eye(4), -np.eye(4)]).astype(np.float32))
+    np.testing.assert_allclose(even, (1, 4), rtol=1e-6)
+    line = spread(unit(np.array([[1, 0.2, 0], [1, 0, 0], [1, -0.2, 0]])))
+    assert line.effective_rank < 1.3
+
+
+def test_collapse_is_told_once_until_it_is_over():
+    told, rng = [], np.random.default_rng(0)
+    good = unit(rng.normal(size=(50, 8)))
+    point = unit(np.ones(8) + 1e-3 * rng.normal(size=(50, 8)))
+    line = unit(np.outer(rng.normal(size=50), np.ones(8)) + 1e-3 * rng.normal(size=(50, 8)))
+    watch = Collapse(told.append, classes=7)
+    rows = [watch.row(step, x) for step, x in enumerate((good, point, point, good, line))]
+    assert len(told) == 2
+    assert "at step 1: embedding_std 0.00" in told[0]
+    assert "learning_rate" in told[0]
+    assert "at step 4: effective_rank 1." in told[1]
+    assert [{*row} for row in rows] == [{"embedding_std", "effective_rank"}] * 5
+    json.dumps(rows, allow_nan=False)
+    watch.row(5, good)
+    watch.row(6, good[:1])
+    assert len(told) == 2  # one image is no collapse
+
+
+def test_few_directions_are_enough_for_few_classes():
+    flat = np.random.default_rng(0).normal(size=(50, 20))
+    flat[:, 3:] = 0
+    for classes, warnings in ((4, 0), (40, 1)):
+        told = []
+        Collapse(told.append, classes).row(1, unit(flat))
+        assert len(told) == warnings
+
+
+def test_an_alarm_goes_off_once_until_it_is_over():
+    told = []
+    alarm = Alarm(told.append)
+    for number, wrong in enumerate([False, True, True, False, True]):
+        alarm.set(wrong, str(number))
+    assert told == ["warning: 1", "warning: 4"]
+
+
+# ---------------------------------------------------------------------------- batches without quadruplets
+
+
+def test_quadruplets_are_counted_from_row_to_row_and_over_a_restart(tmp_path):
+    told, valid = [], [4.0, 0.0, 2.0, 6.0, 6.0, 0.0]
+
+    def rows(counts, steps):
+        found = []
+        for step in steps:
+            counts.observe(step, {"loss": 1.0, "valid_quadruplets": valid[step - 1]})
+            if step == 4:
+                counts.save(step)
+            if step % 3 == 0:
+                found.append(counts.row(step))
+        return found
+
+    counts = MiningCounts(tmp_path / "mining.json", told.append)
+    counts.resume(0)
+    whole = rows(counts, range(1, 7))
+    assert whole == [
+        {"valid_quadruplets": 2.0, "batches_without_quadruplets": 1},
+        {"valid_quadruplets": 4.0, "batches_without_quadruplets": 1},
+    ]
+    assert total_without([{"loss": 1.0}, *whole]) == 2
+    assert len(told) == 1
+    assert "1 of the 3 batches up to step 3" in told[0]
+
+    later = MiningCounts(tmp_path / "mining.json", told.append)
+    later.resume(4)
+    assert rows(later, range(5, 7)) == whole[1:]
+    later.resume(3)
+    assert later.batches == 0
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"4": 3}', '{"4": [1, 2]}', '{"x": [1, 2, 3]}'])
+def test_damaged_counts_are_named(text, tmp_path):
+    (tmp_path / "mining.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"mining\.json is damaged"):
+        MiningCounts(tmp_path / "mining.json", print).resume(4)
+
+
+def test_objectives_that_do_not_mine_count_nothing(tmp_path):
+    counts = MiningCounts(tmp_path / "mining.json", print)
+    counts.observe(1, {"loss": 1.0})
+    counts.save(1)
+    assert counts.row(1) == {}
+    assert total_without([{"loss": 1.0}]) is None
+    assert not [*tmp_path.iterdir()]
+
+
+class Counter(NamedTuple):
+    step: int
+
+
+def test_every_step_is_observed_once_in_order(monkeypatch):
+    monkeypatch.setattr("pddm_jax.training.MOST_PENDING", 4)
+    seen = []
+
+    def step(state, batch):
+        return Counter(state.step + 1), {"loss": np.float32(batch)}
+
+    def after_step(step, state, logs):
+        if step in (5, 7):
+            assert logs()["loss"] == step - 1
+            logs()
+        return False
+
+    fit(Counter(2), step, iter(range(2, 99)), 13, after_step, lambda *told: seen.append(told))
+    assert seen == [(step, {"loss": step - 1}) for step in range(3, 3 + len(seen))]
+    assert seen[-1][0] >= 10  # so few are left that nobody asked for
+
+
+def test_a_step_that_is_not_finite_is_not_observed():
+    seen = []
+    logs = PendingLogs(lambda *told: seen.append(told), 0)
+    for step, loss in ((1, 1.0), (2, np.nan), (3, 1.0)):
+        logs.add(step, {"loss": np.float32(loss), "other": np.float32(1)})
+    with pytest.raises(Diverged, match=r"training diverged at step 2: \{'loss': nan\}") as caught:
+        logs()
+    assert caught.value.step == 2
+    assert [*caught.value.values] == ["loss"]
+    assert seen == [(1, {"loss": 1.0, "other": 1.0})]
+
+
+# ----------------------------------------------------------------------------------------------- replay
+
+SIZE = 8
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """A small config, the parts of its step, and a batch."""
+    config = quickstart.get_config()
+    config.data.update(image_size=SIZE, classes_per_batch=3, images_per_class=2)
+    config.network.update(embedding_dim=6, unit_dim=4)
+    config.objective.name = "contrastive"
+    loss, _ = make_objective("contrastive")
+    optimizer = make_optimizer(**config.optimizer, steps=config.train.steps)
+    parts = make_network("small_cnn", 6), loss, optimizer
+    images = np.random.default_rng(0).integers(0, 256, (6, SIZE, SIZE, 1), dtype=np.uint8)
+    mesh = data_mesh(jax.devices()[:1])
+    return config, parts, mesh, Batch(images, np.repeat(np.arange(3, dtype=np.int32), 2))
+
+
+def state_of(problem):
+    config, (network, _, optimizer), mesh, _ = problem
+    return init_state(network, PDDM(4, 4), optimizer, (SIZE, SIZE, 1), config.seed, mesh)
+
+
+def written(problem, tmp_path, state):
+    config, *_, batch = problem
+    about = {
+        "config": json.loads(config.to_json()),
+        "step": 5,
+        "not_finite": {"loss": "nan"},
+        "classes": 0,
+        "versions": {"jax": "0.0"},
+    }
+    write_record(tmp_path / "diverged-step-5.npz", about, state, batch)
+    return tmp_path / "diverged-step-5.npz"
+
+
+def test_a_record_comes_back_to_the_bit(problem, tmp_path):
+    state = state_of(problem)
+    found = read_record(written(problem, tmp_path, state))
+    jax.tree.map(np.testing.assert_array_equal, found.state(state), state)
+    np.testing.assert_array_equal(found.batch.images, problem[3].images)
+    np.testing.assert_array_equal(found.batch.labels, problem[3].labels)
+    assert [path.name for path in tmp_path.iterdir()] == ["diverged-step-5.npz"]
+    assert found.about["not_finite"] == {"loss": "nan"}
+
+
+def test_the_step_of_a_record_is_that_of_the_run(problem):
+    _, parts, mesh, batch = problem
+    logs, findings = examine(*parts, mesh, state_of(problem), batch)
+    after, expected = make_train_step(*parts, mesh)(state_of(problem), batch)
+    assert {*logs} == {*expected}
+    for name, value in expected.items():
+        np.testing.assert_allclose(logs[name], value, rtol=1e-5)
+    assert not any(finding.wrong for finding in findings)
+    largest = {x.name: x.largest for x in findings if x.part == "parameters after"}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(after.params):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        np.testing.assert_allclose(largest[name], np.abs(leaf).max(), rtol=1e-4)
+
+
+def test_a_replay_tells_where_it_is_not_finite_first(problem, tmp_path):
+    state = state_of(problem)
+    kernel = state.params["network"]["embedding"]["kernel"]
+    state.params["network"]["embedding"]["kernel"] = kernel.at[0, 0].set(np.inf)
+    lines = replay(written(problem, tmp_path, state)).splitlines()
+    assert lines[0].startswith("step 5 of contrastive on glyphs, seed 0: 6 images")
+    assert lines[1] == "in the run: loss nan"
+    assert any("jax 0.0 (here " in line for line in lines)
+    assert any(line.strip().startswith("network/embedding/kernel: 1 of ") for line in lines)
+    assert lines[-1] == "not finite first: parameters before, network/embedding/kernel"
+
+
+def test_a_report_tells_what_is_finite():
+    found = [Finding("loss", "loss", 0, 1, 2.5), Finding("gradients", "a", 0, 4, 0.5)]
+    assert report(found).splitlines()[-1] == "all is finite here"
+    assert "largest 2.5 in loss" in report(found)
+    many = [Finding("gradients", str(n), 1, 4, 0.5) for n in range(20)]
+    assert "and 12 more" in report(many)
+
+
+def test_what_is_no_record_is_named(problem, tmp_path):
+    path = written(problem, tmp_path, state_of(problem))
+    content = path.read_bytes()
+    with pytest.raises(OSError, match="nowhere"):
+        read_record(tmp_path / "nowhere.npz")
+    for damaged in (b"", b"PK", content[:999], content[: len(content) // 2], b"x" * 999):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"diverged-step-5\.npz is no record of a diverged step"):
+            read_record(path)
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 1
+    path.write_bytes(flipped)
+    with pytest.raises(ValueError, match="no record"):
+        read_record(path)
+    np.savez(path, about=np.array([object()], dtype=object))  # a pickle, which is not opened
+    with pytest.raises(ValueError, match="no record"):
+        read_record(path)
+    np.savez(path, about=np.frombuffer(b'{"config": {}, "step": 1}', np.uint8), images=[1], labels=[1])
+    with pytest.raises(ValueError, match="does not fit this version, or is damaged"):
+        replay(path)
