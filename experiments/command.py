@@ -2,7 +2,6 @@
 
 import logging as python_logging
 import re
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from ml_collections import config_flags
 
 from experiments import machine, retrieval
 from experiments.runner import Evaluation, run
+from pddm_jax import peers, signals
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -65,7 +65,7 @@ def _start_jax() -> None:
     names = "coordinator", "num_processes", "process_id"
     coordinator, count, place = (flags.FLAGS[name].value for name in names)
     if flags.FLAGS.distributed:
-        jax.distributed.initialize(coordinator, count, place, shutdown_timeout_seconds=30)
+        peers.join(coordinator, count, place)
         return
     if any(value is not None for value in (coordinator, count, place)):
         raise ValueError(f"--distributed must be given with --{', --'.join(names)}")
@@ -73,8 +73,7 @@ def _start_jax() -> None:
     batch = config.data.classes_per_batch * config.data.images_per_class
     parts = max(1, config.network.parts)  # whose value is checked later
     machine.use_all_cores(config.network.name, batch // parts)
-    # While there is nothing to save, and once all is saved.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    signals.at_once("before a step was made: nothing new to save; the same command starts again", 143)
 
 
 def launch(body: Callable[[], None]) -> None:
@@ -89,14 +88,15 @@ def launch(body: Callable[[], None]) -> None:
         logging.get_absl_handler().setFormatter(python_logging.Formatter("%(levelname)s: %(message)s"))
         try:
             machine.use_huge_pages()
+            signals.listen_for_interrupts()
             _start_jax()
-            body()
+            with peers.watched():
+                body()
         except (ValueError, OSError, FloatingPointError) as error:
             logging.debug("where it came from:", exc_info=True)
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:
-            told = "the same command goes on after the last checkpoint, or anew where there is none"
-            print(f"interrupted: {told}", file=sys.stderr)
+            signals.tell_interrupted()
             sys.exit(130)  # as a shell tells it
 
     app.run(main, flags_parser=parse)

@@ -5,7 +5,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,17 +17,20 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from experiments import plots
 from experiments.results import Results
-from pddm_jax import data, first_weights, metrics
+from experiments.resuming import began, check_same_run, finished, go_on, is_due, rows_of
+from pddm_jax import data, first_weights, metrics, signals
 from pddm_jax.checkpoint import Checkpoints, Preempted
 from pddm_jax.checks import as_labels
+from pddm_jax.console import say as say
 from pddm_jax.data import ClosedSet, Images, Split
 from pddm_jax.data.transforms import AUGMENT, Transform
 from pddm_jax.files import write_json
+from pddm_jax.lock import Lock
 from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.objectives import Loss, has_classifier, make_objective
 from pddm_jax.pddm import PDDM
 from pddm_jax.provenance import digest, digest_of_images, versions
-from pddm_jax.trained import network_of, read_results, transform_of
+from pddm_jax.trained import network_of, transform_of
 from pddm_jax.training import (
     TrainState,
     data_mesh,
@@ -38,13 +41,10 @@ from pddm_jax.training import (
     make_optimizer,
     make_train_step,
 )
-from pddm_jax.writer import Row, Writer, tell
+from pddm_jax.writer import Row, Writer
 
 EMBED = 128
 """Images embedded at a time, by all devices together, or the next multiple of their number."""
-
-MAY_DIFFER = ("classes", "data.workers", "devices", "image_shape", "train_sha256")
-"""Fields that a run may go on with other values of: they change nothing of what it leaves, or are told."""
 
 
 class Recipe(NamedTuple):
@@ -126,24 +126,28 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
         The results, as in results.json.
 
     Raises:
-        ValueError: the config is wrong, or workdir holds a run of another config.
+        ValueError: the config is wrong, or workdir holds a run of another config or is in use.
         FloatingPointError: training diverged; the last good checkpoint is kept.
-        Preempted: SIGTERM came, and the state is saved.
+        NotWritten: there is no space, or workdir cannot be written; the last whole checkpoint is kept.
+        Preempted: SIGTERM or SIGHUP came, and the state is saved.
     """
     config = FrozenConfigDict(config)
     check_config(config)
     check_same_run(workdir, config)
-    finished = workdir / "results.json"
-    if finished.exists():
-        say(f"{workdir} holds a finished run.")
-        results = read_results(workdir)
-        if results["evaluation"] != evaluation.name:
-            raise ValueError(
-                f"{workdir} holds a run that was measured by {results['evaluation']}, not by "
-                f"{evaluation.name}; choose another --workdir"
-            )
-        return results
+    results = finished(workdir, config, evaluation.name)
+    if results is None:
+        with Lock(workdir, "--workdir"), ExitStack() as stack:
+            check_same_run(workdir, config)  # what the last one to hold the lock has left
+            results = finished(workdir, config, evaluation.name)
+            if results is None:
+                results = _run(config, workdir, experiment, evaluation, stack)
+    return results
 
+
+def _run(
+    config: FrozenConfigDict, workdir: Path, experiment: str, evaluation: Evaluation, stack: ExitStack
+) -> Results:
+    """Train and evaluate in a workdir that is ours alone; `stack` ends when all is written."""
     stood_on, recipe = versions(), make_recipe(config)
     split = load(config, evaluation.closed_sets)
     train_sha256 = digest_of_images(split.train)
@@ -173,10 +177,11 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
         state, embed, rows, image_shape = train(
             config, workdir, recipe, train_images, watched, train_sha256
         )
-    except Preempted:
-        say("ended by SIGTERM: all is saved, and the same command goes on from there")
+    except Preempted as error:
+        say(f"ended by {error.name}: all is saved, and the same command goes on from there")
         raise
 
+    stack.enter_context(signals.at_once("all is saved, and the same command measures it", 0))
     learned = Learned(config, workdir, split, train_images, seen, state, partial(embed, state), beside)
     rule, found = evaluation.measure(learned)
     parts = {"train": train_images, "test": split.test}
@@ -217,7 +222,7 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
     if jax.process_index() == 0:
         title = f"{config.objective.name} on {config.data.name}, seed {config.seed}"
         plots.convergence({title: [plots.curve(rows)]}, title, workdir / "convergence.png")
-        write_json(finished, results)
+        write_json(workdir / "results.json", results)
     return results
 
 
@@ -285,37 +290,46 @@ def train(
 
     keep = config.train.max_to_keep, bool(config.data.validation)
     with Checkpoints(workdir / "checkpoints", *keep) as checkpoints:
-        latest = checkpoints.latest_step()
-        if latest is not None:
-            state = checkpoints.restore(latest, state)
+        fields, known = json.loads(config.to_json()), None
+        before = began(workdir)
+        if before and config.data.validation and before["train"]["steps"] % config.train.eval_every:
+            if before["train"]["steps"] < steps:  # the last step of fewer was scored; of these it is not
+                checkpoints.leave_out(before["train"]["steps"])
+        resumed = checkpoints.resume(state)
+        if resumed is not None:
+            state = resumed.state
         elif config.network.pretrained:
             state = first_weights.with_weights(state, config, shape, mesh)
         start = int(state.step)
+        fields |= {"devices": mesh.size, "image_shape": shape}
+        fields |= {"classes": of_classifier, "train_sha256": train_sha256}
         if start:
-            began = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
-            if began["train_sha256"] != train_sha256:
+            assert before is not None  # there are checkpoints
+            if before["train_sha256"] != train_sha256:
                 raise ValueError(
                     f"{workdir} holds a run on other images than are there now; choose another --workdir"
                 )
-            devices = began["devices"]
+            devices = before["devices"]
             other = f" on {mesh.size} devices, {devices} before: results may differ in their last digits"
             say(f"{workdir}: goes on after step {start}{other if devices != mesh.size else ''}")
+            if resumed and resumed.about:
+                known = rows_of(resumed.about["rows"], fields["train"])
+            if writes:
+                go_on(workdir, before, fields["train"])
+            fields = before | {"train": fields["train"]}
         batches = data.train_batches(images, sampler.since(start), recipe.transform, config.seed, workers)
 
-        with Writer(workdir, start, steps, writes) as writer, closing(batches):
+        with Writer(workdir, start, steps, writes, known) as writer, closing(batches):
             clock = time.perf_counter(), start
 
             def after_step(step: int, state: TrainState, logs: Callable[[], dict[str, float]]) -> bool:
                 nonlocal clock
 
                 def due(every: int) -> bool:
-                    return step % every == 0 or step == steps
+                    return is_due(step, every, steps)
 
                 if step == 1 and writes:  # what could not make one step does not claim the workdir
-                    fields = json.loads(config.to_json())
-                    told = {"devices": mesh.size, "image_shape": shape}
-                    told |= {"classes": of_classifier, "train_sha256": train_sha256}
-                    write_json(workdir / "config.json", fields | told)
+                    write_json(workdir / "config.json", fields)
                 stop = checkpoints.preempted(step)
                 log, evaluate = due(config.train.log_every), due(config.train.eval_every)
                 judged = evaluate and bool(config.data.validation)
@@ -332,7 +346,8 @@ def train(
                         recall, map_at_r = metrics.recall_of(ranking, [1])[1], metrics.map_at_r_of(ranking)
                         writer.row(step, {f"{whose}recall_at_1": recall, f"{whose}map_at_r": map_at_r})
                     if save:
-                        checkpoints.save(step, state, recall if judged else None)
+                        about = {"config": fields, "rows": writer.rows}
+                        checkpoints.save(step, state, recall if judged else None, about)
                     clock = time.perf_counter(), step
                 return stop
 
@@ -341,12 +356,6 @@ def train(
         if best is not None:
             state = checkpoints.restore(best, state)
     return Trained(state, embed, writer.rows, shape)
-
-
-def say(text: str) -> None:
-    """Tell how a run gets on, once for all processes."""
-    if jax.process_index() == 0:
-        tell(text)
 
 
 def check_config(config: FrozenConfigDict) -> None:
@@ -367,28 +376,3 @@ def check_config(config: FrozenConfigDict) -> None:
     for name in ("validation", "seen_test"):
         if not 0 <= config.data[name] < 1:
             raise ValueError(f"data.{name} must lie in 0 to 1, got {config.data[name]}")
-
-
-def check_same_run(workdir: Path, config: FrozenConfigDict) -> None:
-    """Raise a ValueError that names the fields in which a run in `workdir` differs from this one."""
-    path = workdir / "config.json"
-    if path.exists():
-        theirs, ours = json.loads(path.read_text(encoding="utf-8")), json.loads(config.to_json())
-        differing = ", ".join(
-            f"{name} {there!r} (here {here!r})"
-            for name, there, here in differences(theirs, ours)
-            if name not in MAY_DIFFER
-        )
-        if differing:
-            raise ValueError(f"{workdir} holds a run with {differing}; choose another --workdir")
-
-
-def differences(a: Any, b: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    """The leaves, by dotted name, in which two nested dicts differ."""
-    if not (isinstance(a, dict) and isinstance(b, dict)):
-        return [] if a == b else [(name, a, b)]
-    return [
-        difference
-        for key in sorted({*a, *b})
-        for difference in differences(a.get(key), b.get(key), f"{name}.{key}" if name else key)
-    ]

@@ -9,7 +9,11 @@ from conftest import ROOT
 # Lowest first. A module may import from the layers before its own, not from its own.
 LAYERS = (
     ("pddm_jax.types",),
-    ("pddm_jax.checks", "pddm_jax.cores", "pddm_jax.files"),
+    (
+        *("pddm_jax.agreement", "pddm_jax.checks", "pddm_jax.console", "pddm_jax.cores"),
+        *("pddm_jax.digests", "pddm_jax.files", "pddm_jax.peers"),
+    ),
+    ("pddm_jax.lock", "pddm_jax.signals"),
     ("pddm_jax.mesh",),
     ("pddm_jax.pairwise", "pddm_jax.partners"),
     ("pddm_jax.pddm",),
@@ -55,8 +59,8 @@ LAYERS = (
     ),
     ("pddm_jax.transfer.classification", "pddm_jax.transfer.placement"),
     ("pddm_jax.training",),
-    ("pddm_jax.checkpoint",),
-    ("pddm_jax.trained",),
+    ("pddm_jax.saved",),
+    ("pddm_jax.checkpoint", "pddm_jax.trained"),
     ("pddm_jax.first_weights",),
     ("pddm_jax.writer",),
     ("pddm_jax",),
@@ -68,6 +72,7 @@ LAYERS = (
     ("experiments.configs.folder", "experiments.configs.transfers"),
     ("experiments.configs.*",),
     ("experiments.machine", "experiments.plots", "experiments.results"),
+    ("experiments.resuming",),
     ("experiments.runner",),
     ("experiments.naming", "experiments.retrieval", "experiments.transfer"),
     ("experiments.command",),
