@@ -1,7 +1,5 @@
 """Checkpoints of the train state by Orbax: saved in the background, verified when they are restored."""
 
-import logging
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +14,7 @@ from pddm_jax import saved, signals
 from pddm_jax.agreement import any_problem, from_first
 from pddm_jax.console import tell
 from pddm_jax.files import NotWritten, explained, no_space
+from pddm_jax.quiet import Quiet
 from pddm_jax.saved import Damaged, Record
 from pddm_jax.signals import Preempted
 from pddm_jax.training import TrainState
@@ -64,7 +63,7 @@ class Checkpoints:
     def __enter__(self) -> Self:
         """Begin to listen for signals; where processes are joined, JAX listens for SIGTERM."""
         self._signals = signals.noted()
-        self._quiet = _Quiet()
+        self._quiet = Quiet().__enter__()
         with explained(self._folder):
             if jax.process_index() == 0:
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -261,29 +260,8 @@ class Checkpoints:
             with suppress(NotWritten) if error is not None else self._told("saved"), self._told("saved"):
                 self._manager.close()
         finally:
-            self._quiet.end()
+            self._quiet.__exit__(None, None, None)
             self._signals.back()
         stop = self._stop or self._signals.came()
         if error is None and stop:
             raise Preempted(0, stop)
-
-
-class _Quiet:
-    """Drops what Orbax and TensorStore print about an error that is raised besides, until `end`."""
-
-    def __init__(self) -> None:
-        self._logger, self._hook = logging.getLogger("absl"), sys.excepthook
-        self._logger.addFilter(self._keeps)
-        sys.excepthook = self._except
-
-    def _keeps(self, record: logging.LogRecord) -> bool:
-        return "orbax" not in record.pathname or self._logger.isEnabledFor(logging.INFO)
-
-    def _except(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        # Of writes that end after the first of them has failed.
-        if str(error) != "Event loop is closed":
-            self._hook(kind, error, trace)
-
-    def end(self) -> None:
-        self._logger.removeFilter(self._keeps)
-        sys.excepthook = self._hook

@@ -7,7 +7,7 @@ A checkpoint is a folder CHECKPOINTS/<step>, written by Orbax, that appears when
                         `about`, which is the config and the rows of the run so far; with a digest of its own
     metrics/metrics     where checkpoints are scored: the score by which Orbax keeps the best
 
-Those of before 2025-12 have no record, and are not verified.
+Those of runs before there were records have none, and are not verified.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from pddm_jax.digests import digests, shapes
+from pddm_jax.quiet import Quiet
 from pddm_jax.training import TrainState
 
 STATE, RECORD = "default", "record"
@@ -124,9 +125,10 @@ def read_state(folder: Path, step: int, like: TrainState) -> TrainState:
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     handler = ocp.StandardCheckpointHandler()
     try:
-        state: TrainState = handler.restore(
-            (folder / str(step) / STATE).absolute(), args=ocp.args.StandardRestore(abstract)
-        )
+        with Quiet():
+            state: TrainState = handler.restore(
+                (folder / str(step) / STATE).absolute(), args=ocp.args.StandardRestore(abstract)
+            )
     except Exception as error:
         if isinstance(error, PermissionError | MemoryError) or any(x in str(error) for x in _UNREADABLE):
             raise PermissionError(f"{folder / str(step)} may not be read: {_first_line(error)}") from error

@@ -25,6 +25,7 @@ from pddm_jax.data.processes import in_processes
 from pddm_jax.data.records import Index, Shard, read_index, write_index
 from pddm_jax.data.shards import Done, Task, make
 from pddm_jax.data.sources import Source, few
+from pddm_jax.lock import Lock
 
 FLAGS = flags.FLAGS
 
@@ -125,8 +126,9 @@ def main(arguments: list[str]) -> None:
         return in_beam(tasks, out.absolute(), FLAGS.runner, arguments[1:])
 
     try:
-        source = find(FLAGS.source, root, FLAGS.classes, FLAGS.ground_truth, skip, workers)
-        skipped = prepare(FLAGS.source, source, root, out, FLAGS.shard_images, skip, run)
+        with Lock(out, "--out"):
+            source = find(FLAGS.source, root, FLAGS.classes, FLAGS.ground_truth, skip, workers)
+            skipped = prepare(FLAGS.source, source, root, out, FLAGS.shard_images, skip, run)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
