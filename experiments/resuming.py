@@ -63,10 +63,10 @@ def check_same_run(workdir: Path, config: FrozenConfigDict) -> None:
         if config.optimizer.schedule == "constant":
             return
         raise ValueError(
-            f"{workdir} holds a run of {theirs['train']['steps']} train.steps, which its learning rate depends "
-            f"on (optimizer.schedule {config.optimizer.schedule!r}): it cannot be extended to "
-            f"{config.train.steps}; begin another run with its weights, by --config.network.pretrained={workdir} "
-            "and another --workdir"
+            f"{workdir} holds a run of {theirs['train']['steps']} train.steps, on which its learning rate "
+            f"depends (optimizer.schedule {config.optimizer.schedule!r}): it cannot be extended to "
+            f"{config.train.steps}; begin another run with its weights, by "
+            f"--config.network.pretrained={workdir} and another --workdir"
         )
     differing = ", ".join(f"{name} {there!r} (here {here!r})" for name, there, here in found)
     if differing:

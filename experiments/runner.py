@@ -292,9 +292,9 @@ def train(
     with Checkpoints(workdir / "checkpoints", *keep) as checkpoints:
         fields, known = json.loads(config.to_json()), None
         before = began(workdir)
-        if before and config.data.validation and before["train"]["steps"] % config.train.eval_every:
-            if before["train"]["steps"] < steps:  # the last step of fewer was scored; of these it is not
-                checkpoints.leave_out(before["train"]["steps"])
+        end = before["train"]["steps"] if before else steps
+        if end < steps and config.data.validation and not is_due(end, config.train.eval_every, steps):
+            checkpoints.leave_out(end)  # the last step of fewer was scored, and is not among these
         resumed = checkpoints.resume(state)
         if resumed is not None:
             state = resumed.state

@@ -195,7 +195,7 @@ def _begin(folder: Path, about: dict[str, Any], labels: np.ndarray) -> int:
 
 
 def _allocate(path: Path) -> None:
-    """Take the space of a file now: where it is missing, writing to its memory map would kill the process."""
+    """Take the space of a file now: without it, writing to its memory map would kill the process."""
     with path.open("r+b") as file:
         try:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

@@ -3,8 +3,8 @@
 A checkpoint is a folder CHECKPOINTS/<step>, written by Orbax, that appears when it is whole:
 
     default/            the train state
-    record/metadata     a JSON object: the step, the score, all scores so far, the digest of every array, and
-                        `about`, which is the config and the rows of the run so far; with a digest of its own
+    record/metadata     a JSON object: the step, all scores so far, the digest of every array, and `about`,
+                        the config and the rows of the run so far; with a digest of its own
     metrics/metrics     where checkpoints are scored: the score by which Orbax keeps the best
 
 Those of runs before there were records have none, and are not verified.

@@ -1,8 +1,8 @@
 """What SIGTERM, SIGHUP and Ctrl-C do to a command.
 
-Before the state of a run is there to be saved, SIGTERM and SIGHUP end the command in one line with status
-143, as a shell reports it. While it trains they are noted, the step is finished and saved, and the status is
-0; and so when all is saved. A first Ctrl-C raises KeyboardInterrupt, a second ends the process at once.
+Before there is a state to save, SIGTERM and SIGHUP end the command in one line with status 143, as shells
+report it. While it trains they are noted, the step is finished and saved, and the status is 0, as it is when
+all is saved. A first Ctrl-C raises KeyboardInterrupt, a second ends the process at once.
 """
 
 import os
@@ -80,7 +80,7 @@ def noted() -> Listener:
 
 
 def at_once(text: str, code: int) -> Listener:
-    """End the command with this status and a line: ended by SIGNAL: text. Not where processes are joined."""
+    """End the command with this status and a line, `ended by SIGNAL: text`, unless processes are joined."""
 
     def end(number: int, frame: FrameType | None) -> None:
         tell(f"ended by {signal.Signals(number).name}: {text}")

@@ -33,8 +33,8 @@ def read_rows(path: Path) -> list[Row]:
         problem = "is no row" if row is None else f"is of step {row['step']}, after one of step {before}"
         if row is None or row["step"] < before:
             raise ValueError(
-                f"{path} is damaged: line {number} {problem}; correct or delete that line and give the same "
-                "command again"
+                f"{path} is damaged: line {number} {problem}; correct or delete that line and give the "
+                "same command again"
             )
         rows.append(row)
     return rows
