@@ -1,7 +1,6 @@
 """Commands of experiments: from flags to a run."""
 
 import re
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from ml_collections import config_flags
 from experiments import config_file, machine, replay, retrieval
 from experiments.check_config import accepted
 from experiments.runner import Evaluation, run
-from pddm_jax import cli
+from pddm_jax import cli, peers, signals
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -81,6 +80,7 @@ class Experiment:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
         machine.use_huge_pages()
+        signals.listen_for_interrupts()
         if flags.FLAGS.replay is not None:
             path = cli.given_path("--replay", flags.FLAGS.replay)
             cli.check_file("--replay", path)
@@ -90,7 +90,8 @@ class Experiment:
         cli.check_folder("--workdir", workdir())
         cli.check_distributed_flags()
         _start_jax()
-        self.body()
+        with peers.watched():
+            self.body()
 
 
 def _no_field(error: Exception) -> str:
@@ -110,19 +111,17 @@ def _start_jax() -> None:
     names = "coordinator", "num_processes", "process_id"
     coordinator, count, place = (flags.FLAGS[name].value for name in names)
     if flags.FLAGS.distributed:
-        jax.distributed.initialize(coordinator, count, place, shutdown_timeout_seconds=30)
+        peers.join(coordinator, count, place)
         return
     config = flags.FLAGS.config
     batch = config.data.classes_per_batch * config.data.images_per_class
     machine.use_all_cores(config.network.name, batch // config.network.parts)
-    # While there is nothing to save, and once all is saved.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    signals.at_once("before a step was made: nothing new to save; the same command starts again", 143)
 
 
 def launch(experiment: Experiment) -> None:
     """Parse the flags and run an experiment; see `pddm_jax.cli.launch`."""
-    interrupted = "the same command goes on after the last checkpoint, or anew where there is none"
-    cli.launch(cli.Command(experiment.main, experiment.define, LOWER, interrupted, experiment.parse))
+    cli.launch(cli.Command(experiment.main, experiment.define, LOWER, signals.GOES_ON, experiment.parse))
 
 
 def experiment(name: str, evaluation: Evaluation = retrieval.EVALUATION) -> None:

@@ -4,7 +4,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,19 +18,22 @@ from experiments import plots
 from experiments import replay as replays
 from experiments.check_config import accepted, check_machine, warnings
 from experiments.results import Results
-from pddm_jax import data, first_weights, metrics
+from experiments.resuming import began, check_same_run, finished, go_on, is_due, rows_of
+from pddm_jax import data, first_weights, metrics, signals
 from pddm_jax.checkpoint import Checkpoints, Preempted
 from pddm_jax.checks import as_labels
 from pddm_jax.cli import check_folder
+from pddm_jax.console import say
 from pddm_jax.data import ClosedSet, Images, Split
 from pddm_jax.data.transforms import AUGMENT, Transform
 from pddm_jax.diagnosis import Collapse, MiningCounts, total_without
 from pddm_jax.files import write_json
+from pddm_jax.lock import Lock
 from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.objectives import Loss, has_classifier, make_objective
 from pddm_jax.pddm import PDDM
 from pddm_jax.provenance import digest, digest_of_images, versions
-from pddm_jax.trained import network_of, read_results, transform_of
+from pddm_jax.trained import network_of, transform_of
 from pddm_jax.training import (
     Diverged,
     TrainState,
@@ -42,13 +45,10 @@ from pddm_jax.training import (
     make_optimizer,
     make_train_step,
 )
-from pddm_jax.writer import Row, Writer, tell
+from pddm_jax.writer import Row, Writer
 
 EMBED = 128
 """Images embedded at a time, by all devices together, or the next multiple of their number."""
-
-MAY_DIFFER = ("classes", "data.max_pixels", "data.workers", "devices", "image_shape", "train_sha256")
-"""Fields that a run may go on with other values of: they change nothing of what it leaves, or are told."""
 
 
 class Recipe(NamedTuple):
@@ -130,22 +130,27 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
         The results, as in results.json.
 
     Raises:
-        ValueError: the config is wrong, or workdir holds a run of another config.
+        ValueError: the config is wrong, or workdir holds a run of another config or is in use.
         FloatingPointError: training diverged; the last good checkpoint is kept.
-        Preempted: SIGTERM came, and the state is saved.
+        NotWritten: there is no space, or workdir cannot be written; the last whole checkpoint is kept.
+        Preempted: SIGTERM or SIGHUP came, and the state is saved.
     """
     config = check(config, workdir, evaluation)
-    finished = workdir / "results.json"
-    if finished.exists():
-        say(f"{workdir} holds a finished run.")
-        results = read_results(workdir)
-        if results["evaluation"] != evaluation.name:
-            raise ValueError(
-                f"{workdir} holds a run that was measured by {results['evaluation']}, not by "
-                f"{evaluation.name}; choose another --workdir"
-            )
-        return results
+    results = finished(workdir, config, evaluation.name)
+    if results is None:
+        with Lock(workdir, "--workdir"), ExitStack() as stack:
+            check_same_run(workdir, config)  # what the last one to hold the lock has left
+            results = finished(workdir, config, evaluation.name)
+            if results is None:
+                return _run(config, workdir, experiment, evaluation, stack)
+    say(f"{workdir} holds a finished run.")
+    return results
 
+
+def _run(
+    config: FrozenConfigDict, workdir: Path, experiment: str, evaluation: Evaluation, stack: ExitStack
+) -> Results:
+    """Train and evaluate in a workdir that is ours alone; `stack` ends when all is written."""
     stood_on, recipe = versions(), make_recipe(config)
     first_weights.check_file(config)
     split = load(config, evaluation.closed_sets)
@@ -176,10 +181,11 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
         state, embed, rows, image_shape = train(
             config, workdir, recipe, train_images, watched, train_sha256
         )
-    except Preempted:
-        say("ended by SIGTERM: all is saved, and the same command goes on from there")
+    except Preempted as error:
+        say(f"ended by {error.name}: all is saved, and the same command goes on from there")
         raise
 
+    stack.enter_context(signals.at_once("all is saved, and the same command measures it", 0))
     learned = Learned(config, workdir, split, train_images, seen, state, partial(embed, state), beside)
     rule, found = evaluation.measure(learned)
     parts = {"train": train_images, "test": split.test}
@@ -221,7 +227,7 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
     if jax.process_index() == 0:
         title = f"{config.objective.name} on {config.data.name}, seed {config.seed}"
         plots.convergence({title: [plots.curve(rows)]}, title, workdir / "convergence.png")
-        write_json(finished, results)
+        write_json(workdir / "results.json", results)
     return results
 
 
@@ -281,39 +287,48 @@ def train(
 
     keep = config.train.max_to_keep, bool(config.data.validation)
     with Checkpoints(workdir / "checkpoints", *keep) as checkpoints:
-        latest = checkpoints.latest_step()
-        if latest is not None:
-            state = checkpoints.restore(latest, state)
+        fields, known = json.loads(config.to_json()), None
+        before = began(workdir)
+        end = before["train"]["steps"] if before else steps
+        if end < steps and config.data.validation and not is_due(end, config.train.eval_every, steps):
+            checkpoints.leave_out(end)  # the last step of fewer was scored, and is not among these
+        resumed = checkpoints.resume(state)
+        if resumed is not None:
+            state = resumed.state
         elif config.network.pretrained:
             state = first_weights.with_weights(state, config, shape, mesh)
         start = int(state.step)
+        fields |= {"devices": mesh.size, "image_shape": shape}
+        fields |= {"classes": of_classifier, "train_sha256": train_sha256}
         if start:
-            began = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
-            if began["train_sha256"] != train_sha256:
+            assert before is not None  # there are checkpoints
+            if before["train_sha256"] != train_sha256:
                 raise ValueError(
                     f"{workdir} holds a run on other images than are there now; choose another --workdir"
                 )
-            devices = began["devices"]
+            devices = before["devices"]
             other = f" on {mesh.size} devices, {devices} before: results may differ in their last digits"
             say(f"{workdir}: goes on after step {start}{other if devices != mesh.size else ''}")
+            if resumed and resumed.about:
+                known = rows_of(resumed.about["rows"], fields["train"])
+            if writes:
+                go_on(workdir, before, fields["train"])
+            fields = before | {"train": fields["train"]}
         batches = data.train_batches(images, sampler.since(start), recipe.transform, config.seed, workers)
         mined, collapse = MiningCounts(workdir / "mining.json", say), Collapse(say, len(images.class_names))
         mined.resume(start)
 
-        with Writer(workdir, start, steps, writes) as writer, closing(batches):
+        with Writer(workdir, start, steps, writes, known) as writer, closing(batches):
             clock = time.perf_counter(), start
 
             def after_step(step: int, state: TrainState, logs: Callable[[], dict[str, float]]) -> bool:
                 nonlocal clock
 
                 def due(every: int) -> bool:
-                    return step % every == 0 or step == steps
+                    return is_due(step, every, steps)
 
                 if step == 1 and writes:  # what could not make one step does not claim the workdir
-                    fields = json.loads(config.to_json())
-                    told = {"devices": mesh.size, "image_shape": shape}
-                    told |= {"classes": of_classifier, "train_sha256": train_sha256}
-                    write_json(workdir / "config.json", fields | told)
+                    write_json(workdir / "config.json", fields)
                 stop = checkpoints.preempted(step)
                 log, evaluate = due(config.train.log_every), due(config.train.eval_every)
                 judged = evaluate and bool(config.data.validation)
@@ -336,7 +351,8 @@ def train(
                     if save:
                         if writes:
                             mined.save(step)
-                        checkpoints.save(step, state, recall if judged else None)
+                        about = {"config": fields, "rows": writer.rows}
+                        checkpoints.save(step, state, recall if judged else None, about)
                     clock = time.perf_counter(), step
                 return stop
 
@@ -369,12 +385,6 @@ def train(
     return Trained(state, embed, writer.rows, shape)
 
 
-def say(text: str) -> None:
-    """Tell how a run gets on, once for all processes."""
-    if jax.process_index() == 0:
-        tell(text)
-
-
 def check(config: ConfigDict, workdir: Path, evaluation: Evaluation) -> FrozenConfigDict:
     """The config as a run takes it, checked as far as is known before data is read.
 
@@ -390,7 +400,7 @@ def check(config: ConfigDict, workdir: Path, evaluation: Evaluation) -> FrozenCo
         )
     check_folder("--workdir", workdir)
     check_same_run(workdir, checked)
-    if not (workdir / "results.json").exists():
+    if finished(workdir, checked, evaluation.name) is None:
         check_machine(checked, jax.device_count(), jax.process_count())
         make_objective(checked.objective.name, **objective_fields(checked))
     return checked
@@ -399,28 +409,3 @@ def check(config: ConfigDict, workdir: Path, evaluation: Evaluation) -> FrozenCo
 def objective_fields(config: FrozenConfigDict) -> dict[str, Any]:
     """The fields of the objective that are not at its defaults."""
     return {field: x for field, x in config.objective.items() if field != "name" and x is not None}
-
-
-def check_same_run(workdir: Path, config: FrozenConfigDict) -> None:
-    """Raise a ValueError that names the fields in which a run in `workdir` differs from this one."""
-    path = workdir / "config.json"
-    if path.exists():
-        theirs, ours = json.loads(path.read_text(encoding="utf-8")), json.loads(config.to_json())
-        differing = ", ".join(
-            f"{name} {there!r} (here {here!r})"
-            for name, there, here in differences(theirs, ours)
-            if name not in MAY_DIFFER
-        )
-        if differing:
-            raise ValueError(f"{workdir} holds a run with {differing}; choose another --workdir")
-
-
-def differences(a: Any, b: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    """The leaves, by dotted name, in which two nested dicts differ."""
-    if not (isinstance(a, dict) and isinstance(b, dict)):
-        return [] if a == b else [(name, a, b)]
-    return [
-        difference
-        for key in sorted({*a, *b})
-        for difference in differences(a.get(key), b.get(key), f"{name}.{key}" if name else key)
-    ]

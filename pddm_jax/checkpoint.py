@@ -1,32 +1,48 @@
-"""Checkpoints of the train state by Orbax, and the signal that asks for one."""
+"""Checkpoints of the train state by Orbax: saved in the background, verified when they are restored."""
 
-import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Self
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
+from pddm_jax import saved, signals
+from pddm_jax.agreement import any_problem, from_first
+from pddm_jax.console import tell
+from pddm_jax.files import NotWritten, explained, no_space
+from pddm_jax.quiet import Quiet
+from pddm_jax.saved import Damaged, Record
+from pddm_jax.signals import Preempted
 from pddm_jax.training import TrainState
+
+__all__ = ["Checkpoints", "Preempted", "Resumed"]
+
+_FULL = "No space left", "os_error_code='28'", "Disk quota exceeded", "File too large"
 
 
 def _score(metrics: dict[str, float]) -> float:
     return metrics["score"]
 
 
-class Preempted(SystemExit):
-    """SIGTERM came and the state is saved: ends the process with status 0 unless caught."""
+class Resumed(NamedTuple):
+    """The state to go on from, and what its checkpoint says of the run; None where it says nothing."""
+
+    state: TrainState
+    about: Mapping[str, Any] | None
 
 
 class Checkpoints:
     """The checkpoints of one run: written in the background, each whole or not at all.
 
-    The input needs none: it is a pure function of (seed, step). Within the `with` block SIGTERM is
-    only noted, for `preempted`; when the block ends, all is written, and `Preempted` is raised.
+    The input needs none: it is a pure function of (seed, step). Within the `with` block SIGTERM and
+    SIGHUP are only noted, for `preempted`; when the block ends, all is written, and `Preempted` is raised.
 
     Kept are the last `max_to_keep` and, where they are `scored`, the best of those saved with a score.
+    Damaged ones are set aside as `damaged-<step>` when the block begins, or by `resume`.
     """
 
     def __init__(self, folder: Path, max_to_keep: int, scored: bool = False) -> None:
@@ -40,24 +56,73 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
         self._scored = scored
-        self._preempted = False
+        self._scores: dict[int, float] = {}
+        self._stop = ""
+        self._lost_some = False
 
     def __enter__(self) -> Self:
-        """Begin to listen for SIGTERM; where processes are joined, JAX listens for all of them."""
-        self._handler = None
-        if not jax.distributed.is_initialized():
-            self._handler = signal.signal(signal.SIGTERM, self._note)
+        """Begin to listen for signals; where processes are joined, JAX listens for SIGTERM."""
+        self._signals = signals.noted()
+        self._quiet = Quiet().__enter__()
+        with explained(self._folder):
+            if jax.process_index() == 0:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._survey()
+        from_first("surveyed")
         # Only now: it tidies the folder in a thread, which an end by the former handler would cut off.
-        self._manager = ocp.CheckpointManager(self._folder, options=self._options)
+        with self._told("opened"):
+            handlers = {
+                saved.STATE: ocp.StandardCheckpointHandler(),
+                saved.RECORD: ocp.JsonCheckpointHandler(),
+            }
+            self._manager = ocp.CheckpointManager(
+                self._folder, options=self._options, item_names=tuple(handlers), item_handlers=handlers
+            )
         return self
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._preempted = True
+    def _survey(self) -> None:
+        """Set aside what cannot be restored, as far as is seen without reading the arrays."""
+        for step in saved.steps_in(self._folder):
+            try:
+                saved.read_record(self._folder, step)
+            except Damaged as error:
+                self._set_aside(step, str(error))
+                break
+
+    def _set_aside(self, step: int, problem: str) -> None:
+        """Rename a damaged checkpoint and, where the best one counts, those that follow it.
+
+        The damaged one may be the best; a run can then only end as if nothing had happened if it makes
+        that step again.
+        """
+        self._lost_some = True
+        target = saved.set_aside(self._folder, step, "damaged")
+        tell(f"checkpoint {self._folder / str(step)} is damaged: {problem}; it is now {target.name}")
+        for later in saved.steps_in(self._folder):
+            if later < step:
+                continue
+            if self._scored:
+                saved.set_aside(self._folder, later, "unused")
+                tell(f"step {later} will be made again, since the best checkpoint may be the damaged one")
+                continue
+            try:
+                saved.read_record(self._folder, later)
+            except Damaged as error:
+                self._set_aside(later, str(error))
+                break
 
     def preempted(self, step: int) -> bool:
-        """Whether SIGTERM came, to any process: all of them hear of it at the same step."""
-        self._preempted = self._preempted or self._manager.reached_preemption(step)
-        return self._preempted
+        """Whether a signal came, to any process: all of them hear of it at the same step.
+
+        Raises:
+            NotWritten: the last checkpoint could not be written.
+        """
+        with self._told("saved"):
+            self._manager.check_for_errors()
+        if not self._stop:
+            came = self._signals.came()
+            self._stop = came or ("SIGTERM" if self._manager.reached_preemption(step) else "")
+        return bool(self._stop)
 
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, None where there is none."""
@@ -65,23 +130,129 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step of the checkpoint of highest score, None where none was saved with one."""
-        self._manager.wait_until_finished()
+        with self._told("saved"):
+            self._manager.wait_until_finished()
         return self._manager.best_step() if self._scored else None
 
     def wait(self) -> None:
         """Wait until what is being written is written."""
-        self._manager.wait_until_finished()
+        with self._told("saved"):
+            self._manager.wait_until_finished()
+
+    def resume(self, like: TrainState) -> Resumed | None:
+        """The newest checkpoint that is intact, after those that are not are set aside; None without one.
+
+        Where the best counts, it must be there and intact too: else the run goes on from one before it.
+        """
+        while (latest := self.latest_step()) is not None:
+            for step in dict.fromkeys([self.best_step() or latest, latest]):
+                state, record, problem = self._attempt(step, like)
+                if problem:
+                    break
+            problem = problem or self._lost(record.scores or {})
+            if not problem:
+                self._scores = dict(record.scores or {})
+                if record.arrays is None and jax.process_index() == 0:
+                    tell(f"checkpoint {self._folder / str(latest)} has no digests, and is not verified")
+                return Resumed(state, record.about)
+            if jax.process_index() == 0:
+                self._set_aside(step, problem)
+            from_first("set aside")
+            self._manager.reload()
+        if self._lost_some and jax.process_index() == 0:
+            tell(f"no checkpoint in {self._folder} can be used: the run starts anew")
+        return None
+
+    def leave_out(self, step: int) -> None:
+        """Set an intact checkpoint aside as `unused-<step>`, so that the run does not go on from it."""
+        if step in self._manager.all_steps():
+            if jax.process_index() == 0:
+                saved.set_aside(self._folder, step, "unused")
+            from_first("left out")
+            self._manager.reload()
+
+    def _lost(self, scores: Mapping[int, float]) -> str:
+        """That the best of these scores belongs to a checkpoint that is not there; "" where it is."""
+        best = max(scores, key=lambda step: (scores[step], step), default=None)
+        if not self._scored or best is None or best in self._manager.all_steps():
+            return ""
+        return f"the best checkpoint before it, of step {best}, is missing"
+
+    def _attempt(self, step: int, like: TrainState) -> tuple[TrainState, Record, str]:
+        """A state, its record, and why no process may use them."""
+        state, record, problem = like, Record(None), ""
+        try:
+            record = saved.read_record(self._folder, step)
+            state = saved.read_state(self._folder, step, like)
+        except Damaged as error:
+            problem = str(error)
+        return state, record, any_problem(problem)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The checkpoint of a step, in the structure and sharding of `like`."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        """The checkpoint of a step, in the structure and sharding of `like`, verified.
 
-    def save(self, step: int, state: TrainState, score: float | None = None) -> None:
-        """Start writing a checkpoint of this step, unless there is one."""
-        if step != self._manager.latest_step():
-            metrics = None if score is None else {"score": score}
-            self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
+        Raises:
+            Damaged: it is not what was saved.
+        """
+        state, _, problem = self._attempt(step, like)
+        if problem:
+            raise Damaged(
+                f"checkpoint {self._folder / str(step)} is damaged: {problem}; the same command sets it "
+                "aside and goes on from one before it"
+            )
+        return state
+
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        score: float | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Start writing a checkpoint of this step, unless there is one.
+
+        Args:
+            step: of the state.
+            state: what is saved.
+            score: what the best is chosen by.
+            about: what a JSON file can say of the run, for `resume`.
+
+        Raises:
+            NotWritten: this checkpoint or the last one could not be written.
+        """
+        if step == self._manager.latest_step():
+            return
+        metrics = None if score is None else {"score": score}
+        if score is not None:
+            self._scores[step] = score
+        record = saved.make_record(step, state, self._scores, about)
+        args = {saved.STATE: ocp.args.StandardSave(state), saved.RECORD: ocp.args.JsonSave(record)}
+        with self._told("saved"):
+            self._manager.save(step, args=ocp.args.Composite(**args), metrics=metrics, force=True)
+
+    @contextmanager
+    def _told(self, done: str) -> Iterator[None]:
+        """One line for what went wrong in writing."""
+        try:
+            yield
+        except Exception as error:
+            whole = saved.steps_in(self._folder)
+            kept = (
+                f"the last whole checkpoint is of step {whole[-1]}"
+                if whole
+                else "no checkpoint is whole yet"
+            )
+            if any(text in str(error) for text in _FULL):
+                raise no_space(self._folder, kept) from error
+            if isinstance(error, NotWritten):
+                raise
+            with explained(self._folder, kept):
+                if isinstance(error, OSError):
+                    raise
+            line = " ".join(str(error).split())[:300]
+            raise NotWritten(
+                5, f"{self._folder}: a checkpoint could not be {done}: {line}; {kept}"
+            ) from error
 
     def __exit__(
         self,
@@ -89,29 +260,13 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Wait for what is being written, and hand SIGTERM back."""
+        """Wait for what is being written, and hand the signals back."""
         try:
-            self._manager.close()
+            with suppress(NotWritten) if error is not None else self._told("saved"), self._told("saved"):
+                self._manager.close()
         finally:
-            if self._handler is not None:
-                signal.signal(signal.SIGTERM, self._handler)
-        if self._preempted and error is None:
-            raise Preempted(0)
-
-
-def restore_chosen(folder: Path, like: TrainState, scored: bool) -> TrainState:
-    """The checkpoint of highest score where they are scored, or else the newest; nothing is written.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} holds no checkpoint")
-    options = ocp.CheckpointManagerOptions(read_only=True, best_fn=_score if scored else None)
-    with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
-        best = manager.best_step() if scored else None
-        step = manager.latest_step() if best is None else best
-        if step is None:
-            raise FileNotFoundError(f"{folder} holds no checkpoint")
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        return manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            self._quiet.__exit__(None, None, None)
+            self._signals.back()
+        stop = self._stop or self._signals.came()
+        if error is None and stop:
+            raise Preempted(0, stop)

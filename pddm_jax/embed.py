@@ -9,7 +9,9 @@ images, whatever part these are in. OUT appears when all of it is written. What 
 was; of several processes, with one OUT that all can write to, each reads its images and writes its rows.
 """
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,11 +24,12 @@ from jax.experimental.multihost_utils import sync_global_devices
 from jaxtyping import Float32, Int
 from tqdm import tqdm
 
-from pddm_jax import cli, data
+from pddm_jax import cli, data, peers
 from pddm_jax.data import ClosedSet, Split
 from pddm_jax.data.rgb import MAX_PIXELS
-from pddm_jax.files import write_json
+from pddm_jax.files import explained, read_object, write_json
 from pddm_jax.listing import Listing, listing, write_names
+from pddm_jax.lock import Lock
 from pddm_jax.provenance import digest, versions
 from pddm_jax.trained import Config, load, read_config, transform_of
 from pddm_jax.training import data_mesh, make_embed
@@ -80,8 +83,25 @@ def embed(
 
     Raises:
         OSError: the run, its checkpoint or the data is not there.
-        ValueError: `out` holds something else, or the data does not fit the run.
+        ValueError: `out` holds something else or is in use, or the data does not fit the run.
+        NotWritten: there is no space for all embeddings.
     """
+    arguments = workdir, out, name, root, parts, batch, workers
+    if out.exists():
+        return _embed(*arguments)
+    with Lock(out, "--out", out.with_name(f".{out.name}.lock")):
+        return _embed(*arguments)
+
+
+def _embed(
+    workdir: Path,
+    out: Path,
+    name: str | None,
+    root: str | None,
+    parts: Sequence[str],
+    batch: int,
+    workers: int,
+) -> Stored:
     config, mesh = read_config(workdir), data_mesh()
     found = _load(config, name, root)
     images = {part: getattr(found, part) for part in parts}
@@ -150,17 +170,35 @@ def _begin(folder: Path, about: dict[str, Any], listed: Listing) -> int:
     told = folder / "about.json"  # written last
     if jax.process_index() == 0 and not told.exists():
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        np.save(folder / "labels.npy", listed.labels)
-        np.save(folder / "parts.npy", listed.parts)
-        write_names(folder / "names.txt", listed.names)
         shape = len(listed.labels), about["columns"]
-        np.lib.format.open_memmap(folder / "embeddings.npy", "w+", np.float32, shape).flush()
+        with explained(folder, "nothing is written yet"):
+            folder.mkdir(parents=True)
+            np.save(folder / "labels.npy", listed.labels)
+            np.save(folder / "parts.npy", listed.parts)
+            write_names(folder / "names.txt", listed.names)
+            np.lib.format.open_memmap(folder / "embeddings.npy", "w+", np.float32, shape).flush()
+            _allocate(folder / "embeddings.npy")
         write_json(folder / "done.json", 0)
         write_json(told, about)
     _together("begun")
     _check_same(folder, about)
-    return int(json.loads((folder / "done.json").read_text(encoding="utf-8")))
+    try:
+        done = json.loads((folder / "done.json").read_bytes())
+    except (ValueError, FileNotFoundError):
+        done = None
+    if type(done) is not int or not 0 <= done <= len(listed.labels):
+        raise ValueError(f"{folder / 'done.json'} is damaged: delete {folder}, and all is embedded anew")
+    return done
+
+
+def _allocate(path: Path) -> None:
+    """Take the space of a file now: without it, writing to its memory map would kill the process."""
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # the file system cannot
+                raise
 
 
 def _check_same(folder: Path, about: dict[str, Any]) -> None:
@@ -168,7 +206,7 @@ def _check_same(folder: Path, about: dict[str, Any]) -> None:
     path = folder / "about.json"
     if not path.is_file():
         raise ValueError(f"{folder} is there already, and holds no embeddings")
-    theirs, ours = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(about))
+    theirs, ours = read_object(path, f"delete {folder}"), json.loads(json.dumps(about))
     differing = [name for name in ours if name != "versions" and theirs.get(name) != ours[name]]
     if differing == ["order"]:
         raise ValueError(
@@ -204,8 +242,9 @@ def main(_: list[str]) -> None:
         cli.given_path("--root", FLAGS.root)
     cli.check_distributed_flags()
     if FLAGS.distributed:
-        jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
-    stored = embed(workdir, out, FLAGS.data, FLAGS.root, FLAGS.parts, FLAGS.batch, FLAGS.workers)
+        peers.join(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+    with peers.watched():
+        stored = embed(workdir, out, FLAGS.data, FLAGS.root, FLAGS.parts, FLAGS.batch, FLAGS.workers)
     if jax.process_index() == 0:
         n, d = stored.embeddings.shape
         print(f"{out}: {n} embeddings of {d} dimensions, step {stored.about['step']} of {workdir}")

@@ -1,32 +1,79 @@
-"""Files that appear whole or not at all; and regular files alone opened."""
+"""Files that appear whole or not at all, and one line for those that cannot be written or read."""
 
+import errno
 import json
 import os
-import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedReader
 from pathlib import Path
 from typing import Any
+
+_FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
+_CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+class NotWritten(OSError):
+    """A file could not be written; the message says which one, why, and what to do."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(number, message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def no_space(path: Path, kept: str) -> NotWritten:
+    """The error of a full disk; `kept` says what is still whole."""
+    return NotWritten(
+        errno.ENOSPC,
+        f"no space left for {path} (disk full, or a quota reached): {kept}; free some space and give the "
+        "same command again",
+    )
+
+
+@contextmanager
+def explained(path: Path, kept: str = "what was written whole before is kept") -> Iterator[None]:
+    """Turn the error of a disk that is full or may not be written into one line that names the path.
+
+    Raises:
+        NotWritten: in place of the OSError.
+    """
+    try:
+        yield
+    except NotWritten:
+        raise
+    except OSError as error:
+        if error.errno in _FULL:
+            raise no_space(path, kept) from error
+        if error.errno in _CLOSED:
+            reason = os.strerror(error.errno).lower()
+            raise NotWritten(
+                error.errno, f"{path} cannot be written: {reason}; choose another folder"
+            ) from error
+        raise
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to, which takes the place of `path` in one step when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file by this text."""
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
+    """Replace a file by this text, which is on the disk before it takes its place."""
+    with replacing(path) as part, part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -34,19 +81,34 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def open_regular(path: Path) -> BufferedReader:
-    """A file opened to read bytes.
+def read_object(path: Path, todo: str) -> dict[str, Any]:
+    """The object in a JSON file.
 
-    A pipe would be waited for and a device read without end, so neither is opened.
+    Args:
+        path: of the file.
+        todo: what to do where it is damaged.
 
     Raises:
-        OSError: there is no such file, or it may not be read.
-        ValueError: it is a folder, a pipe, a device or the like; the text names it.
+        FileNotFoundError: it is not there.
+        ValueError: it holds no JSON object.
     """
-    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    mode = os.fstat(number).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(number)
-        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe"}
-        raise ValueError(f"{path} is {kinds.get(stat.S_IFMT(mode), 'a device')}, not a regular file")
-    return os.fdopen(number, "rb")
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except IsADirectoryError as error:
+        raise ValueError(f"{path} is a folder, and must be a file: {todo}") from error
+    except ValueError as error:
+        found = "it is empty" if path.stat().st_size == 0 else f"it is no JSON: {_where(error)}"
+        raise ValueError(f"{path} is damaged: {found}; {todo}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is damaged: it is nested too deeply; {todo}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged: it holds no object but {str(value)[:40]!r}; {todo}")
+    return value
+
+
+def _where(error: ValueError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"line {error.lineno}, column {error.colno}"
+    return "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)

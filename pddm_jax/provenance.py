@@ -9,6 +9,7 @@ import numpy as np
 
 import pddm_jax
 from pddm_jax.data.images import Images
+from pddm_jax.digests import digest_of
 from pddm_jax.training import TrainState
 
 PACKAGES = (
@@ -27,11 +28,7 @@ def digest_of_images(images: Images) -> str:
 
 def digest(state: TrainState) -> str:
     """SHA-256 over all parameters and batch statistics, in the order of their names."""
-    sha = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path((state.params, state.batch_stats)):
-        sha.update(jax.tree_util.keystr(path).encode())
-        sha.update(np.asarray(leaf).tobytes())
-    return sha.hexdigest()
+    return digest_of(state.params, state.batch_stats)
 
 
 def versions() -> dict[str, str]:

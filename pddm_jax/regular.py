@@ -2,6 +2,7 @@
 
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
 
 LARGEST = 2**30
@@ -85,3 +86,20 @@ def read_lines(path: str | Path) -> list[tuple[int, str]]:
         if line.strip():
             lines.append((number, line.strip()))
     return lines
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """A file opened to read bytes.
+
+    A pipe would be waited for and a device read without end, so neither is opened.
+
+    Raises:
+        OSError: there is no such file, or it may not be read.
+        ValueError: it is a folder, a pipe, a device or the like; the text names it.
+    """
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(number).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(number)
+        raise ValueError(f"{path} is {KINDS.get(stat.S_IFMT(mode), 'no file')}, not a regular file")
+    return os.fdopen(number, "rb")

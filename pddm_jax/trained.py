@@ -1,22 +1,28 @@
 """A trained network, out of the folder that its run left."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from jax.sharding import Mesh
 
-from pddm_jax.checkpoint import restore_chosen
+from pddm_jax.console import tell
 from pddm_jax.data.transforms import AUGMENT, Transform, make_transform
+from pddm_jax.digests import digest_of
+from pddm_jax.files import read_object
 from pddm_jax.networks import EmbeddingNetwork, make_network
 from pddm_jax.pddm import PDDM
+from pddm_jax.saved import restore_chosen
 from pddm_jax.training import TrainState, init_state, make_optimizer
 
 Config = Mapping[str, Any]
 
 NETWORK = ("name", "embedding_dim", "freeze_statistics", "dtype", "remat", "parts")
 """Fields of `network` that make it; the others are of the unit and of the first weights."""
+
+GROUPS = ("data", "network", "objective", "optimizer", "train")
+"""Groups of fields that every config has."""
 
 
 class Trained(NamedTuple):
@@ -31,11 +37,17 @@ def read_config(workdir: Path) -> Config:
 
     Raises:
         FileNotFoundError: there is no run that has made a step.
+        ValueError: they are damaged.
     """
     path = workdir / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{workdir} holds no run: it has no config.json")
-    return json.loads(path.read_text(encoding="utf-8"))
+    todo = "the run's own command writes it again from the last checkpoint; else choose another workdir"
+    config = read_object(path, todo)
+    groups = [name for name in GROUPS if not isinstance(config.get(name), dict)]
+    if groups:
+        raise ValueError(f"{path} is damaged: it has no fields {', '.join(groups)}; {todo}")
+    return config
 
 
 def read_results(workdir: Path) -> dict[str, Any]:
@@ -43,11 +55,18 @@ def read_results(workdir: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: it has not ended.
+        ValueError: it is damaged.
     """
     path = workdir / "results.json"
     if not path.is_file():
         raise FileNotFoundError(f"{workdir} holds no finished run: it has no results.json")
-    return json.loads(path.read_text(encoding="utf-8"))
+    todo = "delete it and give the run's command again, which measures anew from the last checkpoint"
+    results = read_object(path, todo)
+    kinds = {"evaluation": str, "protocol": dict, "steps": int, "params_sha256": str}
+    odd = [name for name, kind in kinds.items() if not isinstance(results.get(name), kind)]
+    if odd:
+        raise ValueError(f"{path} is damaged: {', '.join(odd)} missing or of a wrong type; {todo}")
+    return results
 
 
 def transform_of(config: Config) -> Transform:
@@ -72,7 +91,8 @@ def load(workdir: Path, config: Config, image_shape: tuple[int, ...], mesh: Mesh
 
     Raises:
         FileNotFoundError: there is no checkpoint yet.
-        ValueError: the network was trained on images of another shape.
+        ValueError: the network was trained on images of another shape, or the checkpoint that the run
+            was measured by is damaged.
     """
     if list(image_shape) != config["image_shape"]:
         raise ValueError(
@@ -83,4 +103,19 @@ def load(workdir: Path, config: Config, image_shape: tuple[int, ...], mesh: Mesh
     classes = config.get("classes", 0)  # of the classifier; 0: none
     fresh = init_state(network, PDDM(width, width), optimizer, image_shape, config["seed"], mesh, classes)
     scored = bool(config["data"]["validation"])
-    return Trained(network, restore_chosen(workdir / "checkpoints", fresh, scored))
+    state, told = restore_chosen(workdir / "checkpoints", fresh, scored)
+    if (workdir / "results.json").exists():
+        _check_reported(workdir, state, told)
+    if told and jax.process_index() == 0:
+        tell(f"{told}; step {int(state.step)} is taken instead")
+    return Trained(network, state)
+
+
+def _check_reported(workdir: Path, state: TrainState, told: str) -> None:
+    """Refuse parameters other than those that results.json is about."""
+    if digest_of(state.params, state.batch_stats) != read_results(workdir)["params_sha256"]:
+        raise ValueError(
+            f"the checkpoint that {workdir / 'results.json'} was measured by is not there: "
+            f"{told or f'that of step {int(state.step)} holds other parameters'}; delete results.json and "
+            "give the run's command again, which makes it anew"
+        )

@@ -9,7 +9,11 @@ from conftest import ROOT
 # Lowest first. A module may import from the layers before its own, not from its own.
 LAYERS = (
     ("pddm_jax.types",),
-    ("pddm_jax.checks", "pddm_jax.cli", "pddm_jax.cores", "pddm_jax.files", "pddm_jax.regular"),
+    (
+        *("pddm_jax.agreement", "pddm_jax.checks", "pddm_jax.cli", "pddm_jax.console", "pddm_jax.cores"),
+        *("pddm_jax.digests", "pddm_jax.files", "pddm_jax.peers", "pddm_jax.quiet", "pddm_jax.regular"),
+    ),
+    ("pddm_jax.lock", "pddm_jax.signals"),
     ("pddm_jax.mesh",),
     ("pddm_jax.pairwise", "pddm_jax.partners"),
     ("pddm_jax.pddm",),
@@ -71,8 +75,8 @@ LAYERS = (
     ),
     ("pddm_jax.transfer.classification", "pddm_jax.transfer.placement"),
     ("pddm_jax.diagnosis", "pddm_jax.training"),
-    ("pddm_jax.checkpoint", "pddm_jax.replay"),
-    ("pddm_jax.trained",),
+    ("pddm_jax.replay", "pddm_jax.saved"),
+    ("pddm_jax.checkpoint", "pddm_jax.trained"),
     ("pddm_jax.first_weights",),
     ("pddm_jax.writer",),
     ("pddm_jax",),
@@ -85,7 +89,7 @@ LAYERS = (
     ("experiments.configs.folder", "experiments.configs.transfers"),
     ("experiments.configs.*",),
     ("experiments.check_config", "experiments.machine", "experiments.plots", "experiments.results"),
-    ("experiments.config_file", "experiments.replay"),
+    ("experiments.config_file", "experiments.replay", "experiments.resuming"),
     ("experiments.runner",),
     ("experiments.naming", "experiments.retrieval", "experiments.transfer"),
     ("experiments.command",),

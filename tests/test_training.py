@@ -2,9 +2,13 @@
 
 import json
 import logging
+import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -16,10 +20,11 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from pddm_jax import PDDM
 from pddm_jax.checkpoint import Checkpoints, Preempted
-from pddm_jax.files import replacing, write_json, write_text
+from pddm_jax.files import NotWritten, replacing, write_json, write_text
 from pddm_jax.losses import contrastive_loss
 from pddm_jax.networks import EmbeddingNetwork, make_network
 from pddm_jax.objectives import OBJECTIVES, has_classifier, make_objective
+from pddm_jax.saved import Damaged, restore_chosen
 from pddm_jax.training import (
     TrainState,
     data_mesh,
@@ -483,6 +488,153 @@ def test_the_checkpoint_of_best_score_is_kept_beside_the_last_ones(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, restored, saved[2])
 
 
+SCORES = {1: 0.3, 2: 0.9, 3: 0.5}
+
+
+@cache
+def three_checkpoints():
+    """Three states, and a folder of the checkpoints of each kind; the best is of step 2."""
+    root, saved = Path(tempfile.mkdtemp()), {}
+    problem = make_problem("pddm", "adamw", 0.01)
+    state = problem.state
+    with Checkpoints(root / "plain", 2) as plain, Checkpoints(root / "scored", 2, scored=True) as scored:
+        for step, score in SCORES.items():
+            state, _ = problem.step(state, problem.batch)
+            saved[step] = copy(state)
+            plain.save(step, state, about={"rows": [step]})
+            scored.save(step, state, score)
+    return root, saved
+
+
+@pytest.fixture
+def three(tmp_path):
+    """`three(kind)`: a copy of the folder, and the states."""
+    root, saved = three_checkpoints()
+
+    def three(kind):
+        shutil.rmtree(tmp_path / kind, ignore_errors=True)
+        return Path(shutil.copytree(root / kind, tmp_path / kind)), saved
+
+    return three
+
+
+def resume(folder, scored=False):
+    with Checkpoints(folder, 2, scored) as checkpoints:
+        return checkpoints.resume(make_problem("pddm", "adamw", 0.01).state)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    if content:
+        content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, Path.unlink, lambda path: path.write_bytes(b"")])
+def test_whatever_file_is_damaged_a_state_that_was_saved_comes_back_in_one_line(damage, three, capfd):
+    folder, saved = three("plain")
+    files = [path.relative_to(folder) for path in sorted((folder / "3").rglob("*")) if path.is_file()]
+    found = {}
+    for file in files:
+        three("plain")
+        damage(folder / file)
+        resumed = resume(folder)
+        step = int(resumed.state.step)
+        jax.tree.map(np.testing.assert_array_equal, resumed.state, saved[step])
+        err = capfd.readouterr().err.splitlines()
+        told = [line for line in err if f"{folder / '3'} is damaged: " in line and "damaged-3" in line]
+        # A checkpoint whose record is gone with all that names it is as one of old.
+        assert [line for line in err if "has no digests" not in line] == (told if step == 2 else [])
+        assert (folder / "damaged-3").is_dir() == (step == 2)
+        found[file] = step
+    assert {*found.values()} == {2, 3}
+    needed = Path("3/record/metadata"), *(file for file in files if file.match("3/default/d/*"))
+    assert {found[file] for file in needed} == {2}
+
+
+@pytest.mark.parametrize("array", range(6))
+def test_every_array_is_verified(array, three, tmp_path):
+    """Saved by Orbax with one bit of one array changed, under the record of what was to be saved."""
+    folder, saved = three("plain")
+    leaves, structure = jax.tree.flatten(saved[3])
+    place = array * (len(leaves) - 1) // 5
+    changed = np.array(leaves[place])
+    changed.reshape(-1).view(np.uint8)[-1] ^= 1
+    state = jax.tree.unflatten(structure, [*leaves[:place], changed, *leaves[place + 1 :]])
+    with Checkpoints(tmp_path / "other", 1) as checkpoints:
+        checkpoints.save(3, jax.device_put(state, replicated(data_mesh())))
+    shutil.rmtree(folder / "3" / "default")
+    shutil.copytree(tmp_path / "other" / "3" / "default", folder / "3" / "default")
+    assert int(resume(folder).state.step) == 2
+
+
+def test_a_damaged_checkpoint_that_may_be_the_best_is_made_again(three, capfd):
+    folder, saved = three("scored")
+    assert int(resume(folder, scored=True).state.step) == 3
+    path = folder / "3" / "metrics" / "metrics"
+    path.write_text(path.read_text().replace("0.5", "0.95"))
+    resumed = resume(folder, scored=True)  # else 3 would be chosen
+    jax.tree.map(np.testing.assert_array_equal, resumed.state, saved[2])
+    assert "its score is 0.95, and was 0.5" in capfd.readouterr().err
+    three("scored")
+    flip(max((folder / "2" / "default").rglob("*"), key=lambda path: path.stat().st_size * path.is_file()))
+    assert resume(folder, scored=True) is None  # what follows it would be the best instead
+    assert sorted(path.name for path in folder.iterdir()) == ["damaged-2", "unused-3"]
+    assert "the run starts anew" in capfd.readouterr().err
+    three("scored")
+    shutil.rmtree(folder / "2")
+    assert resume(folder, scored=True) is None
+    assert "of step 2, is missing" in capfd.readouterr().err
+
+
+def test_of_damaged_checkpoints_a_reader_takes_the_next_and_changes_nothing(three):
+    like = make_problem("pddm", "adamw", 0.01).state
+    folder, saved = three("scored")
+    state, told = restore_chosen(folder, like, scored=True)
+    assert (int(state.step), told) == (2, "")
+    truncate(folder / "2" / "record" / "metadata")
+    before = sorted(folder.rglob("*"))
+    state, told = restore_chosen(folder, like, scored=True)
+    jax.tree.map(np.testing.assert_array_equal, state, saved[3])
+    assert f"{folder / '2'} is damaged: record/metadata cannot be read" in told
+    assert sorted(folder.rglob("*")) == before
+    (folder / "3" / "default" / "_METADATA").unlink()
+    with pytest.raises(Damaged, match=r"2 is damaged: .*3 is damaged: "):
+        restore_chosen(folder, like, scored=True)
+
+
+def test_an_intact_checkpoint_of_another_network_is_not_taken_for_a_damaged_one(three):
+    folder, _ = three("plain")
+    with (
+        Checkpoints(folder, 2) as checkpoints,
+        pytest.raises(ValueError, match=r"another network or optimizer.*opt_state") as caught,
+    ):
+        checkpoints.resume(make_problem("pddm", "sgd", 0.01).state)
+    assert not isinstance(caught.value, Damaged)
+    assert sorted(path.name for path in folder.iterdir()) == ["2", "3"]
+
+
+def test_a_checkpoint_of_a_run_without_records_comes_back(three, capfd):
+    folder, saved = three("plain")
+    shutil.rmtree(folder / "3" / "record")
+    overview = folder / "3" / "_CHECKPOINT_METADATA"
+    told = json.loads(overview.read_text())
+    del told["item_handlers"]["record"]
+    overview.write_text(json.dumps(told))
+    resumed = resume(folder)
+    jax.tree.map(np.testing.assert_array_equal, resumed.state, saved[3])
+    assert resumed.about is None
+    assert "has no digests" in capfd.readouterr().err
+
+
+def test_a_checkpoint_says_what_the_run_was_about(three):
+    assert resume(three("plain")[0]).about == {"rows": [3]}
+
+
 def test_sigterm_is_noted_and_ends_the_block_with_status_0_and_the_old_handler(tmp_path):
     handler, state = signal.getsignal(signal.SIGTERM), make_problem().state
 
@@ -538,6 +690,23 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
+    assert path.read_text() == "old"
+    assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize(("number", "word"), [(28, "no space left"), (122, "no space"), (30, "read-only")])
+def test_what_cannot_be_written_is_named_in_one_line(number, word, tmp_path, monkeypatch):
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+
+    def full(*_):
+        raise OSError(number, "it is so")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(NotWritten, match=word) as caught:
+        write_text(path, "new")
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
     assert path.read_text() == "old"
     assert [*tmp_path.iterdir()] == [path]
 
@@ -613,6 +782,47 @@ def test_a_line_cut_off_by_a_kill_is_dropped(tmp_path):
     assert steps_in(tmp_path) == [1, 2]
     write(tmp_path, 3, [4])
     assert steps_in(tmp_path) == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'{"step": 1, "seconds": 1}\n{"st\n{"step": 3, "seconds": 1}\n', "line 2 is no row"),
+        (b'{"seconds": 1}\n', "line 1 is no row"),
+        (b'{"step": true, "seconds": 1}\n', "line 1 is no row"),
+        (b'{"step": 1.5, "seconds": 1}\n', "line 1 is no row"),
+        (b'{"step": 1}\n', "line 1 is no row"),
+        (b"[1]\n", "line 1 is no row"),
+        (b"\n", "line 1 is no row"),
+        (b"\xff\n", "line 1 is no row"),
+        (
+            b'{"step": 5, "seconds": 1}\n{"step": 4, "seconds": 1}\n',
+            "line 2 is of step 4, after",
+        ),
+    ],
+)
+def test_damaged_rows_are_named_unless_the_checkpoint_knows_them(content, told, tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"metrics\.jsonl is damaged: {told}.*; correct or delete"):
+        read_rows(path)
+    with pytest.raises(ValueError, match="is damaged"):
+        write(tmp_path, 5, [])
+    known = [{"step": 1, "loss": float("nan"), "seconds": 1.5}, {"step": 5, "seconds": 2}]
+    with Writer(tmp_path, 5, 10, True, known):
+        assert told in capsys.readouterr().err
+    assert steps_in(tmp_path) == [1, 5]
+    path.write_bytes(path.read_bytes().replace(b"1.5", b"1.7"))
+    with Writer(tmp_path, 5, 10, True, known):
+        assert "differs from what the checkpoint of step 5 knows" in capsys.readouterr().err
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n") + content)
+    write(tmp_path, 0, [])  # what begins anew needs none of them
+    assert steps_in(tmp_path) == []
+
+
+def test_rows_with_ends_of_lines_of_windows_are_rows(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1, "seconds": 1}\r\n')
+    assert steps_in(tmp_path) == [1]
 
 
 def test_the_clock_goes_on_after_a_restart(tmp_path):

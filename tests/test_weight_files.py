@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from pddm_jax.files import open_regular
 from pddm_jax.networks.pretrained import file_sha256, load_pretrained
 from pddm_jax.networks.tensor_pickle import MAX_OPCODES, PickleReader
 from pddm_jax.networks.tensors import open_tensors, read_tensors
+from pddm_jax.regular import open_regular
 from tests import hostile_weights
 from tests.hostile_weights import GOOD, HEAD, entry, safetensors, state, stored, tensor
 
@@ -191,7 +191,7 @@ def test_only_regular_files_are_opened(read, tmp_path):
     (tmp_path / "link").symlink_to("/dev/zero")
     for path, told in (
         (tmp_path, "is a folder, not a regular file"),
-        (tmp_path / "pipe", "is a pipe, not a regular file"),
+        (tmp_path / "pipe", "is a FIFO, not a regular file"),
         (tmp_path / "link", "is a device, not a regular file"),
     ):
         with pytest.raises(ValueError, match=f"^{path} {told}$"):

@@ -28,6 +28,7 @@ from pddm_jax.data.processes import in_processes
 from pddm_jax.data.records import Index, Shard, read_index, write_index
 from pddm_jax.data.rgb import MAX_PIXELS
 from pddm_jax.data.shards import Done, Task, make
+from pddm_jax.lock import Lock
 
 FLAGS = flags.FLAGS
 
@@ -145,9 +146,10 @@ def main(arguments: list[str]) -> None:
             return in_processes(make, tasks, workers)
         return in_beam(tasks, out.absolute(), FLAGS.runner, arguments[1:])
 
-    source = find(FLAGS.source, root, FLAGS.classes, FLAGS.ground_truth, skip, workers)
-    source = source._replace(images=source.images.limited(FLAGS.max_pixels))
-    skipped = prepare(FLAGS.source, source, root, out, FLAGS.shard_images, skip, run)
+    with Lock(out, "--out"):
+        source = find(FLAGS.source, root, FLAGS.classes, FLAGS.ground_truth, skip, workers)
+        source = source._replace(images=source.images.limited(FLAGS.max_pixels))
+        skipped = prepare(FLAGS.source, source, root, out, FLAGS.shard_images, skip, run)
     print("".join(f"skipped {name}\n" for name in skipped), end="")
     print(f"{out}: {len(source.images) - len(skipped)} images of {FLAGS.source}; {len(skipped)} skipped")
 

@@ -11,7 +11,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from jaxtyping import Bool, Int, Shaped
 
 from pddm_jax.data.decode import LeftOut
-from pddm_jax.files import replacing, write_text
+from pddm_jax.files import no_space, replacing, write_text
 from pddm_jax.regular import check_regular, read_text
 
 INDEX = "pddm_records.json"
@@ -128,6 +128,8 @@ def write_shard(path: Path, records: Iterable[bytes]) -> None:
             finally:
                 writer.close()
         except RuntimeError as error:
+            if "No space left" in str(error) or "File too large" in str(error):
+                raise no_space(path, "the shards that are whole are kept") from error
             raise OSError(f"{path} cannot be written: {error}") from error
 
 

@@ -26,10 +26,10 @@ import numpy as np
 from jaxtyping import PyTree
 
 from pddm_jax.checks import check_choice
-from pddm_jax.files import open_regular
 from pddm_jax.networks.efficientnet_lite import STAGES
 from pddm_jax.networks.tensor_layout import shown
 from pddm_jax.networks.tensors import TensorFile, open_tensors
+from pddm_jax.regular import open_regular
 
 LEAVES = {
     "kernel": "weight",

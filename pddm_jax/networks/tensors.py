@@ -8,10 +8,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from pddm_jax.files import open_regular
 from pddm_jax.networks.safetensors_files import open_safetensors
 from pddm_jax.networks.tensor_layout import Layout, Reader, read_layouts, shown
 from pddm_jax.networks.torch_files import open_legacy, open_zip
+from pddm_jax.regular import open_regular
 
 NAMED = 12
 """How many names an error lists."""
