@@ -21,7 +21,9 @@ def as_count(name: str, value: object, least: int = 0) -> int:
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
         raise ValueError(f"{name} must be an integer, got {value!r}")
     if not least <= value < 2**31:
-        raise ValueError(f"{name} must be {least} or more{', below 2**31' if value > least else ''}, got {value}")
+        raise ValueError(
+            f"{name} must be {least} or more{', below 2**31' if value > least else ''}, got {value}"
+        )
     return int(value)
 
 
@@ -34,6 +36,11 @@ def as_scalar(name: str, value: object) -> Float[AnyArray, ""]:
         raise ValueError(f"{name} must be a number, got {_described(value)}")
     with np.errstate(over="ignore"):
         return number.astype(np.float32)
+
+
+def as_scalars(**given: object) -> tuple[Float[AnyArray, ""], ...]:
+    """Real numbers by name, as `as_scalar` checks each."""
+    return tuple(as_scalar(name, value) for name, value in given.items())
 
 
 def _described(value: object) -> str:
@@ -100,6 +107,8 @@ def _numbered(name: str, labels: object) -> Int[np.ndarray, "*s"]:
         given = np.array("", object)
     if given.dtype.kind not in "iu":  # integers of mixed or great width, if they are integers
         dtype, given = given.dtype, np.asarray(labels, dtype=object)
-        if not all(isinstance(label, int | np.integer) and not isinstance(label, bool) for label in given.flat):
+        if not all(
+            isinstance(label, int | np.integer) and not isinstance(label, bool) for label in given.flat
+        ):
             raise ValueError(f"{name} must be integers, got {'text' if dtype.kind in 'SU' else dtype}")
     return np.unique(given, return_inverse=True)[1].reshape(given.shape).astype(np.int32)

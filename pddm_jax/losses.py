@@ -21,121 +21,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree
-
-from pddm_jax.checks import as_labels, as_matrix, as_scalar, check_choice
+from jaxtyping import Array, Bool, Float, Int
+from pddm_jax.checks import as_labels, as_matrix, as_scalars, check_choice
 from pddm_jax.mesh import spread
 from pddm_jax.pairwise import (
+    Distances,
     all_distances,
     all_finite,
     l2_normalize,
     masked_mean,
     nan_unless_finite,
     rescaled,
-    squared_distances,
 )
-from pddm_jax.scoring import as_unit, check_unit, pair_scores
-from pddm_jax.types import AnyArray, Params, Quadruplets, Scalar
+from pddm_jax.types import AnyArray, Scalar
 
 TRIPLET_MINING = ("all", "semihard", "hard")
-
-
-def hinge_means(
-    params: Params | None,
-    x: Float[Array, "b d"],
-    mined: Quadruplets,
-    alpha: Scalar,
-    beta: Scalar,
-    heads: int = 2,
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The means of E_m and E_e over the valid quadruplets; see `double_header_hinge`.
-
-    Without params there is no score, and E_m is 0. With one head the hinges of j's negative are left
-    out: the triplet form. Quadruplets are shared out over the devices that x lies on.
-    """
-    *indices, valid = spread(mined, like=x)
-    known = jnp.stack([(index >= 0) & (index < len(x)) for index in indices])
-    fine = jnp.all(known | ~valid)
-
-    def mean(hinges: Float[Array, "2 q"], *given: PyTree) -> Float[Array, ""]:
-        value = masked_mean(jnp.sum(hinges[:heads], axis=0), valid)
-        return nan_unless_finite(value, x, *given, fine=fine)
-
-    if not len(x):
-        nothing = jnp.zeros((2, len(valid)), jnp.float32)
-        return mean(nothing, params, alpha), mean(nothing, beta)
-    i, j, k, l = (jnp.where(known[n] & valid, index, 0).astype(jnp.int32) for n, index in enumerate(indices))  # noqa: E741
-    near, far = x[jnp.stack([i, i, j])], x[jnp.stack([j, k, l])]
-    distances = squared_distances(near, far)
-    embedding = mean(jax.nn.relu(beta + distances[0] - distances[1:]), beta)
-    if params is None:
-        return jnp.zeros((), jnp.float32), embedding
-    scores = pair_scores(params, near, far)
-    return mean(jax.nn.relu(alpha + scores[1:] - scores[0]), params, alpha), embedding
-
-
-def double_header_hinge(
-    params: Params,
-    embeddings: Float[AnyArray, "b d"],
-    quadruplets: Quadruplets,
-    alpha: Scalar = 0.5,
-    beta: Scalar = 1.0,
-    weight: Scalar = 0.5,
-) -> Float[Array, ""]:
-    """The loss of PDDM: the mean of E_m + weight * E_e over the valid quadruplets, 0 without any.
-
-        E_m = [alpha + S_ik - S_ij]+ + [alpha + S_jl - S_ij]+      (similarity scores)
-        E_e = [beta  + D_ij - D_ik]+ + [beta  + D_ij - D_jl]+      (squared distances)
-
-    Only the pairs of the quadruplets are scored: memory, and the gradient's way, is O(q d).
-
-    Args:
-        params: parameters of a PDDM unit.
-        embeddings: [b, d], of unit length.
-        quadruplets: indices into the batch, as mined from it. The loss is NaN where a valid one is out of range.
-        alpha: margin between scores.
-        beta: margin between squared distances (of unit vectors: 0 to 4).
-        weight: lambda, the share of E_e.
-
-    Raises:
-        ValueError: embeddings are no matrix or do not fit params, or quadruplets are no four vectors of integers
-            and one of bools, of one length.
-
-    Source: Huang et al., NIPS 2016, section 3.2; the default constants are those that public
-    re-implementations agree on.
-    """
-    x = as_matrix("embeddings", embeddings, check_unit(params))
-    scalars = _scalars(alpha=alpha, beta=beta, weight=weight)
-    return _double_header(as_unit(params), x, _as_quadruplets(quadruplets), *scalars)
-
-
-@jax.jit
-def _double_header(
-    params: Params, x: Array, mined: Quadruplets, alpha: Array, beta: Array, weight: Array
-) -> Array:
-    metric, embedding = hinge_means(params, x, mined, alpha, beta)
-    return nan_unless_finite(metric + weight * embedding, weight)
-
-
-def _as_quadruplets(quadruplets: Quadruplets) -> Quadruplets:
-    """Checked; indices of the host that 32 bits cannot hold become indices that are out of range."""
-    shapes = [jnp.shape(part) for part in quadruplets]
-    if len(shapes) != 5 or len(shapes[0]) != 1 or {*shapes} != {shapes[0]}:
-        raise ValueError(f"quadruplets must be vectors of one length, got shapes {shapes}")
-    kinds = [jnp.result_type(part) for part in quadruplets]
-    if kinds[4] != bool or not all(jnp.issubdtype(kind, jnp.integer) for kind in kinds[:4]):
-        raise ValueError(f"quadruplets must be four vectors of integers and one of bools, got types {kinds}")
-    *indices, valid = (x if isinstance(x, jax.Array) else np.asarray(x) for x in quadruplets)
-    indices = (
-        np.clip(x, -1, 2**31 - 1).astype(np.int32) if isinstance(x, np.ndarray) and x.itemsize > 4 else x
-        for x in indices
-    )
-    return Quadruplets(*indices, valid)
-
-
-def _scalars(**given: Scalar) -> tuple[Float[AnyArray, ""], ...]:
-    """The checked numbers, in float32."""
-    return tuple(as_scalar(name, value) for name, value in given.items())
 
 
 def _classes(embeddings: AnyArray, labels: object) -> tuple[Array, Array]:
@@ -172,7 +72,7 @@ def contrastive_loss(
     Source: Hadsell, Chopra, LeCun, "Dimensionality Reduction by Learning an Invariant Mapping",
     CVPR 2006, equation 4, balanced.
     """
-    return _contrastive(*_classes(embeddings, labels), *_scalars(margin=margin))
+    return _contrastive(*_classes(embeddings, labels), *as_scalars(margin=margin))
 
 
 @jax.jit
@@ -216,21 +116,25 @@ def triplet_loss(
     over non-zero terms, "hard" their batch-hard, here with squared distances).
     """
     check_choice("mining", mining, TRIPLET_MINING)
-    return _triplet(*_classes(embeddings, labels), *_scalars(margin=margin), mining)
+    return _triplet(*_classes(embeddings, labels), *as_scalars(margin=margin), mining)
 
 
 @partial(jax.jit, static_argnums=3)
 def _triplet(x: Array, same: Array, margin: Array, mining: str) -> Array:
     if not len(x):
         return nan_unless_finite(jnp.zeros((), jnp.float32), x, margin)
-    hinge, used = _triplet_hinges(x, same, margin, mining)
-    return nan_unless_finite(masked_mean(hinge, used), x, margin)
+    distances = all_distances(x)
+    hinge, used = _triplet_hinges(distances, same, margin, mining)
+    # The difference of two squares that overflow may be finite, where XLA contracts it to a fused multiply-add.
+    fine = all_finite(distances.squared(distances.order))
+    return nan_unless_finite(masked_mean(hinge, used), x, margin, fine=fine)
 
 
-def _triplet_hinges(x: Array, same: Array, margin: Array, mining: str) -> tuple[Array, Array]:
+def _triplet_hinges(
+    distances: Distances, same: Array, margin: Array, mining: str
+) -> tuple[Array, Array]:
     """The hinges of triplets, and which of them are meant."""
     positive, negative = _positive_and_negative(same)
-    distances = all_distances(x)
     order, squared = distances.order, distances.squared
     if mining == "hard":
         nearest = jnp.min(jnp.where(negative, order, jnp.inf), axis=1)
@@ -242,7 +146,7 @@ def _triplet_hinges(x: Array, same: Array, margin: Array, mining: str) -> tuple[
     if mining == "all":
         far = squared(order)
         hinge = jax.nn.relu(margin + far[:, :, None] - far[:, None])
-        return hinge, triplet & ~(hinge <= 0)  # NaN counts
+        return hinge, triplet & (hinge > 0)
     to_positive, to_negative = order[:, :, None], order[:, None]
     farther = jnp.where(triplet & (to_negative > to_positive), to_negative, jnp.inf).min(axis=2)
     farthest = jnp.max(jnp.where(negative, order, -jnp.inf), axis=1, keepdims=True)
@@ -275,7 +179,7 @@ def lifted_structure_loss(
     Source: Oh Song, Xiang, Jegelka, Savarese, "Deep Metric Learning via Lifted Structured Feature
     Embedding", CVPR 2016, equation 4 (the smooth bound).
     """
-    return _lifted_structure(*_classes(embeddings, labels), *_scalars(margin=margin))
+    return _lifted_structure(*_classes(embeddings, labels), *as_scalars(margin=margin))
 
 
 @jax.jit
@@ -324,7 +228,7 @@ def multi_similarity_loss(
     Source: Wang, Han, Huang, Dong, Scott, "Multi-Similarity Loss with General Pair Weighting for
     Deep Metric Learning", CVPR 2019, equations 11 to 16; constants of the authors' code.
     """
-    scalars = _scalars(alpha=alpha, beta=beta, base=base, margin=margin)
+    scalars = as_scalars(alpha=alpha, beta=beta, base=base, margin=margin)
     return _multi_similarity(*_classes(embeddings, labels), *scalars)
 
 
@@ -378,7 +282,7 @@ def softmax_loss(
     """
     w = as_matrix("kernel", kernel)
     x = as_matrix("embeddings", embeddings, len(w))
-    (temperature,) = _scalars(temperature=temperature)
+    (temperature,) = as_scalars(temperature=temperature)
     if not isinstance(temperature, jax.Array) and temperature <= 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
     return _softmax(w, x, _as_numbers(classes, len(x)), temperature)

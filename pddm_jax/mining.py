@@ -129,7 +129,9 @@ def _refusal_of_embeddings(params: Params, embeddings: np.ndarray) -> str:
     if len(rows):
         return f"embeddings must be finite, but {len(rows)} rows are not: the first is {rows[0]}"
     largest = np.abs(embeddings).max()
-    return f"the scores of embeddings overflow float32: their largest entry is {largest}; normalize embeddings"
+    return (
+        f"the scores of embeddings overflow float32: their largest entry is {largest}; normalize embeddings"
+    )
 
 
 @partial(jax.jit, static_argnums=(2, 3))

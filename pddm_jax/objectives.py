@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from pddm_jax import losses
-from pddm_jax.checks import as_count, as_labels, as_matrix, as_scalar, check_choice
+from pddm_jax.checks import as_count, as_labels, as_matrix, as_scalar, as_scalars, check_choice
+from pddm_jax.double_header import hinge_means
 from pddm_jax.mining import SCOPES, mine_by_distance, mine_fused
 from pddm_jax.scoring import as_unit, check_unit
 from pddm_jax.types import DTYPES, Quadruplets
@@ -74,7 +75,7 @@ def make_objective(
         if not softmax:
             return value, logs
         of_classes, _ = _softmax(params, embeddings, labels, pairs, temperature=resolved["temperature"])
-        return value + softmax * of_classes, logs | {"loss_softmax": of_classes}
+        return value + as_scalar("softmax", softmax) * of_classes, logs | {"loss_softmax": of_classes}
 
     return loss, resolved
 
@@ -106,9 +107,10 @@ def _pddm(
     x = as_matrix("embeddings", x, check_unit(params["unit"]))
     unit, labels = as_unit(params["unit"]), as_labels("labels", labels, len(x))
     mined, _ = mine_fused(unit, x, labels, per, _size(per, pairs), dtype)
-    metric, embedding = losses.hinge_means(unit, x, mined, alpha, beta, heads)
+    margins = as_scalars(alpha=alpha, beta=beta)
+    metric, embedding = hinge_means(unit, x, mined, *margins, heads)
     logs = {"loss_metric": metric, "loss_embedding": embedding, **_counted(mined)}
-    return metric + weight * embedding, logs
+    return metric + as_scalar("weight", weight) * embedding, logs
 
 
 def _quadruplet(
@@ -124,7 +126,8 @@ def _quadruplet(
     del params
     x = as_matrix("embeddings", x)
     mined = mine_by_distance(x, as_labels("labels", labels, len(x)), per, _size(per, pairs))
-    return losses.hinge_means(None, x, mined, alpha=0.0, beta=beta)[1], _counted(mined)
+    margins = as_scalars(alpha=0.0, beta=beta)
+    return hinge_means(None, x, mined, *margins)[1], _counted(mined)
 
 
 def _counted(mined: Quadruplets) -> Logs:

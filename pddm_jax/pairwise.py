@@ -3,9 +3,11 @@
 import functools
 import operator
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from pddm_jax.mesh import spread
@@ -75,7 +77,7 @@ class Distances:
         return jnp.where(self.rooted, self.order, safe_sqrt(self.order))
 
     def squared(self, order: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """Squared distances of what was chosen by `order`; infinite where they overflow, 0 where they underflow."""
+        """Squares of what was chosen by `order`; infinite where they overflow, 0 where they underflow."""
         return jnp.where(self.rooted, jnp.square(order), order)
 
 
@@ -84,10 +86,34 @@ def all_distances(x: Float[Array, "b d"]) -> Distances:
 
     Pairs whose squares underflow or overflow are computed again, scaled, only where there are any.
     """
-    rows = spread(x, like=x)[:, None]
-    squared = squared_distances(rows, x[None])
+    return Distances(*_ordered(x))
+
+
+def _differences(x: Float[Array, "b d"], like: Float[Array, "b d"]) -> Float[Array, "b b d"]:
+    return spread(x, like=like)[:, None] - x[None]
+
+
+@jax.custom_jvp
+def _ordered(x: Float[Array, "b d"]) -> tuple[Float[Array, "b b"], Bool[Array, ""]]:
+    squared = jnp.sum(jnp.square(_differences(x, x)), axis=-1)
     suspect = (squared < LOST) & ~jnp.eye(len(x), dtype=bool) | (squared > OVERFLOWING)
-    return Distances(*jax.lax.cond(suspect.any(), _scaled, _as_they_are, x, squared))
+    order, rooted = jax.lax.cond(suspect.any(), _by_scale, _as_they_are, x, squared)
+    return order, rooted
+
+
+@_ordered.defjvp
+def _ordered_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Any, Any]:
+    """The slope of a distance is the direction of the difference: no square is in its way.
+
+    It is written down, since the way back through `cond` would keep the differences of all pairs, and through
+    their scaling would underflow or overflow.
+    """
+    (x,), (dx,) = primals, tangents
+    order, rooted = _ordered(x)
+    coincide = order <= 0
+    slope = jnp.where(rooted, jnp.where(coincide, 0, 1 / jnp.where(coincide, 1, order)), 2)
+    slopes = _differences(x, x) * slope[..., None]
+    return (order, rooted), (jnp.sum(_differences(dx, x) * slopes, axis=-1), np.zeros((), jax.dtypes.float0))
 
 
 def _as_they_are(x: Array, squared: Array) -> tuple[Array, Array]:
@@ -95,12 +121,10 @@ def _as_they_are(x: Array, squared: Array) -> tuple[Array, Array]:
     return squared, jnp.zeros((), bool)
 
 
-def _scaled(x: Array, squared: Array) -> tuple[Array, Array]:
-    """Distances by pairs' own scales; the squared ones where those that are suspect are 0."""
-    scale = jnp.where(squared < LOST, UP, jnp.where(squared > OVERFLOWING, DOWN, 1))
-    rows = spread(x, like=x)[:, None]
-    scaled = jnp.sum(jnp.square((rows - x[None]) * scale[..., None]), axis=-1)
-    distances = safe_sqrt(scaled) / scale
+def _by_scale(x: Array, squared: Array) -> tuple[Array, Array]:
+    """Distances, each by its own scale; the squared ones where those that are suspect are 0."""
+    scale = jnp.where(squared < LOST, UP, jnp.where(squared > OVERFLOWING, DOWN, 1)).astype(x.dtype)
+    distances = safe_sqrt(jnp.sum(jnp.square(_differences(x, x) * scale[..., None]), axis=-1)) / scale
     rooted = jnp.any((squared < LOST) & (distances > 0) | (squared > OVERFLOWING))
     return jnp.where(rooted, distances, squared), rooted
 
