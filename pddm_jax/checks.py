@@ -21,24 +21,23 @@ def as_count(name: str, value: object, least: int = 0) -> int:
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
         raise ValueError(f"{name} must be an integer, got {value!r}")
     if not least <= value < 2**31:
-        raise ValueError(
-            f"{name} must be {least} or more{', below 2**31' if value > least else ''}, got {value}"
-        )
+        bound = f"{least} or more" if value < least else "below 2**31"
+        raise ValueError(f"{name} must be {bound}, got {value}")
     return int(value)
 
 
-def as_scalar(name: str, value: object) -> Float[AnyArray, ""]:
-    """A real number of any type as float32, of NumPy where it is known; a ValueError where it is none (a bool is none)."""
+def as_scalar(name: str, value: object) -> Float[Array, ""]:
+    """A real number of any type as float32; a ValueError where it is none (a bool is none)."""
     if isinstance(value, jax.Array) and value.shape == ():
         return as_reals(name, value)
     number = np.asarray(value)
     if number.shape or not (jnp.issubdtype(number.dtype, jnp.floating) or number.dtype.kind in "iu"):
         raise ValueError(f"{name} must be a number, got {_described(value)}")
     with np.errstate(over="ignore"):
-        return number.astype(np.float32)
+        return jnp.asarray(number.astype(np.float32))
 
 
-def as_scalars(**given: object) -> tuple[Float[AnyArray, ""], ...]:
+def as_scalars(**given: object) -> tuple[Float[Array, ""], ...]:
     """Real numbers by name, as `as_scalar` checks each."""
     return tuple(as_scalar(name, value) for name, value in given.items())
 
@@ -82,8 +81,8 @@ def as_labels(name: str, labels: object, length: int) -> Int[AnyArray, " n"]:
     """Class labels, any integers, as int32 codes that are equal where the labels are.
 
     JAX would cut wide integers down to 32 bits, and 1 and 2**32 + 1 would become one class; so what
-    comes from the host is numbered there: 0, 1, ... What is on the device already is taken as it is, unless it
-    is wider than 32 bits (under `jax_enable_x64`).
+    comes from the host is numbered there: 0, 1, ... What is on the device already is taken as it is,
+    unless it is wider than 32 bits (under `jax_enable_x64`).
 
     Raises:
         ValueError: the labels are not `length` integers.

@@ -1,9 +1,12 @@
-"""The double-header hinge: the loss of PDDM over mined quadruplets. What holds for every loss is in `losses`."""
+"""The double-header hinge: the loss of PDDM over mined quadruplets.
+
+What holds for every loss is in `losses`.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int
 
 from pddm_jax.checks import as_matrix, as_scalars
 from pddm_jax.mesh import spread
@@ -28,27 +31,25 @@ def hinge_means(
     *indices, valid = spread(mined, like=x)
     known = jnp.stack([(index >= 0) & (index < len(x)) for index in indices])
     fine = jnp.all(known | ~valid)
-
-    def mean(hinges: Float[Array, "2 q"], *given: PyTree) -> Float[Array, ""]:
-        value = masked_mean(jnp.sum(hinges[:heads], axis=0), valid)
-        return nan_unless_finite(value, x, *given, fine=fine)
-
     if not len(x):
-        nothing = jnp.zeros((2, len(valid)), jnp.float32)
-        return mean(nothing, params, alpha), mean(nothing, beta)
-    i, j, k, l = (
-        jnp.where(known[n] & valid, index, 0).astype(jnp.int32) for n, index in enumerate(indices)
-    )  # noqa: E741
+        nothing = nan_unless_finite(jnp.zeros((), jnp.float32), x, params, alpha, beta, fine=fine)
+        return nothing, nothing
+    usable = known & valid  # a slot that is not valid stands for the first image with itself
+    indices = [jnp.where(usable[n], index, 0).astype(jnp.int32) for n, index in enumerate(indices)]
+    i, j, k, l = indices  # noqa: E741
     near, far = x[jnp.stack([i, i, j])], x[jnp.stack([j, k, l])]
     distances = squared_distances(near, far)
-    # The difference of two squares that overflow may be finite, where XLA contracts it to a fused multiply-add.
+    # XLA may contract the difference of two squares that overflow to a multiply-add, which is finite.
     fine &= all_finite(distances)
-    embedding = mean(jax.nn.relu(beta + distances[0] - distances[1:]), beta)
+    hinges = jax.nn.relu(beta + distances[0] - distances[1:])
+    embedding = masked_mean(jnp.sum(hinges[:heads], axis=0), valid)
+    embedding = nan_unless_finite(embedding, x, beta, fine=fine)
     if params is None:
         return jnp.zeros((), jnp.float32), embedding
     scores = pair_scores(params, near, far)
-    fine &= all_finite(scores)
-    return mean(jax.nn.relu(alpha + scores[1:] - scores[0]), params, alpha), embedding
+    hinges = jax.nn.relu(alpha + scores[1:] - scores[0])
+    metric = masked_mean(jnp.sum(hinges[:heads], axis=0), valid)
+    return nan_unless_finite(metric, x, params, alpha, fine=fine & all_finite(scores)), embedding
 
 
 def double_header_hinge(
@@ -69,14 +70,15 @@ def double_header_hinge(
     Args:
         params: parameters of a PDDM unit.
         embeddings: [b, d], of unit length.
-        quadruplets: indices into the batch, as mined from it. The loss is NaN where a valid one is out of range.
+        quadruplets: indices into the batch, as mined from it; the loss is NaN where a valid one is out of
+            range.
         alpha: margin between scores.
         beta: margin between squared distances (of unit vectors: 0 to 4).
         weight: lambda, the share of E_e.
 
     Raises:
-        ValueError: embeddings are no matrix or do not fit params, or quadruplets are no four vectors of integers
-            and one of bools, of one length.
+        ValueError: embeddings are no matrix or do not fit params, or quadruplets are no four vectors of
+            integers and one of bools, of one length.
 
     Source: Huang et al., NIPS 2016, section 3.2; the default constants are those that public
     re-implementations agree on.
@@ -96,17 +98,25 @@ def _double_header(
 
 def _as_quadruplets(quadruplets: Quadruplets) -> Quadruplets:
     """Checked; indices of the host that 32 bits cannot hold become indices that are out of range."""
+    if not isinstance(quadruplets, tuple | list) or len(quadruplets) != 5:
+        raise ValueError("quadruplets must be the five vectors i, j, k, l, valid, as they are mined")
     shapes = [jnp.shape(part) for part in quadruplets]
-    if len(shapes) != 5 or len(shapes[0]) != 1 or {*shapes} != {shapes[0]}:
+    if len(shapes[0]) != 1 or {*shapes} != {shapes[0]}:
         raise ValueError(f"quadruplets must be vectors of one length, got shapes {shapes}")
-    kinds = [jnp.result_type(part) for part in quadruplets]
-    if kinds[4] != bool or not all(jnp.issubdtype(kind, jnp.integer) for kind in kinds[:4]):
-        raise ValueError(
-            f"quadruplets must be four vectors of integers and one of bools, got types {kinds}"
-        )
-    *indices, valid = (x if isinstance(x, jax.Array) else np.asarray(x) for x in quadruplets)
-    indices = (
-        np.clip(x, -1, 2**31 - 1).astype(np.int32) if isinstance(x, np.ndarray) and x.itemsize > 4 else x
-        for x in indices
+    *kinds, last = (jnp.result_type(part) for part in quadruplets)
+    if last != jnp.bool_ or not all(jnp.issubdtype(kind, jnp.integer) for kind in kinds):
+        found = ", ".join(str(kind) for kind in (*kinds, last))
+        raise ValueError(f"quadruplets must be four vectors of integers and one of bools, got {found}")
+    i, j, k, l = (_as_index(part) for part in quadruplets[:4])  # noqa: E741
+    return Quadruplets(i, j, k, l, jnp.asarray(quadruplets[4]))
+
+
+def _as_index(index: Int[AnyArray, " q"]) -> Int[Array, " q"]:
+    if isinstance(index, jax.Array):
+        return index
+    index = np.asarray(index)
+    return jnp.asarray(
+        index
+        if index.itemsize <= 4
+        else np.where((index < 0) | (index >= 2**31), -1, index).astype(np.int32)
     )
-    return Quadruplets(*indices, valid)

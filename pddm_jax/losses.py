@@ -6,13 +6,14 @@ embeddings, S_ij their PDDM score, [t]+ = max(0, t). A pair is positive where y_
 What holds for every loss here, and for every objective made of them:
 
 - It is a float32 scalar, computed in float32, whatever type comes in and whatever JAX's default type is.
-- It is NaN, and so is its gradient, where any embedding or other number it is given (parameters of the unit, a
-  classifier, a margin) is not finite: whatever the labels, also where no pair uses that embedding.
-- It is NaN where it cannot be computed in float32, as where finite embeddings are so large that what they are
-  summed up to overflows. It never passes for a finite number then.
-- Distances are right at every scale, from their smallest normal number to their largest.
-- It is 0, with a gradient of 0, where there is no pair: of an empty batch, of one image, and where each image has a
-  class of its own or all have one, unless the loss has terms for positive, or for negative, pairs alone.
+- It is NaN, and so is its gradient, where any embedding or other number that it is given (parameters of
+  the unit, a classifier, a margin) is not finite: whatever the labels, also where no pair uses it.
+- It is NaN, and so is its gradient, where float32 cannot hold what the loss is computed from, such as the
+  squares of finite embeddings of 1e20.
+- Distances, and their gradients, are right at every scale that float32 has.
+- It is 0, with a gradient of 0, where there is nothing to compare: of an empty batch, of one image, and
+  where all images have one class, or each its own, unless the loss has a term for positive, or for
+  negative, pairs alone (`contrastive_loss`). Classification compares an image with classes.
 """
 
 from functools import partial
@@ -22,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
-from pddm_jax.checks import as_labels, as_matrix, as_scalars, check_choice
+
+from pddm_jax.checks import as_labels, as_matrix, as_scalar, as_scalars, check_choice
 from pddm_jax.mesh import spread
 from pddm_jax.pairwise import (
     Distances,
@@ -125,14 +127,12 @@ def _triplet(x: Array, same: Array, margin: Array, mining: str) -> Array:
         return nan_unless_finite(jnp.zeros((), jnp.float32), x, margin)
     distances = all_distances(x)
     hinge, used = _triplet_hinges(distances, same, margin, mining)
-    # The difference of two squares that overflow may be finite, where XLA contracts it to a fused multiply-add.
+    # XLA may contract the difference of two squares that overflow to a multiply-add, which is finite.
     fine = all_finite(distances.squared(distances.order))
     return nan_unless_finite(masked_mean(hinge, used), x, margin, fine=fine)
 
 
-def _triplet_hinges(
-    distances: Distances, same: Array, margin: Array, mining: str
-) -> tuple[Array, Array]:
+def _triplet_hinges(distances: Distances, same: Array, margin: Array, mining: str) -> tuple[Array, Array]:
     """The hinges of triplets, and which of them are meant."""
     positive, negative = _positive_and_negative(same)
     order, squared = distances.order, distances.squared
@@ -282,14 +282,14 @@ def softmax_loss(
     """
     w = as_matrix("kernel", kernel)
     x = as_matrix("embeddings", embeddings, len(w))
-    (temperature,) = as_scalars(temperature=temperature)
+    scalar = as_scalar("temperature", temperature)
     if not isinstance(temperature, jax.Array) and temperature <= 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
-    return _softmax(w, x, _as_numbers(classes, len(x)), temperature)
+    return _softmax(w, x, _as_numbers(classes, len(x)), scalar)
 
 
 def _as_numbers(classes: Int[AnyArray, " b"], length: int) -> Int[AnyArray, " b"]:
-    """The checked numbers of classes, of any type that holds integers: here, other than elsewhere, they mean columns."""
+    """The checked numbers of classes, which are columns of the classifier and so not numbered anew."""
     as_labels("classes", classes, length)
     if isinstance(classes, jax.Array):
         return classes

@@ -1,8 +1,8 @@
 """From the scores of a batch to its hard quadruplets: indices, without a gradient.
 
-A comparison with NaN is false, so a NaN among the scores would drop out of mining without a word. Mining refuses it:
-by a ValueError, or, where jit traces it and nothing can be raised, by quadruplets that name no image, over which
-each loss is NaN (`Quadruplets`).
+A comparison with NaN is false, so a NaN among the scores would drop out of mining in silence. Mining
+refuses it: by a ValueError, or, where jit traces the scores and nothing can be raised, by quadruplets
+that name no image, over which each loss is NaN (`Quadruplets`).
 """
 
 from functools import partial
@@ -47,17 +47,18 @@ def mine_quadruplets(
     A slot is not valid where the image has no positive or no negative; no slot of an empty batch is.
 
     Args:
-        scores: [b, b] finite scores. For "batch" the entries above the diagonal tell the pair. Those on the diagonal
-            are not read, and may be infinite.
+        scores: [b, b] finite scores. For "batch" the entries above the diagonal tell the pair. Those on the
+            diagonal are not used, and may be infinite.
         labels: [b] class labels, any integers.
         per: the scope.
         size: number of slots for "positive", where it is known how many pairs there are (P classes
             of K images: P K (K - 1) / 2); pairs past the last slot are left out.
 
     Raises:
-        ValueError: scores are no square matrix or one is not finite, labels are not b integers, the scope is
-            unknown, or size is no count or given for another scope than "positive". Where jit traces the
-            scores, those that are not finite give quadruplets that name no image, over which each loss is NaN.
+        ValueError: scores are no square matrix or one is not finite, labels are not b integers, the scope
+            is unknown, or size is no count or given for another scope than "positive". Where jit traces
+            the scores, those that are not finite give quadruplets that name no image; each loss over
+            them is NaN.
 
     Source: Huang et al., NIPS 2016, section 3.2, for "batch"; the other two are this library's.
     """
@@ -95,8 +96,8 @@ def mine_quadruplets_fused(
             gets another partner, nearly as hard (docs/performance.md).
 
     Raises:
-        ValueError: embeddings do not fit params, a number of either is not finite, scores overflow, dtype is not
-            one of the two, and as `mine_quadruplets` raises. Under jit as there.
+        ValueError: embeddings do not fit params, a number of either is not finite, scores overflow, dtype
+            is not one of the two, and as `mine_quadruplets` raises. Under jit as there.
     """
     size, dtype = _as_size(per, size), check_dtype(dtype)
     embeddings = as_matrix("embeddings", embeddings, check_unit(params))
@@ -117,7 +118,7 @@ def mine_by_distance(
 def _refusal_of_scores(scores: np.ndarray) -> str:
     read = ~np.eye(len(scores), dtype=bool)
     i, j = np.argwhere(np.isnan(scores) | ~np.isfinite(scores) & read)[0].tolist()
-    return f"scores must be finite, but [{i}, {j}] is {scores[i, j]}; look for what is not finite in the embeddings"
+    return f"scores must be finite, but [{i}, {j}] is {scores[i, j]}; check the embeddings they come from"
 
 
 def _refusal_of_embeddings(params: Params, embeddings: np.ndarray) -> str:
@@ -129,9 +130,7 @@ def _refusal_of_embeddings(params: Params, embeddings: np.ndarray) -> str:
     if len(rows):
         return f"embeddings must be finite, but {len(rows)} rows are not: the first is {rows[0]}"
     largest = np.abs(embeddings).max()
-    return (
-        f"the scores of embeddings overflow float32: their largest entry is {largest}; normalize embeddings"
-    )
+    return f"embeddings overflow float32 when scored: the largest entry is {largest}; normalize them"
 
 
 @partial(jax.jit, static_argnums=(2, 3))
@@ -159,7 +158,7 @@ def mine(
 def mine_fused(
     params: Params, embeddings: Array, labels: Array, per: str, size: int | None, dtype: str
 ) -> tuple[Quadruplets, Bool[Array, ""]]:
-    """The same by PDDM score, and whether embeddings, parameters and the scores that were chosen are finite."""
+    """The same by PDDM score, and whether embeddings, parameters and the scores found are finite."""
     params, embeddings = jax.lax.stop_gradient((params, embeddings))
     if not len(embeddings):
         return _nothing(per, size)
@@ -189,9 +188,8 @@ def _quadruplets(
     else:
         i, j = _positive_pairs(labels, size)
     mined = _with_negatives(i, j, negative)
-    *indices, valid = mined
-    indices = (jnp.where(fine, index, NOBODY) for index in indices)
-    return Quadruplets(*indices, valid | ~fine), fine
+    i, j, k, l = (jnp.where(fine, index, NOBODY) for index in mined[:4])  # noqa: E741
+    return Quadruplets(i, j, k, l, mined.valid | ~fine), fine
 
 
 def _positive_pairs(labels: Array, size: int | None) -> tuple[Array, Array]:

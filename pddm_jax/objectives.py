@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from pddm_jax import losses
-from pddm_jax.checks import as_count, as_labels, as_matrix, as_scalar, as_scalars, check_choice
+from pddm_jax.checks import as_count, as_labels, as_matrix, as_scalar, check_choice
 from pddm_jax.double_header import hinge_means
 from pddm_jax.mining import SCOPES, mine_by_distance, mine_fused
 from pddm_jax.scoring import as_unit, check_unit
@@ -105,9 +105,9 @@ def _pddm(
 ) -> tuple[Array, Logs]:
     """Quadruplets mined by PDDM score; the hinges of i's negative alone (one head), or of j's too."""
     x = as_matrix("embeddings", x, check_unit(params["unit"]))
-    unit, labels = as_unit(params["unit"]), as_labels("labels", labels, len(x))
+    unit, labels = as_unit(params["unit"]), jnp.asarray(as_labels("labels", labels, len(x)))
     mined, _ = mine_fused(unit, x, labels, per, _size(per, pairs), dtype)
-    margins = as_scalars(alpha=alpha, beta=beta)
+    margins = as_scalar("alpha", alpha), as_scalar("beta", beta)
     metric, embedding = hinge_means(unit, x, mined, *margins, heads)
     logs = {"loss_metric": metric, "loss_embedding": embedding, **_counted(mined)}
     return metric + as_scalar("weight", weight) * embedding, logs
@@ -125,9 +125,9 @@ def _quadruplet(
     """Quadruplets mined by Euclidean distance; the hinges of distances."""
     del params
     x = as_matrix("embeddings", x)
-    mined = mine_by_distance(x, as_labels("labels", labels, len(x)), per, _size(per, pairs))
-    margins = as_scalars(alpha=0.0, beta=beta)
-    return hinge_means(None, x, mined, *margins)[1], _counted(mined)
+    labels = jnp.asarray(as_labels("labels", labels, len(x)))
+    mined = mine_by_distance(x, labels, per, _size(per, pairs))
+    return hinge_means(None, x, mined, 0.0, as_scalar("beta", beta))[1], _counted(mined)
 
 
 def _counted(mined: Quadruplets) -> Logs:

@@ -1,4 +1,4 @@
-"""Norms, distances and means that are right at every scale of float32, and NaN where their input is not finite."""
+"""Norms, distances and means, right at every scale of float32, and NaN where their input is not finite."""
 
 import functools
 import operator
@@ -13,10 +13,10 @@ from jaxtyping import Array, Bool, Float, PyTree
 from pddm_jax.mesh import spread
 
 LOST, OVERFLOWING = 2.0**-80, 2.0**100
-"""Squared distances between these are right: below, squares of coordinates underflow; above, they soon overflow."""
+"""Squared distances between these are right: below, squares underflow; above, they soon overflow."""
 
 UP, DOWN = 2.0**80, 2.0**-80
-"""Powers of two that bring what is too small, or too large, to be squared into the middle of float32's range."""
+"""Powers of two that bring what is too small, or too large, to be squared to where it can be."""
 
 
 def safe_sqrt(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
@@ -31,7 +31,8 @@ def safe_sqrt(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
 def inverse_sqrt(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """1 / sqrt(x); value and gradient 0 where x <= 1e-24, below which the slope soon overflows.
 
-    NaN where x is NaN or infinite: an infinite sum of squares has overflowed, and 0 would pass for a zero vector.
+    NaN where x is NaN or infinite: an infinite sum of squares has overflowed, and its inverse, 0, would
+    make the vector pass for a zero vector.
     """
     zero = x <= 1e-24
     inverse = jax.lax.rsqrt(jnp.where(zero, 1, x))
@@ -47,7 +48,7 @@ def l2_normalize(x: Float[Array, "*s d"]) -> Float[Array, "*s d"]:
 
 
 def rescaled(x: Float[Array, "*s d"]) -> Float[Array, "*s d"]:
-    """x times a power of two for each vector, 1 unless its squares could underflow or overflow."""
+    """Each vector times a power of two, which is 1 unless its squares could underflow or overflow."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0))
     return x * jnp.where(largest > 2.0**50, DOWN, jnp.where(largest < 2.0**-40, UP, 1))
 
@@ -65,7 +66,7 @@ def squared_distances(x: Float[Array, "*n d"], y: Float[Array, "*m d"]) -> Float
 class Distances:
     """The distances of all pairs of a batch, as `order`, which grows with them.
 
-    `order` holds squared distances; where one of them cannot be held in float32, all distances, not squared.
+    `order` holds squared distances; if float32 cannot hold one of those, it holds distances, not squared.
     """
 
     order: Float[Array, "b b"]
@@ -77,7 +78,7 @@ class Distances:
         return jnp.where(self.rooted, self.order, safe_sqrt(self.order))
 
     def squared(self, order: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """Squares of what was chosen by `order`; infinite where they overflow, 0 where they underflow."""
+        """Squares of entries of `order`; infinite where they overflow, 0 where they underflow."""
         return jnp.where(self.rooted, jnp.square(order), order)
 
 
@@ -105,15 +106,18 @@ def _ordered(x: Float[Array, "b d"]) -> tuple[Float[Array, "b b"], Bool[Array, "
 def _ordered_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Any, Any]:
     """The slope of a distance is the direction of the difference: no square is in its way.
 
-    It is written down, since the way back through `cond` would keep the differences of all pairs, and through
-    their scaling would underflow or overflow.
+    It is written out, since the gradient of `cond` would keep the differences of all pairs, and that of
+    the scaling would underflow or overflow.
     """
     (x,), (dx,) = primals, tangents
     order, rooted = _ordered(x)
     coincide = order <= 0
     slope = jnp.where(rooted, jnp.where(coincide, 0, 1 / jnp.where(coincide, 1, order)), 2)
     slopes = _differences(x, x) * slope[..., None]
-    return (order, rooted), (jnp.sum(_differences(dx, x) * slopes, axis=-1), np.zeros((), jax.dtypes.float0))
+    return (order, rooted), (
+        jnp.sum(_differences(dx, x) * slopes, axis=-1),
+        np.zeros((), jax.dtypes.float0),
+    )
 
 
 def _as_they_are(x: Array, squared: Array) -> tuple[Array, Array]:
@@ -145,8 +149,8 @@ def nan_unless_finite(
 ) -> Float[Array, ""]:
     """A loss; NaN, with a gradient of NaN to everything given, where it or anything given is not finite.
 
-    A mask, a maximum or a ReLU of the loss may have dropped the number that is not; so it is looked for where it
-    comes in. The term that is added is 0, and so is its gradient, where all is well: no bit changes.
+    A mask, a maximum or a ReLU may have dropped a number that is not finite, so the check is of what comes
+    in. Where all is finite, the term that is added is 0, and so is its gradient: no bit changes.
 
     Args:
         value: the loss.

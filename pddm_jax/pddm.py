@@ -50,9 +50,9 @@ class PDDM(nn.Module):
 
     Shapes: x and y are [..., d] (unit-length embeddings), the score is [...]. S(x, y) = S(y, x).
     The parameters are `difference` (W_u, b_u), `mean` (W_v, b_v), `joint` (W_c, b_c) and `score`
-    (w_s, b_s). A branch that is zero after its ReLU (of a length of 1e-12 or less) stays zero, with a finite
-    gradient. A score is float32 whatever comes in; NaN where x or y is not finite, or the square of a branch
-    overflows.
+    (w_s, b_s). A branch that is zero after its ReLU (of a length of 1e-12 or less) stays zero, with a
+    finite gradient. A score is float32 whatever comes in; it is NaN where x or y is not finite, or where
+    the square of a branch overflows.
 
     A fresh score falls with distance, up to chance: half of the units of u' grow with |x - y|, the others
     are constant, so that the normalised branch tells the length of x - y and not its direction alone,
@@ -104,4 +104,6 @@ class PDDM(nn.Module):
         joint = nn.relu(dense(self.joint, "joint", _joint_kernel)(jnp.concatenate(branches, axis=-1)))
         # A ReLU may have hidden what is not finite.
         fine = jnp.isfinite(x).all(axis=-1) & jnp.isfinite(y).all(axis=-1)
-        return dense(1, "score", _score_kernel)(joint)[..., 0] + jnp.where(fine, 0, jnp.nan)
+        return dense(1, "score", _score_kernel)(joint)[..., 0] + jnp.where(fine, 0, jnp.nan).astype(
+            jnp.float32
+        )

@@ -40,7 +40,7 @@ LEAVES = ("kernel", "bias")
 def check_dtype(dtype: object) -> str:
     """The name of a type of matrix products; ValueError where it is not one of the two."""
     try:
-        name = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
+        name = dtype if isinstance(dtype, str) else str(jnp.dtype(dtype).name)  # type: ignore[call-overload]
     except TypeError:
         name = repr(dtype)
     check_choice("dtype", name, DTYPES)
@@ -80,7 +80,7 @@ def pair_scores(
 ) -> Float[Array, "*s"]:
     """PDDM scores S(x, y) of given pairs; higher = more similar. See `PDDM` for formula and source.
 
-    Jit-compiled. A score is NaN where its pair, or a parameter, is not finite, and where it overflows on the way.
+    Jit-compiled. A score is NaN where its pair or a parameter is not finite, or where it overflows.
 
     Args:
         params: parameters of a PDDM unit.
@@ -221,7 +221,7 @@ def score_matrix(
     """PDDM scores S(x_i, y_j) of all pairs; higher = more similar. See `PDDM` for the formula.
 
     Jit-compiled. Differentiable; the backward pass computes each tile again instead of keeping [n, m, d].
-    A score is NaN where its pair, or a parameter, is not finite, and where it overflows on the way.
+    A score is NaN where its pair or a parameter is not finite, or where it overflows.
 
     Args:
         params: parameters of a PDDM unit.

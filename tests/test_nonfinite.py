@@ -206,9 +206,9 @@ def test_norms_of_what_is_not_finite_or_overflows_are_nan():
 def test_mining_names_the_first_score_that_is_not_finite():
     scores = np.arange(B * B, dtype=np.float32).reshape(B, B)
     for bad, said in ((np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf")):
-        for given in (spoilt(scores, 2, bad, 5), jnp.asarray(spoilt(scores, 2, bad, 5))):
+        for wrong in (spoilt(scores, 2, bad, 5), jnp.asarray(spoilt(scores, 2, bad, 5))):
             with pytest.raises(ValueError, match=rf"scores must be finite, but \[2, 5\] is {said}"):
-                pddm_jax.mine_quadruplets(given, LABELS["pairs"])
+                pddm_jax.mine_quadruplets(wrong, LABELS["pairs"])
     with pytest.raises(ValueError, match=r"scores must be finite, but \[3, 3\] is nan"):
         pddm_jax.mine_quadruplets(spoilt(scores, 3, np.nan, 3), LABELS["pairs"])
     huge = np.full((B, B), 1e300)
@@ -222,7 +222,9 @@ def test_the_diagonal_may_be_infinite(per):
     expected = pddm_jax.mine_quadruplets(scores, LABELS["pairs"], per)
     for own in (np.inf, -np.inf):
         np.fill_diagonal(scores, own)
-        for found, right in zip(pddm_jax.mine_quadruplets(scores, LABELS["pairs"], per), expected, strict=True):
+        for found, right in zip(
+            pddm_jax.mine_quadruplets(scores, LABELS["pairs"], per), expected, strict=True
+        ):
             assert np.array_equal(found, right)
 
 
@@ -230,7 +232,9 @@ def test_the_diagonal_may_be_infinite(per):
 def test_fused_mining_names_the_first_row_that_is_not_finite(labels, params):
     for bad in (np.nan, np.inf, -np.inf):
         x = spoilt(spoilt(unit_rows(12), 3, bad), 6, bad)
-        with pytest.raises(ValueError, match=r"embeddings must be finite, but 2 rows are not: the first is 3"):
+        with pytest.raises(
+            ValueError, match=r"embeddings must be finite, but 2 rows are not: the first is 3"
+        ):
             pddm_jax.mine_quadruplets_fused(params["unit"], x, labels)
         wrong = with_leaf(params["unit"], "joint", "kernel", bad)
         with pytest.raises(ValueError, match=r"params must be finite, but \['joint'\]\['kernel'\] is not"):
@@ -265,7 +269,9 @@ def test_mining_that_jit_traces_leads_to_a_loss_that_is_nan(per, labels, params)
 
 def test_mining_under_vmap_and_grad_spoils_its_own_batch_alone(params):
     x = np.stack([unit_rows(14), spoilt(unit_rows(14), 1, np.nan)])
-    mine = jax.vmap(lambda rows: pddm_jax.mine_quadruplets_fused(params["unit"], rows, LABELS["pairs"], "anchor"))
+    mine = jax.vmap(
+        lambda rows: pddm_jax.mine_quadruplets_fused(params["unit"], rows, LABELS["pairs"], "anchor")
+    )
     mined = mine(x)
     assert np.all(np.asarray(mined.i)[1] == 2**31 - 1)
     alone = pddm_jax.mine_quadruplets_fused(params["unit"], x[0], LABELS["pairs"], "anchor")
