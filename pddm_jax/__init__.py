@@ -1,8 +1,8 @@
 """Deep metric learning in JAX: PDDM, the losses it is measured against, and how to measure them."""
 
+from pddm_jax.double_header import double_header_hinge
 from pddm_jax.losses import (
     contrastive_loss,
-    double_header_hinge,
     lifted_structure_loss,
     multi_similarity_loss,
     softmax_loss,

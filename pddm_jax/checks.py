@@ -12,8 +12,40 @@ from pddm_jax.types import AnyArray
 
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:
     """Raise a ValueError that names the argument and lists what exists."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {sorted(choices)}, got {value!r}")
+
+
+def as_count(name: str, value: object, least: int = 0) -> int:
+    """An integer of `least` or more, below 2**31; a ValueError where it is none (a bool is none)."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise ValueError(f"{name} must be an integer, got {value!r}")
+    if not least <= value < 2**31:
+        bound = f"{least} or more" if value < least else "below 2**31"
+        raise ValueError(f"{name} must be {bound}, got {value}")
+    return int(value)
+
+
+def as_scalar(name: str, value: object) -> Float[Array, ""]:
+    """A real number of any type as float32; a ValueError where it is none (a bool is none)."""
+    if isinstance(value, jax.Array) and value.shape == ():
+        return as_reals(name, value)
+    number = np.asarray(value)
+    if number.shape or not (jnp.issubdtype(number.dtype, jnp.floating) or number.dtype.kind in "iu"):
+        raise ValueError(f"{name} must be a number, got {_described(value)}")
+    with np.errstate(over="ignore"):
+        return jnp.asarray(number.astype(np.float32))
+
+
+def as_scalars(**given: object) -> tuple[Float[Array, ""], ...]:
+    """Real numbers by name, as `as_scalar` checks each."""
+    return tuple(as_scalar(name, value) for name, value in given.items())
+
+
+def _described(value: object) -> str:
+    """What stands where a number should: an array by its type and shape, all else as it is written."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    return repr(value) if shape is None else f"an array of {dtype}, of shape {shape}"
 
 
 def as_reals(name: str, value: AnyArray) -> Float[Array, "*s"]:
@@ -21,7 +53,10 @@ def as_reals(name: str, value: AnyArray) -> Float[Array, "*s"]:
     dtype = getattr(value, "dtype", None)
     if dtype is None or not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
         raise ValueError(f"{name} must be an array of real numbers, got {dtype or type(value).__name__}")
-    return jnp.asarray(value, jnp.float32)
+    if isinstance(value, jax.Array):
+        return value.astype(jnp.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and treated as that
+        return jnp.asarray(np.asarray(value).astype(np.float32))
 
 
 def as_matrix(name: str, value: AnyArray, columns: int | None = None) -> Float[Array, "n d"]:
@@ -56,23 +91,36 @@ def as_rows(name: str, value: AnyArray, columns: int | None = None) -> Float[Any
 
 
 def as_labels(name: str, labels: object, length: int) -> Int[AnyArray, " n"]:
-    """Class labels, any integers, as int32 codes 0, 1, ... that are equal where the labels are.
+    """Class labels, any integers, as int32 codes that are equal where the labels are.
 
     JAX would cut wide integers down to 32 bits, and 1 and 2**32 + 1 would become one class; so what
-    comes from the host is numbered there. What is on the device already is taken as it is.
+    comes from the host is numbered there: 0, 1, ... What is on the device already is taken as it is,
+    unless it is wider than 32 bits (under `jax_enable_x64`).
 
     Raises:
         ValueError: the labels are not `length` integers.
     """
     if not isinstance(labels, jax.Array):
-        given = np.asarray(labels)
-        if given.dtype.kind not in "iu":  # integers of mixed or great width, if they are integers
-            given = np.asarray(labels, dtype=object)
-            if not all(isinstance(label, int | np.integer) for label in given.flat):
-                raise ValueError(f"{name} must be integers, got {np.asarray(labels).dtype}")
-        labels = np.unique(given, return_inverse=True)[1].reshape(given.shape).astype(np.int32)
+        labels = _numbered(name, labels)
     if labels.shape != (length,):
         raise ValueError(f"{name} must have shape [{length}], got {labels.shape}")
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(f"{name} must be integers, got {labels.dtype}")
-    return labels
+    if labels.dtype.itemsize > 4:  # the number of smaller ones is equal where the labels are
+        return jnp.searchsorted(jnp.sort(labels), labels).astype(jnp.int32)
+    return labels.astype(jnp.int32)
+
+
+def _numbered(name: str, labels: object) -> Int[np.ndarray, "*s"]:
+    """Labels of the host as 0, 1, ..."""
+    try:
+        given = np.asarray(labels)
+    except ValueError:  # rows of uneven length
+        given = np.array("", object)
+    if given.dtype.kind not in "iu":  # integers of mixed or great width, if they are integers
+        dtype, given = given.dtype, np.asarray(labels, dtype=object)
+        if not all(
+            isinstance(label, int | np.integer) and not isinstance(label, bool) for label in given.flat
+        ):
+            raise ValueError(f"{name} must be integers, got {'text' if dtype.kind in 'SU' else dtype}")
+    return np.unique(given, return_inverse=True)[1].reshape(given.shape).astype(np.int32)

@@ -2,95 +2,42 @@
 
 Notation: x_i are the embeddings, y_i the labels, D_ij = |x_i - x_j|^2 the squared distance of two
 embeddings, S_ij their PDDM score, [t]+ = max(0, t). A pair is positive where y_i = y_j, i != j.
+
+What holds for every loss here, and for every objective made of them:
+
+- It is a float32 scalar, computed in float32, whatever type comes in and whatever JAX's default type is.
+- It is NaN, and so is its gradient, where any embedding or other number that it is given (parameters of
+  the unit, a classifier, a margin) is not finite: whatever the labels, also where no pair uses it.
+- It is NaN, and so is its gradient, where float32 cannot hold what the loss is computed from, such as the
+  squares of finite embeddings of 1e20.
+- Distances, and their gradients, are right at every scale that float32 has.
+- It is 0, with a gradient of 0, where there is nothing to compare: of an empty batch, of one image, and
+  where all images have one class, or each its own, unless the loss has a term for positive, or for
+  negative, pairs alone (`contrastive_loss`). Classification compares an image with classes.
 """
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from pddm_jax.checks import as_labels, as_matrix, check_choice
+from pddm_jax.checks import as_labels, as_matrix, as_scalar, as_scalars, check_choice
 from pddm_jax.mesh import spread
 from pddm_jax.pairwise import (
-    all_squared_distances,
+    Distances,
+    all_distances,
+    all_finite,
     l2_normalize,
     masked_mean,
-    safe_sqrt,
-    squared_distances,
+    nan_unless_finite,
+    rescaled,
 )
-from pddm_jax.scoring import check_unit, pair_scores
-from pddm_jax.types import AnyArray, Params, Quadruplets, Scalar
+from pddm_jax.types import AnyArray, Scalar
 
 TRIPLET_MINING = ("all", "semihard", "hard")
-
-
-def hinge_means(
-    params: Params | None,
-    x: Float[Array, "b d"],
-    mined: Quadruplets,
-    alpha: Scalar,
-    beta: Scalar,
-    heads: int = 2,
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The means of E_m and E_e over the valid quadruplets; see `double_header_hinge`.
-
-    Without params there is no score, and E_m is 0. With one head the hinges of j's negative are left
-    out: the triplet form. Quadruplets are shared out over the devices that x lies on.
-    """
-    mined = spread(mined, like=x)
-    near = x[jnp.stack([mined.i, mined.i, mined.j])]
-    far = x[jnp.stack([mined.j, mined.k, mined.l])]
-
-    def mean(hinges: Float[Array, "2 q"]) -> Float[Array, ""]:
-        return masked_mean(jnp.sum(hinges[:heads], axis=0), mined.valid)
-
-    distances = squared_distances(near, far)
-    embedding = mean(jax.nn.relu(beta + distances[0] - distances[1:]))
-    if params is None:
-        return jnp.zeros(()), embedding
-    scores = pair_scores(params, near, far)
-    return mean(jax.nn.relu(alpha + scores[1:] - scores[0])), embedding
-
-
-@jax.jit
-def double_header_hinge(
-    params: Params,
-    embeddings: Float[AnyArray, "b d"],
-    quadruplets: Quadruplets,
-    alpha: Scalar = 0.5,
-    beta: Scalar = 1.0,
-    weight: Scalar = 0.5,
-) -> Float[Array, ""]:
-    """The loss of PDDM: the mean of E_m + weight * E_e over the valid quadruplets, 0 without any.
-
-        E_m = [alpha + S_ik - S_ij]+ + [alpha + S_jl - S_ij]+      (similarity scores)
-        E_e = [beta  + D_ij - D_ik]+ + [beta  + D_ij - D_jl]+      (squared distances)
-
-    Only the pairs of the quadruplets are scored: memory, and the gradient's way, is O(q d).
-
-    Args:
-        params: parameters of a PDDM unit.
-        embeddings: [b, d], of unit length.
-        quadruplets: indices into the batch, as mined from it; only their lengths are checked.
-        alpha: margin between scores.
-        beta: margin between squared distances (of unit vectors: 0 to 4).
-        weight: lambda, the share of E_e.
-
-    Raises:
-        ValueError: embeddings are no matrix or do not fit params, or quadruplets are no five vectors of one
-            length.
-
-    Source: Huang et al., NIPS 2016, section 3.2; the default constants are those that public
-    re-implementations agree on.
-    """
-    x = as_matrix("embeddings", embeddings, check_unit(params, jnp.float32))
-    shapes = [jnp.shape(part) for part in quadruplets]
-    if len(shapes[0]) != 1 or {*shapes} != {shapes[0]}:
-        raise ValueError(f"quadruplets must be vectors of one length, got shapes {shapes}")
-    metric, embedding = hinge_means(params, x, quadruplets, alpha, beta)
-    return metric + weight * embedding
 
 
 def _classes(embeddings: AnyArray, labels: object) -> tuple[Array, Array]:
@@ -127,15 +74,16 @@ def contrastive_loss(
     Source: Hadsell, Chopra, LeCun, "Dimensionality Reduction by Learning an Invariant Mapping",
     CVPR 2006, equation 4, balanced.
     """
-    return _contrastive(*_classes(embeddings, labels), margin)
+    return _contrastive(*_classes(embeddings, labels), *as_scalars(margin=margin))
 
 
 @jax.jit
-def _contrastive(x: Array, same: Array, margin: Scalar) -> Array:
+def _contrastive(x: Array, same: Array, margin: Array) -> Array:
     positive, negative = _positive_and_negative(same)
-    squared = all_squared_distances(x)
-    apart = jnp.square(jax.nn.relu(margin - safe_sqrt(squared)))
-    return masked_mean(squared, positive) + masked_mean(apart, negative)
+    distances = all_distances(x)
+    apart = jnp.square(jax.nn.relu(margin - distances.plain))
+    pulled = masked_mean(distances.squared(distances.order), positive)
+    return nan_unless_finite(pulled + masked_mean(apart, negative), x, margin)
 
 
 def triplet_loss(
@@ -170,29 +118,41 @@ def triplet_loss(
     over non-zero terms, "hard" their batch-hard, here with squared distances).
     """
     check_choice("mining", mining, TRIPLET_MINING)
-    return _triplet(*_classes(embeddings, labels), margin, mining)
+    return _triplet(*_classes(embeddings, labels), *as_scalars(margin=margin), mining)
 
 
 @partial(jax.jit, static_argnums=3)
-def _triplet(x: Array, same: Array, margin: Scalar, mining: str) -> Array:
+def _triplet(x: Array, same: Array, margin: Array, mining: str) -> Array:
+    if not len(x):
+        return nan_unless_finite(jnp.zeros((), jnp.float32), x, margin)
+    distances = all_distances(x)
+    hinge, used = _triplet_hinges(distances, same, margin, mining)
+    # XLA may contract the difference of two squares that overflow to a multiply-add, which is finite.
+    fine = all_finite(distances.squared(distances.order))
+    return nan_unless_finite(masked_mean(hinge, used), x, margin, fine=fine)
+
+
+def _triplet_hinges(distances: Distances, same: Array, margin: Array, mining: str) -> tuple[Array, Array]:
+    """The hinges of triplets, and which of them are meant."""
     positive, negative = _positive_and_negative(same)
-    squared = all_squared_distances(x)
-    nearest = jnp.min(jnp.where(negative, squared, jnp.inf), axis=1)
+    order, squared = distances.order, distances.squared
     if mining == "hard":
-        farthest = jnp.max(jnp.where(positive, squared, -jnp.inf), axis=1)
+        nearest = jnp.min(jnp.where(negative, order, jnp.inf), axis=1)
+        farthest = jnp.max(jnp.where(positive, order, -jnp.inf), axis=1)
         usable = positive.any(axis=1) & negative.any(axis=1)
-        gap = jnp.where(usable, farthest, 0) - jnp.where(usable, nearest, 0)
-        return masked_mean(jax.nn.relu(margin + gap), usable)
-    to_positive, to_negative = squared[:, :, None], squared[:, None]
+        gap = squared(jnp.where(usable, farthest, 0)) - squared(jnp.where(usable, nearest, 0))
+        return jax.nn.relu(margin + gap), usable
     triplet = positive[:, :, None] & negative[:, None]
     if mining == "all":
-        hinge = jax.nn.relu(margin + to_positive - to_negative)
-        return masked_mean(hinge, triplet & (hinge > 0))
+        far = squared(order)
+        hinge = jax.nn.relu(margin + far[:, :, None] - far[:, None])
+        return hinge, triplet & (hinge > 0)
+    to_positive, to_negative = order[:, :, None], order[:, None]
     farther = jnp.where(triplet & (to_negative > to_positive), to_negative, jnp.inf).min(axis=2)
-    farthest = jnp.max(jnp.where(negative, squared, -jnp.inf), axis=1, keepdims=True)
+    farthest = jnp.max(jnp.where(negative, order, -jnp.inf), axis=1, keepdims=True)
     usable = positive & negative.any(axis=1, keepdims=True)
     chosen = jnp.where(jnp.isfinite(farther), farther, farthest)
-    return masked_mean(jax.nn.relu(margin + squared - jnp.where(usable, chosen, 0)), usable)
+    return jax.nn.relu(margin + squared(order) - squared(jnp.where(usable, chosen, 0))), usable
 
 
 def lifted_structure_loss(
@@ -219,20 +179,20 @@ def lifted_structure_loss(
     Source: Oh Song, Xiang, Jegelka, Savarese, "Deep Metric Learning via Lifted Structured Feature
     Embedding", CVPR 2016, equation 4 (the smooth bound).
     """
-    return _lifted_structure(*_classes(embeddings, labels), margin)
+    return _lifted_structure(*_classes(embeddings, labels), *as_scalars(margin=margin))
 
 
 @jax.jit
-def _lifted_structure(x: Array, same: Array, margin: Scalar) -> Array:
+def _lifted_structure(x: Array, same: Array, margin: Array) -> Array:
     positive, negative = _positive_and_negative(same)
-    distances = safe_sqrt(all_squared_distances(x))
+    distances = all_distances(x).plain
     has_negative = negative.any(axis=1)
     # An image without negatives is kept out of the logarithm: its sum is empty, its gradient nan.
     terms = jnp.where(negative, margin - distances, jnp.where(has_negative[:, None], -jnp.inf, 0))
     near = jax.nn.logsumexp(terms, axis=1)
     pairs = jnp.triu(positive, 1) & has_negative[:, None] & has_negative
     structured = jnp.logaddexp(near[:, None], near) + distances
-    return masked_mean(jnp.square(jax.nn.relu(structured)), pairs) / 2
+    return nan_unless_finite(masked_mean(jnp.square(jax.nn.relu(structured)), pairs) / 2, x, margin)
 
 
 def multi_similarity_loss(
@@ -268,17 +228,18 @@ def multi_similarity_loss(
     Source: Wang, Han, Huang, Dong, Scott, "Multi-Similarity Loss with General Pair Weighting for
     Deep Metric Learning", CVPR 2019, equations 11 to 16; constants of the authors' code.
     """
-    return _multi_similarity(*_classes(embeddings, labels), alpha, beta, base, margin)
+    scalars = as_scalars(alpha=alpha, beta=beta, base=base, margin=margin)
+    return _multi_similarity(*_classes(embeddings, labels), *scalars)
 
 
 @jax.jit
 def _multi_similarity(
-    x: Array, same: Array, alpha: Scalar, beta: Scalar, base: Scalar, margin: Scalar
+    x: Array, same: Array, alpha: Array, beta: Array, base: Array, margin: Array
 ) -> Array:
     positive, negative = _positive_and_negative(same)
     similarity = jnp.matmul(spread(x, like=x), x.T, precision="highest")
-    lowest = jnp.min(jnp.where(positive, similarity, jnp.inf), axis=1, keepdims=True)
-    highest = jnp.max(jnp.where(negative, similarity, -jnp.inf), axis=1, keepdims=True)
+    lowest = jnp.min(jnp.where(positive, similarity, jnp.inf), axis=1, keepdims=True, initial=jnp.inf)
+    highest = jnp.max(jnp.where(negative, similarity, -jnp.inf), axis=1, keepdims=True, initial=-jnp.inf)
 
     def pull(mined: Array, exponent: Array) -> Array:
         """log(1 + sum of exp), the 1 being one more term of exponent 0."""
@@ -287,10 +248,11 @@ def _multi_similarity(
 
     positives = pull(positive & (similarity - margin < highest), -alpha * (similarity - base))
     negatives = pull(negative & (similarity + margin > lowest), beta * (similarity - base))
-    return jnp.sum(positives / alpha + negatives / beta) / max(len(x), 1)
+    value = jnp.sum(positives / alpha + negatives / beta) / max(len(x), 1)
+    # Products that overflow are equal, and mine nothing.
+    return nan_unless_finite(value, x, alpha, beta, base, margin, fine=all_finite(similarity))
 
 
-@jax.jit
 def softmax_loss(
     kernel: Float[AnyArray, "d c"],
     embeddings: Float[AnyArray, "b d"],
@@ -306,20 +268,42 @@ def softmax_loss(
     images are shared out over the devices that x lies on.
 
     Args:
-        kernel: [d, c], w_c its columns; a class of weights 0 has the cosine 0.
+        kernel: [d, c], w_c its columns, of any scale; a class of weights 0 has the cosine 0.
         embeddings: [b, d], of unit length.
         classes: [b], numbers of columns, 0 to c - 1: they are not checked, and the loss is NaN beyond.
         temperature: what cosines are divided by; the smaller, the more the nearest classes count.
 
     Raises:
-        ValueError: kernel or embeddings are no matrices or differ in width, or classes are not b integers.
+        ValueError: kernel or embeddings are no matrices or differ in width, classes are not b integers, or
+            temperature is a number that is not above 0.
 
     Source: Zhai, Wu, "Classification is a Strong Baseline for Deep Metric Learning", BMVC 2019, section 3,
     whose temperature this is.
     """
     w = as_matrix("kernel", kernel)
     x = as_matrix("embeddings", embeddings, len(w))
-    x, y = spread((x, as_labels("classes", classes, len(x))), like=x)  # traced, so taken as they are
-    cosines = jnp.matmul(x, l2_normalize(w.T).T, precision="highest")
-    of_images = optax.softmax_cross_entropy_with_integer_labels(cosines / temperature, y)
-    return jnp.sum(jnp.where((y >= 0) & (y < w.shape[1]), of_images, jnp.nan)) / max(len(x), 1)
+    scalar = as_scalar("temperature", temperature)
+    if not isinstance(temperature, jax.Array) and temperature <= 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    return _softmax(w, x, _as_numbers(classes, len(x)), scalar)
+
+
+def _as_numbers(classes: Int[AnyArray, " b"], length: int) -> Int[AnyArray, " b"]:
+    """The checked numbers of classes, which are columns of the classifier and so not numbered anew."""
+    as_labels("classes", classes, length)
+    if isinstance(classes, jax.Array):
+        return classes
+    return np.clip(np.asarray(classes, dtype=object), -1, 2**31 - 1).astype(np.int32)
+
+
+@jax.jit
+def _softmax(w: Array, x: Array, y: Array, temperature: Array) -> Array:
+    x, y = spread((x, y), like=x)
+    known = (y >= 0) & (y < w.shape[1])
+    if not w.shape[1] or not len(x):
+        return nan_unless_finite(jnp.zeros((), jnp.float32), w, x, temperature, fine=jnp.all(known))
+    cosines = jnp.matmul(x, l2_normalize(rescaled(w.T)).T, precision="highest")
+    of_images = optax.softmax_cross_entropy_with_integer_labels(
+        cosines / temperature, jnp.where(known, y, 0).astype(jnp.int32)
+    )
+    return nan_unless_finite(jnp.sum(of_images) / len(x), w, x, temperature, fine=jnp.all(known))

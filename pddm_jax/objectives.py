@@ -5,13 +5,16 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from pddm_jax import losses
-from pddm_jax.checks import check_choice
-from pddm_jax.mining import SCOPES, mine_quadruplets, mine_quadruplets_fused
-from pddm_jax.pairwise import all_squared_distances
-from pddm_jax.types import DTYPES
+from pddm_jax.checks import as_count, as_labels, as_matrix, as_scalar, check_choice
+from pddm_jax.double_header import hinge_means
+from pddm_jax.mining import SCOPES, mine_by_distance, mine_fused
+from pddm_jax.scoring import as_unit, check_unit
+from pddm_jax.types import DTYPES, Quadruplets
 
 Logs = dict[str, Float[Array, ""]]
 Learned = Mapping[str, PyTree]
@@ -45,6 +48,9 @@ def make_objective(
         ValueError: no objective has this name, this one has no such field, or the field cannot be that.
     """
     check_choice("objective.name", name, OBJECTIVES)
+    as_scalar("objective.softmax", softmax)
+    if pairs is not None:
+        as_count("pairs", pairs)
     objective, beside = OBJECTIVES[name], {"softmax": softmax, **_SOFTMAX} if softmax else {}
     if not 0 <= softmax < math.inf or (softmax and name == "softmax"):
         raise ValueError(
@@ -57,7 +63,7 @@ def make_objective(
             check_choice("objective.per", fields[field], SCOPES)
         elif field == "dtype":
             check_choice("objective.dtype", fields[field], DTYPES)
-        elif not math.isfinite(fields[field]):
+        elif not np.isfinite(as_scalar(f"objective.{field}", fields[field])):
             raise ValueError(f"objective.{field} must be finite, got {fields[field]}")
         elif field == "temperature" and fields[field] <= 0:
             raise ValueError(f"objective.temperature must be above 0, got {fields[field]}")
@@ -69,7 +75,7 @@ def make_objective(
         if not softmax:
             return value, logs
         of_classes, _ = _softmax(params, embeddings, labels, pairs, temperature=resolved["temperature"])
-        return value + softmax * of_classes, logs | {"loss_softmax": of_classes}
+        return value + as_scalar("softmax", softmax) * of_classes, logs | {"loss_softmax": of_classes}
 
     return loss, resolved
 
@@ -98,10 +104,13 @@ def _pddm(
     heads: int,
 ) -> tuple[Array, Logs]:
     """Quadruplets mined by PDDM score; the hinges of i's negative alone (one head), or of j's too."""
-    unit = params["unit"]
-    mined = mine_quadruplets_fused(unit, x, labels, per, _size(per, pairs), dtype=dtype)
-    metric, embedding = losses.hinge_means(unit, x, mined, alpha, beta, heads)
-    return metric + weight * embedding, {"loss_metric": metric, "loss_embedding": embedding}
+    x = as_matrix("embeddings", x, check_unit(params["unit"]))
+    unit, labels = as_unit(params["unit"]), jnp.asarray(as_labels("labels", labels, len(x)))
+    mined, _ = mine_fused(unit, x, labels, per, _size(per, pairs), dtype)
+    margins = as_scalar("alpha", alpha), as_scalar("beta", beta)
+    metric, embedding = hinge_means(unit, x, mined, *margins, heads)
+    logs = {"loss_metric": metric, "loss_embedding": embedding, **_counted(mined)}
+    return metric + as_scalar("weight", weight) * embedding, logs
 
 
 def _quadruplet(
@@ -115,8 +124,15 @@ def _quadruplet(
 ) -> tuple[Array, Logs]:
     """Quadruplets mined by Euclidean distance; the hinges of distances."""
     del params
-    mined = mine_quadruplets(-all_squared_distances(x), labels, per, _size(per, pairs))
-    return losses.hinge_means(None, x, mined, alpha=0.0, beta=beta)[1], {}
+    x = as_matrix("embeddings", x)
+    labels = jnp.asarray(as_labels("labels", labels, len(x)))
+    mined = mine_by_distance(x, labels, per, _size(per, pairs))
+    return hinge_means(None, x, mined, 0.0, as_scalar("beta", beta))[1], _counted(mined)
+
+
+def _counted(mined: Quadruplets) -> Logs:
+    """How many slots hold a quadruplet: a batch without one teaches nothing."""
+    return {"valid_quadruplets": jnp.sum(mined.valid, dtype=jnp.float32)}
 
 
 def _softmax(

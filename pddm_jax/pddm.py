@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from pddm_jax.checks import as_count, as_reals
 from pddm_jax.pairwise import l2_normalize
 
 CHANCE = nn.initializers.lecun_normal()
@@ -49,7 +50,9 @@ class PDDM(nn.Module):
 
     Shapes: x and y are [..., d] (unit-length embeddings), the score is [...]. S(x, y) = S(y, x).
     The parameters are `difference` (W_u, b_u), `mean` (W_v, b_v), `joint` (W_c, b_c) and `score`
-    (w_s, b_s). A branch that is zero after its ReLU stays zero, with a finite gradient.
+    (w_s, b_s). A branch that is zero after its ReLU (of a length of 1e-12 or less) stays zero, with a
+    finite gradient. A score is float32 whatever comes in; it is NaN where x or y is not finite, or where
+    the square of a branch overflows.
 
     A fresh score falls with distance, up to chance: half of the units of u' grow with |x - y|, the others
     are constant, so that the normalised branch tells the length of x - y and not its direction alone,
@@ -72,11 +75,11 @@ class PDDM(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*s d"], y: Float[Array, "*s d"]) -> Float[Array, "*s"]:
         """Scores [...] of the pairs (x, y); ValueError where their shapes differ or a width is below 1."""
+        x, y = as_reals("x", x), as_reals("y", y)
         if x.shape != y.shape:
             raise ValueError(f"y must have the shape of x, {x.shape}, got {y.shape}")
         for name in ("hidden", "joint"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+            as_count(name, getattr(self, name), least=1)
 
         def dense(
             width: int,
@@ -99,4 +102,8 @@ class PDDM(nn.Module):
         difference, mean = nn.relu(far(jnp.abs(x - y))), nn.relu(where((x + y) / 2))
         branches = [l2_normalize(branch) for branch in (difference, mean)]
         joint = nn.relu(dense(self.joint, "joint", _joint_kernel)(jnp.concatenate(branches, axis=-1)))
-        return dense(1, "score", _score_kernel)(joint)[..., 0]
+        # A ReLU may have hidden what is not finite.
+        fine = jnp.isfinite(x).all(axis=-1) & jnp.isfinite(y).all(axis=-1)
+        return dense(1, "score", _score_kernel)(joint)[..., 0] + jnp.where(fine, 0, jnp.nan).astype(
+            jnp.float32
+        )

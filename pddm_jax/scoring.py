@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from pddm_jax.checks import as_matrix, as_reals, check_choice
 from pddm_jax.kernels import gpu, tpu
 from pddm_jax.mesh import kind_of, mesh_of, shares
-from pddm_jax.pairwise import inverse_sqrt
+from pddm_jax.pairwise import all_finite, inverse_sqrt
 from pddm_jax.partners import NOBODY, Best, Extremes, best_partners, fold
 from pddm_jax.pddm import PDDM
 from pddm_jax.types import DTYPES, AnyArray, Params
@@ -34,11 +34,30 @@ STEP_OF_A_GPU = 2**25
 """The same on a GPU: enough to fill it, at 140 to 230 MB on an H200 (docs/performance.md)."""
 
 LAYERS = ("difference", "joint", "mean", "score")
+LEAVES = ("kernel", "bias")
 
 
-def check_unit(params: Params, dtype: DTypeLike) -> int:
+def check_dtype(dtype: object) -> str:
+    """The name of a type of matrix products; ValueError where it is not one of the two."""
+    try:
+        name = dtype if isinstance(dtype, str) else str(jnp.dtype(dtype).name)  # type: ignore[call-overload]
+    except TypeError:
+        name = repr(dtype)
+    check_choice("dtype", name, DTYPES)
+    return name
+
+
+def as_unit(params: Params) -> Params:
+    """Parameters of a unit, in float32; ValueError where they are not a unit's."""
+    check_unit(params)
+    return {
+        layer: {name: as_reals(f"params[{layer!r}][{name!r}]", params[layer][name]) for name in LEAVES}
+        for layer in LAYERS
+    }
+
+
+def check_unit(params: Params) -> int:
     """The number of features that the unit scores; ValueError where `params` are not a unit's."""
-    check_choice("dtype", dtype if isinstance(dtype, str) else jnp.dtype(dtype).name, DTYPES)
     try:
         shapes = {layer: params[layer]["kernel"].shape for layer in LAYERS}
         widths = {layer: params[layer]["bias"].shape for layer in LAYERS}
@@ -52,7 +71,6 @@ def check_unit(params: Params, dtype: DTypeLike) -> int:
     return d
 
 
-@partial(jax.jit, static_argnames="dtype")
 def pair_scores(
     params: Params,
     x: Float[AnyArray, "*s d"],
@@ -62,9 +80,11 @@ def pair_scores(
 ) -> Float[Array, "*s"]:
     """PDDM scores S(x, y) of given pairs; higher = more similar. See `PDDM` for formula and source.
 
+    Jit-compiled. A score is NaN where its pair or a parameter is not finite, or where it overflows.
+
     Args:
         params: parameters of a PDDM unit.
-        x: [..., d] embeddings.
+        x: [..., d] embeddings, of any type.
         y: [..., d] embeddings, of the shape of x.
         dtype: type of the matrix products, float32 or bfloat16.
 
@@ -74,13 +94,20 @@ def pair_scores(
     Raises:
         ValueError: x does not fit params, y does not fit x, or dtype is not one of the two.
     """
-    d = check_unit(params, dtype)
+    dtype, d = check_dtype(dtype), check_unit(params)
     x, y = as_reals("x", x), as_reals("y", y)
     if x.shape[-1:] != (d,):
         raise ValueError(f"x must have {d} features, as params has, got shape {x.shape}")
-    unit = PDDM(params["mean"]["kernel"].shape[-1], params["joint"]["kernel"].shape[-1], dtype)
+    if x.shape != y.shape:
+        raise ValueError(f"y must have the shape of x, {x.shape}, got {y.shape}")
+    return _pair_scores(as_unit(params), x, y, dtype)
+
+
+@partial(jax.jit, static_argnums=3)
+def _pair_scores(params: Params, x: Array, y: Array, dtype: str) -> Float[Array, "*s"]:
+    unit = PDDM(params["mean"]["kernel"].shape[-1], params["joint"]["kernel"].shape[-1], jnp.dtype(dtype))
     scores: Array = unit.apply({"params": params}, x, y)  # type: ignore[assignment]
-    return scores
+    return scores + jnp.where(all_finite(params), 0, jnp.nan).astype(jnp.float32)
 
 
 class _Tiles(NamedTuple):
@@ -88,6 +115,12 @@ class _Tiles(NamedTuple):
 
     x: Float[Array, "n t d"]
     mean: Float[Array, "n t h"]  # x W_v / 2 + b_v / 2: the image's share of the mean's branch
+
+
+def _nan_where_not_finite(params: Params, x: Float[Array, "n d"]) -> Float[Array, "n 1"]:
+    """0 for each image; NaN where it, or a parameter, is not finite."""
+    fine = jnp.isfinite(x).all(axis=1, keepdims=True) & all_finite(params)
+    return jnp.where(fine, 0, jnp.nan).astype(jnp.float32)
 
 
 def _matmul(x: Array, w: Array) -> Array:
@@ -99,6 +132,8 @@ def _cut(params: Params, x: Float[Array, "n d"], dtype: DTypeLike, tile: int = T
     count = -(-len(x) // tile)
     x = jnp.pad(x, ((0, count * tile - len(x)), (0, 0)))
     mean = (_matmul(x.astype(dtype), params["mean"]["kernel"]) + params["mean"]["bias"]) / 2
+    # All scores of an image go through its share of the mean, in every form; a ReLU could hide an infinity.
+    mean += _nan_where_not_finite(params, x)
     return _Tiles(x.reshape(count, tile, -1), mean.reshape(count, tile, -1))
 
 
@@ -119,7 +154,7 @@ def _score_tiles(
     def branch(z: Float[Array, "p h"]) -> Float[Array, "p h"]:
         z = jax.nn.relu(z)
         # As a product with ones, XLA's CPU backend vectorises this sum; as a reduction it does not.
-        squared = _matmul(jnp.square(z), jnp.ones((z.shape[-1], 1)))
+        squared = _matmul(jnp.square(z), jnp.ones((z.shape[-1], 1), z.dtype))
         return z * inverse_sqrt(squared)
 
     difference = _matmul(jnp.abs(add(rows.x, -columns.x)).astype(dtype), params["difference"]["kernel"])
@@ -163,7 +198,7 @@ def _steps(r: Int[AnyArray, " n"], c: Int[AnyArray, " n"], most: int) -> Int[Arr
     """Tile indices in even steps of at most so many; the last is filled up with its last tile again."""
     count = -(-len(r) // most)
     index = np.minimum(np.arange(len(r) + -len(r) % count), len(r) - 1).reshape(count, 1, -1)
-    return jnp.concatenate([r[index], c[index]], axis=1)
+    return jnp.concatenate([r[index], c[index]], axis=1, dtype=jnp.int32)
 
 
 _scan = partial(jax.lax.scan, unroll=2)  # two steps in flight hide what each cannot spread over cores
@@ -176,7 +211,6 @@ def _place(
     return blocks.at[r, c].set(tiles, unique_indices=True, mode="promise_in_bounds")
 
 
-@partial(jax.jit, static_argnames="dtype")
 def score_matrix(
     params: Params,
     x: Float[AnyArray, "n d"],
@@ -186,11 +220,12 @@ def score_matrix(
 ) -> Float[Array, "n m"]:
     """PDDM scores S(x_i, y_j) of all pairs; higher = more similar. See `PDDM` for the formula.
 
-    Differentiable; the backward pass computes each tile again instead of keeping [n, m, d].
+    Jit-compiled. Differentiable; the backward pass computes each tile again instead of keeping [n, m, d].
+    A score is NaN where its pair or a parameter is not finite, or where it overflows.
 
     Args:
         params: parameters of a PDDM unit.
-        x: [n, d] embeddings.
+        x: [n, d] embeddings, of any type.
         y: [m, d] embeddings; None scores x against itself, at half the work, and the result is
             then symmetric to the bit.
         dtype: type of the matrix products, float32 or bfloat16.
@@ -201,13 +236,17 @@ def score_matrix(
     Raises:
         ValueError: x or y is no matrix or does not fit params, or dtype is not one of the two.
     """
-    d = check_unit(params, dtype)
+    dtype, d = check_dtype(dtype), check_unit(params)
     x = as_matrix("x", x, d)
-    if y is not None:
-        y = as_matrix("y", y, d)
+    y = None if y is None else as_matrix("y", y, d)
+    return _score_matrix(as_unit(params), x, y, dtype)
+
+
+@partial(jax.jit, static_argnums=3)
+def _score_matrix(params: Params, x: Array, y: Array | None, dtype: str) -> Float[Array, "n m"]:
     n, m = len(x), len(x if y is None else y)
     if not n * m:
-        return jnp.zeros((n, m))
+        return jnp.zeros((n, m), jnp.float32)
     rows = _cut(params, x, dtype)
     columns = rows if y is None else _cut(params, y, dtype)
     shape = len(rows.x), len(columns.x)
@@ -221,7 +260,7 @@ def score_matrix(
     steps = _steps(r, c, _together(params, x, len(r)))
     tiles = _scan(lambda _, rc: (None, step(rc)), None, steps)[1]
     tiles = tiles.reshape(-1, TILE, TILE)[: len(r)]
-    blocks = _place(jnp.zeros((*shape, TILE, TILE)), r, c, tiles)
+    blocks = _place(jnp.zeros((*shape, TILE, TILE), tiles.dtype), r, c, tiles)
     if y is None:
         blocks = _place(blocks, c, r, tiles.swapaxes(1, 2))
     return blocks.swapaxes(1, 2).reshape(shape[0] * TILE, -1)[:n, :m]
@@ -239,7 +278,7 @@ def _search(
 ) -> Extremes:
     """A running best for each image, from one step to the next, of what `score` says of its tiles."""
     tiles = _Tiles(x, mean)
-    images = jnp.arange(classes.size).reshape(classes.shape)
+    images = jnp.arange(classes.size, dtype=jnp.int32).reshape(classes.shape)
 
     def step(best: Extremes, rc: Int[Array, "2 g"]) -> tuple[Extremes, None]:
         r, c = rc
@@ -266,7 +305,7 @@ def _search(
     def _flat(best: Best) -> Best:
         return Best(best.value.ravel(), best.partner.ravel())
 
-    nothing = Best(jnp.full(b, -jnp.inf), jnp.full(b, NOBODY))
+    nothing = Best(jnp.full(b, -jnp.inf, jnp.float32), jnp.full(b, NOBODY, jnp.int32))
     return _scan(step, Extremes(nothing, nothing, nothing), steps)[0]
 
 

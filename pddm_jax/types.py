@@ -23,7 +23,9 @@ DTYPES = ("float32", "bfloat16")
 class Quadruplets(NamedTuple):
     """Mined indices into a batch: (i, j) a positive pair, k a negative of i, l a negative of j.
 
-    The shape is static; a slot that holds no quadruplet has `valid` False and any index in range.
+    The shape is static; a slot that holds no quadruplet has `valid` False and any index in range. Indices
+    are int32. Where jit traced scores that are not finite, every slot is valid and holds 2**31 - 1 for
+    each image: a loss over an index that is out of range is NaN.
     """
 
     i: Int[Array, " q"]

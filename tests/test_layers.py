@@ -21,7 +21,7 @@ LAYERS = (
     ("pddm_jax.kernels.gpu", "pddm_jax.kernels.tpu"),
     ("pddm_jax.scoring",),
     ("pddm_jax.mining",),
-    ("pddm_jax.losses",),
+    ("pddm_jax.double_header", "pddm_jax.losses"),
     ("pddm_jax.objectives",),
     ("pddm_jax.networks.depthwise", "pddm_jax.networks.pointwise", "pddm_jax.networks.tensor_layout"),
     ("pddm_jax.networks.tensor_pickle",),
