@@ -9,7 +9,8 @@ from ml_collections import FrozenConfigDict
 
 from experiments import plots
 from experiments.results import Results, align
-from experiments.runner import Evaluation, Learned, say
+from experiments.runner import Evaluation, Learned
+from pddm_jax.console import say
 from pddm_jax.data import ClosedSet, Split
 from pddm_jax.data.glyphs import character_names
 from pddm_jax.transfer import zero_shot

@@ -9,8 +9,9 @@ from ml_collections import FrozenConfigDict
 
 from experiments import plots
 from experiments.results import Results, align
-from experiments.runner import Evaluation, Learned, say
+from experiments.runner import Evaluation, Learned
 from pddm_jax import metrics
+from pddm_jax.console import say
 from pddm_jax.data import ClosedSet, Split
 from pddm_jax.objectives import OBJECTIVES
 from pddm_jax.scoring import score_matrix

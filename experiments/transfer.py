@@ -14,9 +14,10 @@ from jaxtyping import Int
 from ml_collections import FrozenConfigDict
 
 from experiments.results import Results, align
-from experiments.runner import Evaluation, Learned, say
+from experiments.runner import Evaluation, Learned
 from pddm_jax import data
 from pddm_jax.checks import check_choice
+from pddm_jax.console import say
 from pddm_jax.data import ClosedSet, Images, Split
 from pddm_jax.data.images import some
 from pddm_jax.data.streams import WAYS, stream

@@ -53,7 +53,7 @@ def _checked(
     # Numbered together, labels of two arrays compare whatever their width and sign.
     both = np.concatenate([np.asarray(x).astype(object) for x in (labels, gallery_labels)])
     codes = np.asarray(as_labels("labels", both, len(both)))
-    return _Given(queries, gallery, *np.split(codes, [len(queries)]), leave_out)
+    return _Given(queries, gallery, codes[: len(queries)], codes[len(queries) :], leave_out)
 
 
 def query_measures(
@@ -148,8 +148,8 @@ def summarize(found: QueryMeasures, ks: Sequence[int] = KS) -> Measures:
     answerable = found.relevant > 0
     first = found.first[answerable]
     recall = {k: float((first < k).mean()) for k in ks}
-    means = (float(np.mean(x[answerable])) for x in (found.r_precision, found.map_at_r))
-    return Measures(recall, *means, len(first), len(answerable) - len(first))
+    r_precision, map_at_r = (float(x[answerable].mean()) for x in (found.r_precision, found.map_at_r))
+    return Measures(recall, r_precision, map_at_r, len(first), len(answerable) - len(first))
 
 
 def _told(name: str, found: QueryMeasures) -> QueryMeasures:

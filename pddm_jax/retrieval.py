@@ -148,15 +148,15 @@ def _by_distance(queries: AnyArray, gallery: AnyArray, k: int, approx: bool) -> 
     if exponent:
         queries, gallery = (np.ldexp(np.asarray(x), -exponent) for x in (queries, gallery))
     passes = PASSES[-1:] if is_deep(k, len(gallery)) and not approx else PASSES
-    scores, index, certain = _search(passes[0], queries, gallery, k, exponent, approx)
+    *found, certain = _search(passes[0], queries, gallery, k, exponent, approx)
     left = np.flatnonzero(~certain)
     if approx or not len(left):
-        return scores, index
-    scores, index = np.array(scores), np.array(index)
+        return found[0], found[1]
+    scores, index = (np.array(x) for x in found)
     for step in passes[1:]:
-        found = _search(step, queries[_padded(left)], gallery, k, exponent)
-        scores[left], index[left], certain = (x[: len(left)] for x in found)
-        left = left[~certain]
+        *found, certain = _search(step, queries[_padded(left)], gallery, k, exponent)
+        scores[left], index[left] = (x[: len(left)] for x in found)
+        left = left[~certain[: len(left)]]
         if not len(left):
             break
     return jnp.asarray(scores), jnp.asarray(index)
@@ -221,12 +221,12 @@ def _search(
         seen = [_about(origin, x, step.dtype) for x in ([images] if given is images else [given, images])]
         found = top_k(seen[0], seen[-1], candidates, score_fn, approx=approx, dtype=step.dtype)
         approximate, index = jax.device_put(found, device)
-        scores, bound = _rescored(given, images, origin, approximate, index, step)
-        scores, index = ordered(np.asarray(scores), np.asarray(index), k)
-        certain = -scores[:, -1] < np.asarray(bound)
+        exact, bound = _rescored(given, images, origin, approximate, index, step)
+        best, order = ordered(np.asarray(exact), np.asarray(index), k)
+        certain = -best[:, -1] < np.asarray(bound)
         if not certain.all() and (candidates == len(gallery) or _is_exact(step.dtype, *seen)):
             certain = np.ones_like(certain)
-        return _in_float32(scores, exponent), jnp.asarray(index), certain
+        return _in_float32(best, exponent), jnp.asarray(order), certain
 
 
 def _in_float32(scores: AnyArray, exponent: int) -> Scores:
