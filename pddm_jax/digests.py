@@ -34,7 +34,7 @@ def shapes(tree: PyTree) -> dict[str, tuple[list[int], str]]:
 def _digest(leaf: jax.Array | np.ndarray) -> Digest:
     # Not np.asarray(leaf): JAX keeps what that gives, and could then no longer donate the array.
     array = np.asarray(leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf)
-    sha256 = hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8)).hexdigest()
+    sha256 = hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
     return Digest(shape=[*array.shape], dtype=str(array.dtype), sha256=sha256)
 
 
