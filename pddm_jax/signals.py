@@ -1,8 +1,8 @@
 """What SIGTERM, SIGHUP and Ctrl-C do to a command.
 
 Before there is a state to save, SIGTERM and SIGHUP end the command in one line with status 143, as shells
-report it. While it trains they are noted, the step is finished and saved, and the status is 0, as it is
-when all is saved. A first Ctrl-C raises KeyboardInterrupt, a second ends the process at once.
+report it. During training they are noted, the step is finished and saved, and the status is 0. It is 0 too
+once all is saved. A first Ctrl-C raises KeyboardInterrupt, a second ends the process at once.
 """
 
 import os
