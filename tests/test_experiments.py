@@ -121,6 +121,7 @@ def test_the_rows_of_a_run(finished):
         "loss",
         "loss_metric",
         "loss_embedding",
+        "valid_quadruplets",
         "gradient_norm",
         "parameter_norm",
         "images_per_second",

@@ -89,35 +89,42 @@ def assert_close(found, expected):
 # -------------------------------------------------------------------------------------------------- types
 
 
-def test_everything_is_float32_where_the_default_is_float64(params):
+@pytest.mark.parametrize(
+    "functions",
+    [everything, pytest.param(objectives, marks=pytest.mark.long)],
+    ids=["public", "objectives"],
+)
+def test_everything_is_float32_where_the_default_is_float64(functions, params):
     x = unit_rows(1)
-    expected = everything(params, x, LABELS) | objectives(params, x, LABELS)
+    expected = functions(params, x, LABELS)
     assert_types(expected)
     with jax.enable_x64(True):
         assert jnp.zeros(()).dtype == jnp.float64
         wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (params, x))
         for given, number in ((wide, np.float64), ((params, x), float)):
             given = *given, jnp.asarray(LABELS), number
-            found = everything(*given) | objectives(*given)
+            found = functions(*given)
             assert_types(found)
             assert_close(found, expected)
 
 
-def test_gradients_have_the_type_of_what_they_are_of(params):
+@pytest.mark.parametrize(
+    "name", ["contrastive", *(pytest.param(x, marks=pytest.mark.long) for x in ("pddm", "softmax"))]
+)
+def test_gradients_have_the_type_of_what_they_are_of(name, params):
     x = unit_rows(2)
-    for name in ("pddm", "contrastive", "softmax"):
-        step = jax.jit(jax.value_and_grad(make_objective(name)[0], argnums=(0, 1), has_aux=True))
-        (value, _), expected = step(params, x, LABELS)
-        with jax.enable_x64(True):
-            narrow = step(jax.tree.map(jnp.asarray, params), jnp.asarray(x), jnp.asarray(LABELS))
-            wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (params, x))
-            of_wide = step(*wide, jnp.asarray(LABELS))
-        for ((same, _), found), dtype in ((narrow, jnp.float32), (of_wide, jnp.float64)):
-            assert same.dtype == jnp.float32
-            assert float(same) == pytest.approx(float(value), rel=1e-5)
-            for got, want in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-                assert got.dtype == dtype
-                np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5, err_msg=name)
+    step = jax.jit(jax.value_and_grad(make_objective(name)[0], argnums=(0, 1), has_aux=True))
+    (value, _), expected = step(params, x, LABELS)
+    with jax.enable_x64(True):
+        narrow = step(jax.tree.map(jnp.asarray, params), jnp.asarray(x), jnp.asarray(LABELS))
+        wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (params, x))
+        of_wide = step(*wide, jnp.asarray(LABELS))
+    for ((same, _), found), dtype in ((narrow, jnp.float32), (of_wide, jnp.float64)):
+        assert same.dtype == jnp.float32
+        assert float(same) == pytest.approx(float(value), rel=1e-5)
+        for got, want in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            assert got.dtype == dtype
+            np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_a_fresh_unit_is_the_same_where_the_default_is_float64():
@@ -175,7 +182,7 @@ def test_an_empty_batch_and_one_image_are_0(n, params):
     x, labels = unit_rows(7)[:n], LABELS[:n]
     for name in OBJECTIVES:
         step = jax.value_and_grad(make_objective(name)[0], argnums=(0, 1), has_aux=True)
-        for run in (step, jax.jit(step)) if name == "pddm" else (step,):
+        for run in (step, jax.jit(step)) if name == "pddm" and not n else (step,):
             (value, logs), gradients = run(params, x, labels)
             assert value.shape == ()
             assert value.dtype == jnp.float32
