@@ -80,7 +80,6 @@ class Experiment:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
         machine.use_huge_pages()
-        signals.listen_for_interrupts()
         if flags.FLAGS.replay is not None:
             path = cli.given_path("--replay", flags.FLAGS.replay)
             cli.check_file("--replay", path)
@@ -121,7 +120,8 @@ def _start_jax() -> None:
 
 def launch(experiment: Experiment) -> None:
     """Parse the flags and run an experiment; see `pddm_jax.cli.launch`."""
-    cli.launch(cli.Command(experiment.main, experiment.define, LOWER, signals.GOES_ON, experiment.parse))
+    interrupted = "the same command goes on after the last checkpoint, or anew where there is none"
+    cli.launch(cli.Command(experiment.main, experiment.define, LOWER, interrupted, experiment.parse))
 
 
 def experiment(name: str, evaluation: Evaluation = retrieval.EVALUATION) -> None:

@@ -7,17 +7,17 @@ diverged, no memory, no space, a bug); 2, the user's mistake (a flag, a config, 
 import errno
 import logging as python_logging
 import os
-import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from absl import app, flags, logging
+
+from pddm_jax.console import tell
+from pddm_jax.signals import Interrupts
 
 flags.disclaim_key_flags()  # so that --help of a command shows the flags that are defined here
 
@@ -73,23 +73,22 @@ def launch(command: Command) -> None:
     With --debug the traceback stands above that line, and likewise for exceptions of threads and for
     those that are logged.
     """
-    debug = wants_debug(sys.argv)
+    debug, interrupts = wants_debug(sys.argv), Interrupts(command.interrupted).listen()
     try:
         _quiet(debug)
         flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
         command.define()
         app.run(command.main, flags_parser=command.parsed)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, _leave)
         if debug:
             traceback.print_exc()
-        _tell(f"interrupted: {command.interrupted}")
+        interrupts.tell()
         sys.exit(INTERRUPTED)
     except Exception as error:
         if debug:
             traceback.print_exc()
         code, line = verdict(error, command.lower)
-        _tell(line)
+        tell(line)
         sys.exit(code)
 
 
@@ -212,20 +211,10 @@ def _quiet(debug: bool) -> None:
     def of_thread(told: threading.ExceptHookArgs) -> None:
         if told.exc_type is not SystemExit:
             words = _clipped(one_line(str(told.exc_value)))
-            _tell(f"warning: a thread ended: {told.exc_type.__name__}: {words}")
+            tell(f"warning: a thread ended: {told.exc_type.__name__}: {words}")
 
     threading.excepthook = of_thread
     sys.unraisablehook = lambda told: None
-
-
-def _leave(number: int, frame: FrameType | None) -> Any:
-    """A second Ctrl-C: at once."""
-    os._exit(INTERRUPTED)
-
-
-def _tell(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
 
 
 def _clipped(text: str, length: int = 400) -> str:

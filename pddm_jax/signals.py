@@ -18,8 +18,6 @@ import jax
 from pddm_jax.console import mute, tell
 
 ENDING = (signal.SIGTERM, signal.SIGHUP)
-GOES_ON = "the same command goes on after the last checkpoint, or anew where there is none"
-INTERRUPTED = f"interrupted: {GOES_ON}"
 
 Handler = Callable[[int, FrameType | None], Any] | int | None
 
@@ -90,41 +88,34 @@ def at_once(text: str, code: int) -> Listener:
     return Listener(end, () if jax.distributed.is_initialized() else ENDING)
 
 
-class _Interrupts:
-    """A first Ctrl-C raises KeyboardInterrupt; a second tells it in one line and ends the process."""
+class Interrupts:
+    """A first Ctrl-C raises KeyboardInterrupt; a second writes one line and ends the process at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, text: str) -> None:
+        self._text = f"interrupted: {text}"
         self._told = False
         self._came = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Handle a SIGINT."""
         if self._came:
             self.tell()
             os._exit(130)
         self._came = True
         raise KeyboardInterrupt
 
+    def listen(self) -> Self:
+        """Handle SIGINT from now on, unless it is ignored."""
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self)
+        return self
+
     def tell(self) -> None:
         """The line, once."""
         if not self._told:
             self._told = True
-            tell(INTERRUPTED)
+            tell(self._text)
             sys.stdout.flush()
-
-
-def listen_for_interrupts() -> None:
-    """Let a second Ctrl-C end the process at once, without a traceback."""
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, _Interrupts())
-
-
-def tell_interrupted() -> None:
-    """Tell of a Ctrl-C in one line, unless that is done."""
-    handler = signal.getsignal(signal.SIGINT)
-    if isinstance(handler, _Interrupts):
-        handler.tell()
-    else:
-        tell(INTERRUPTED)
 
 
 def _terminal_is_gone() -> bool:

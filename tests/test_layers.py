@@ -10,10 +10,11 @@ from conftest import ROOT
 LAYERS = (
     ("pddm_jax.types",),
     (
-        *("pddm_jax.agreement", "pddm_jax.checks", "pddm_jax.cli", "pddm_jax.console", "pddm_jax.cores"),
+        *("pddm_jax.agreement", "pddm_jax.checks", "pddm_jax.console", "pddm_jax.cores"),
         *("pddm_jax.digests", "pddm_jax.files", "pddm_jax.peers", "pddm_jax.quiet", "pddm_jax.regular"),
     ),
     ("pddm_jax.lock", "pddm_jax.signals"),
+    ("pddm_jax.cli",),
     ("pddm_jax.mesh",),
     ("pddm_jax.pairwise", "pddm_jax.partners"),
     ("pddm_jax.pddm",),
