@@ -38,7 +38,7 @@ def measure(learned: Learned) -> tuple[Results, Results]:
     nmi = metrics.nmi(embeddings, test.labels, config.seed) if config.train.nmi else None
     if jax.process_index() == 0:
         plots.gallery(test, embeddings, found["euclidean"], config.seed, learned.workdir / "gallery.png")
-    summaries = {name: metrics.summarize(of) for name, of in found.items()}
+    summaries = {name: metrics.summarize(of, metrics.KS) for name, of in found.items()}
     queries, left_out = summaries["euclidean"].queries, summaries["euclidean"].left_out
     rule = {"gallery": "all test images, the query itself left out", "queries": queries}
     return rule | {"queries_left_out": left_out}, measures(summaries) | {"nmi": nmi}

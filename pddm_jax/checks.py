@@ -9,6 +9,11 @@ from jaxtyping import Array, Float, Int
 
 from pddm_jax.types import AnyArray
 
+NARROW = {
+    np.dtype(x) for x in (np.float16, jnp.bfloat16, np.float32, np.int8, np.uint8, np.int16, np.uint16)
+}
+"""Types whose numbers float32 holds."""
+
 
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:
     """Raise a ValueError that names the argument and lists what exists."""
@@ -78,12 +83,16 @@ def as_finite_matrix(name: str, value: AnyArray, columns: int | None = None) -> 
 
 
 def as_rows(name: str, value: AnyArray, columns: int | None = None) -> Float[AnyArray, "n d"]:
-    """As `as_finite_matrix`, but 64-bit numbers from the host are kept as float64."""
-    with np.errstate(over="ignore", under="ignore"):
+    """As `as_finite_matrix`, but numbers of 32 bits or more that float32 does not hold come as float64."""
+    narrow = getattr(value, "dtype", None) in NARROW or not isinstance(value, np.ndarray | jax.Array)
+    if narrow and isinstance(value, jax.Array):
         matrix: AnyArray = as_matrix(name, value, columns)
-    if isinstance(value, np.ndarray):
-        wide = value.dtype.itemsize > 2 and value.dtype != np.float32
-        matrix = value.astype(np.float64) if wide else np.asarray(matrix)
+    else:
+        with np.errstate(over="ignore", under="ignore"):
+            as_matrix(
+                name, value[:1] if getattr(value, "ndim", 0) else value, columns
+            )  # its type and shape
+        matrix = np.asarray(value, np.float32 if narrow else np.float64)
     if matrix.size and not np.isfinite([float(matrix.min()), float(matrix.max())]).all():
         bad = np.flatnonzero(~np.isfinite(np.asarray(matrix)).all(axis=1))
         raise ValueError(f"{name} must be finite, but {len(bad)} rows are not: the first is {bad[0]}")

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from absl import logging
 from jaxtyping import Float, Int
@@ -14,7 +15,7 @@ from pddm_jax.types import AnyArray
 
 KS = (1, 2, 4, 8, 16, 32)
 
-ROOM = 2**21
+MAX_NEIGHBOURS = 2**21
 """Neighbours that are held at a time: queries times the depth of their ranking."""
 
 
@@ -25,6 +26,8 @@ class QueryMeasures(NamedTuple):
     first: Int[np.ndarray, " n"]  # rank of the first of them, from 0; the depth where it lies deeper
     r_precision: Float[np.ndarray, " n"]
     map_at_r: Float[np.ndarray, " n"]
+    depth: int  # to which the first image of the class was looked for
+    whole: bool  # whether that is the whole gallery
 
 
 class _Given(NamedTuple):
@@ -43,17 +46,20 @@ def _checked(
     if (gallery is None) != (gallery_labels is None):
         raise ValueError("gallery and gallery_labels must be given together")
     queries = as_rows("embeddings", embeddings)
-    as_labels("labels", labels, len(queries))
-    leave_out = gallery is None
+    codes = np.asarray(as_labels("labels", _on_host(labels), len(queries)))
     if gallery is None or gallery_labels is None:
-        gallery, gallery_labels = queries, labels
-    else:
-        gallery = as_rows("gallery", gallery, queries.shape[1])
-        as_labels("gallery_labels", gallery_labels, len(gallery))
-    # Numbered together, labels of two arrays compare whatever their width and sign.
+        return _Given(queries, queries, codes, codes, leave_out=True)
+    gallery = as_rows("gallery", gallery, queries.shape[1])
+    as_labels("gallery_labels", gallery_labels, len(gallery))
+    # Numbered together, as objects, labels of two arrays compare whatever their width and sign.
     both = np.concatenate([np.asarray(x).astype(object) for x in (labels, gallery_labels)])
     codes = np.asarray(as_labels("labels", both, len(both)))
-    return _Given(queries, gallery, codes[: len(queries)], codes[len(queries) :], leave_out)
+    return _Given(queries, gallery, codes[: len(queries)], codes[len(queries) :], leave_out=False)
+
+
+def _on_host(labels: AnyArray) -> object:
+    """Labels as `as_labels` numbers them."""
+    return np.asarray(labels) if isinstance(labels, jax.Array) else labels
 
 
 def query_measures(
@@ -93,8 +99,9 @@ def query_measures(
     most = len(given.gallery) - given.leave_out
     depth = min(depth, most)
     deepest = max(depth, int(relevant.max())) if within_class else depth
-    found = QueryMeasures(relevant, np.full(len(relevant), depth), *np.zeros((2, len(relevant))))
-    blocks = -(-len(answerable) * deepest // ROOM)
+    first, r_precision, map_at_r = np.full(len(relevant), depth), *np.zeros((2, len(relevant)))
+    found = QueryMeasures(relevant, first, r_precision, map_at_r, depth, depth == most)
+    blocks = -(-len(answerable) * deepest // MAX_NEIGHBOURS)
     size = -(-len(answerable) // blocks)
     for start in range(0, len(answerable), size):
         rows = answerable[start : start + size]
@@ -115,7 +122,7 @@ def _neighbours(
 ) -> Int[np.ndarray, "m k"]:
     """The k nearest gallery images of some queries; fewer queries than `size` are filled up to it."""
     queries = given.queries
-    if size != len(queries):
+    if size != len(queries) or not np.array_equal(rows, np.arange(size)):
         queries = queries[np.append(rows, np.repeat(rows[:1], size - len(rows)))]
     index = np.asarray(nearest(queries, given.gallery, k + given.leave_out, score_fn)[1])[: len(rows)]
     if given.leave_out:
@@ -143,8 +150,14 @@ class Measures(NamedTuple):
     left_out: int  # queries whose class the gallery does not hold
 
 
-def summarize(found: QueryMeasures, ks: Sequence[int] = KS) -> Measures:
-    """The means over the answerable queries; K beyond the gallery means all of it."""
+def summarize(found: QueryMeasures, ks: Sequence[int] = ()) -> Measures:
+    """The means over the answerable queries; a K beyond the gallery means all of it.
+
+    Raises:
+        ValueError: a K is beyond the depth that was searched.
+    """
+    if ks and max(ks) > found.depth and not found.whole:
+        raise ValueError(f"ks must be at most the depth of the measures, {found.depth}, got {max(ks)}")
     answerable = found.relevant > 0
     first = found.first[answerable]
     recall = {k: float((first < k).mean()) for k in ks}
@@ -152,8 +165,8 @@ def summarize(found: QueryMeasures, ks: Sequence[int] = KS) -> Measures:
     return Measures(recall, r_precision, map_at_r, len(first), len(answerable) - len(first))
 
 
-def _told(name: str, found: QueryMeasures) -> QueryMeasures:
-    """The same; a warning says how many queries are left out."""
+def _warn_left_out(name: str, found: QueryMeasures) -> QueryMeasures:
+    """Log how many queries are left out, and return the measures."""
     left_out = int((found.relevant == 0).sum())
     if left_out:
         logging.warning(
@@ -201,7 +214,7 @@ def recall_at_k(
         raise ValueError(f"ks must hold integers of at least 1, got {ks}")
     given = embeddings, labels, int(max(ks)), gallery, gallery_labels, score_fn
     found = query_measures(*given, within_class=False)
-    return summarize(_told("recall_at_k", found), ks).recall_at_k
+    return summarize(_warn_left_out("recall_at_k", found), ks).recall_at_k
 
 
 def map_at_r(
@@ -229,7 +242,7 @@ def map_at_r(
     Source: Musgrave, Belongie, Lim, "A Metric Learning Reality Check", ECCV 2020, section 3.2.
     """
     found = query_measures(embeddings, labels, score_fn=score_fn)
-    return summarize(_told("map_at_r", found)).map_at_r
+    return summarize(_warn_left_out("map_at_r", found)).map_at_r
 
 
 def r_precision(
@@ -251,7 +264,7 @@ def r_precision(
     Source: Musgrave, Belongie, Lim, "A Metric Learning Reality Check", ECCV 2020, section 3.2.
     """
     found = query_measures(embeddings, labels, score_fn=score_fn)
-    return summarize(_told("r_precision", found)).r_precision
+    return summarize(_warn_left_out("r_precision", found)).r_precision
 
 
 def nmi(embeddings: Float[AnyArray, "n d"], labels: Int[AnyArray, " n"], seed: int = 0) -> float:

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by any score; those by Euclidean distance are in the order of float64.
+"""Exact nearest neighbours by any score; Euclidean neighbours are ordered as in float64.
 
 Distances are ranked in passes. The first computes |q|^2 + |g|^2 - 2 q.g in float32, about one of the
 gallery's images, and yields a few more candidates than are asked for. Their distances are then computed
@@ -18,17 +18,15 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from pddm_jax.checks import as_matrix, as_rows
+from pddm_jax.float_range import in_range, is_exact, largest_of
 from pddm_jax.pairwise import squared_distances
 from pddm_jax.top_k import ScoreFn, blocks_of, is_deep, ordered, top_k
 from pddm_jax.types import AnyArray
 
-SLACK = 4
-"""Candidates of a pass beyond the k that are asked for."""
-
-ROOM = 2**24
+MAX_COORDINATES = 2**24
 """Coordinates of candidates whose distances are computed together."""
 
-CPU_ROOM = 2**18
+CPU_MAX_COORDINATES = 2**18
 """The same on a CPU: few enough for its caches."""
 
 Scores = Float[Array, "q k"]
@@ -51,14 +49,14 @@ def nearest(
     (`JAX_NUM_CPU_DEVICES`) is the fastest.
 
     Args:
-        queries: [q, d] embeddings, finite; float64 and integers from the host are not rounded to float32.
+        queries: [q, d] embeddings, finite; float64 and integers are not rounded to float32.
         gallery: [g, d] embeddings, finite.
         k: how many, 1 to g.
         score_fn: scores [a, b] of embeddings [a, d] and [b, d], float32, higher = more similar. The default
             is the negative squared Euclidean distance. `jax.tree_util.Partial(score_matrix, params)`
             ranks by PDDM score, and is compiled once for all params; a new lambda is compiled each time.
         approx: rank by `jax.lax.approx_max_k`, which on a TPU is faster and finds each of the k with a
-            probability of RECALL at least; elsewhere it is as exact as without, and slower.
+            probability of at least `top_k.RECALL`; elsewhere the ranking is exact.
 
     Returns:
         Scores in float32 (a distance beyond its range is -inf, or 0) and gallery indices, each [q, k].
@@ -71,7 +69,7 @@ def nearest(
     Under `jax.jit` all pairs are scored by their differences in float32, which is slower, and nothing is
     raised: a NaN in the input is a NaN in the scores.
     """
-    traced = isinstance(queries, jax.core.Tracer) or isinstance(gallery, jax.core.Tracer)
+    traced = any(isinstance(x, jax.core.Tracer) for x in (queries, gallery, jnp.add(0, 0)))  # or in a jit
     same = queries is gallery
     check = as_matrix if traced or score_fn is not None else as_rows
     queries = check("queries", queries)
@@ -80,7 +78,13 @@ def nearest(
         raise ValueError(f"k must be an integer in 1..{len(gallery)}, the size of the gallery, got {k!r}")
     if check is as_rows and len(queries):
         return _by_distance(queries, gallery, int(k), approx)
-    return _by_score(jnp.asarray(queries), jnp.asarray(gallery), int(k), score_fn or _by_difference, approx)
+    return _by_score(
+        jnp.asarray(queries),
+        jnp.asarray(gallery),
+        int(k),
+        score_fn or jax.checkpoint(_by_difference),
+        approx,
+    )
 
 
 def _by_score(
@@ -116,37 +120,52 @@ def _by_expansion(queries: Float[Array, "a d"], gallery: Float[Array, "b d"]) ->
 
 def _by_difference(queries: Float[Array, "a d"], gallery: Float[Array, "b d"]) -> Float[Array, "a b"]:
     """-|q - g|^2 of all pairs, from the differences."""
-    return 0 - jnp.sum(jnp.square(queries[:, None] - gallery), axis=-1)
+    return 0 - jnp.sum(jnp.square(queries[:, None] - gallery[None]), axis=-1)
 
 
 class _Pass(NamedTuple):
-    """A way to score all pairs; if it is centered about one image, its scores only find candidates."""
+    """A way to score all pairs; if it is centered about one image, its scores only find candidates.
+
+    Attributes:
+        score_fn: the scores of all pairs.
+        dtype: what they are computed in.
+        centered: whether an image of the gallery is the origin.
+        slack: candidates beyond k, as a share of k and a number.
+    """
 
     score_fn: Callable[[Array, Array], Array]
     dtype: DTypeLike
-    centered: bool
+    centered: bool = True
+    slack: tuple[float, int] = (0.0, 0)
 
     def relative_error(self, width: int) -> float:
         """The c of |score + D| <= c (|q - o|^2 + |g - o|^2), with o the origin.
 
         Sums of d products are off by d units of rounding at most, for the product and for both norms;
-        the rounding of the centered coordinates and of the last sums adds less than 16.
+        the rounding of the centered coordinates and of the last sums adds less than 16. A TPU splits
+        float32 into three bfloat16, whose products it sums: four times as much is more than it loses.
         """
-        return (2 * width + 16) * float(jnp.finfo(self.dtype).eps) / 2
+        rounding = float(jnp.finfo(self.dtype).eps) / 2
+        return (2 * width + 16) * rounding * (4 if jax.default_backend() == "tpu" else 1)
+
+    def candidates(self, k: int, images: int) -> int:
+        """How many images are found for k."""
+        share, number = self.slack
+        return min(k + int(share * k) + number, images)
 
 
 PASSES = (
-    _Pass(_by_expansion, np.float32, centered=True),
-    _Pass(_by_expansion, np.float64, centered=True),
+    _Pass(_by_expansion, np.float32, slack=(1 / 16, 4)),
+    # What is left has many images at nearly one distance, such as copies.
+    _Pass(_by_expansion, np.float64, slack=(3, 64)),
     _Pass(_by_difference, np.float64, centered=False),
 )
 
 
 def _by_distance(queries: AnyArray, gallery: AnyArray, k: int, approx: bool) -> tuple[Scores, Indices]:
     """The k nearest by Euclidean distance, pass after pass for the queries that are not certain yet."""
-    exponent = _exponent(queries, gallery)
-    if exponent:
-        queries, gallery = (np.ldexp(np.asarray(x), -exponent) for x in (queries, gallery))
+    approx &= jax.default_backend() == "tpu"  # elsewhere it ranks exactly
+    queries, gallery, exponent = in_range(queries, gallery)
     passes = PASSES[-1:] if is_deep(k, len(gallery)) and not approx else PASSES
     *found, certain = _search(passes[0], queries, gallery, k, exponent, approx)
     left = np.flatnonzero(~certain)
@@ -160,19 +179,6 @@ def _by_distance(queries: AnyArray, gallery: AnyArray, k: int, approx: bool) -> 
         if not len(left):
             break
     return jnp.asarray(scores), jnp.asarray(index)
-
-
-def _largest(*arrays: AnyArray) -> float:
-    return max((max(float(x.max()), -float(x.min())) for x in arrays if x.size), default=0.0)
-
-
-def _exponent(*arrays: AnyArray) -> int:
-    """The power of 2 by which embeddings are divided; 0 unless their squares could leave a type's range."""
-    largest = _largest(*arrays)
-    if largest < 2.0**-30:  # or it is a subnormal number, which XLA may take for 0
-        largest = _largest(*map(np.asarray, arrays))
-    exponent = int(np.frexp(largest)[1])
-    return exponent if abs(exponent) > 30 else 0
 
 
 def _padded(rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
@@ -189,55 +195,54 @@ def _central(gallery: Float[Array, "g d"]) -> Float[Array, " d"]:
 
     It is an image, so nearby numbers, and integers, are subtracted from it exactly.
     """
-    return gallery[jnp.argmin(squared_distances(gallery, jnp.mean(gallery, axis=0)))]
+    return gallery[jnp.argmin(squared_distances(gallery, jnp.mean(gallery, axis=0)[None]))]
 
 
-def _is_exact(dtype: DTypeLike, *arrays: Float[Array, "n d"]) -> bool:
-    """Whether sums of products of these coordinates are exact: all are small multiples of one power of 2.
-
-    So it is for codes of few bits and for one-hot vectors, among which many distances are equal.
-    """
-    bits = jnp.finfo(dtype).nmant - 2 - np.log2(arrays[0].shape[1])
-    largest = _largest(*arrays)
-    unit = 2.0 ** np.ceil(np.log2(largest) - bits / 2) if largest else 1.0
-    return unit > 2.0**-60 and all(not (np.asarray(x) % unit).any() for x in arrays)
+def _wide_device() -> jax.Device:
+    """A device that computes in float64, which TPUs do not."""
+    return jax.devices("cpu")[0] if jax.default_backend() == "tpu" else jax.local_devices()[0]
 
 
 def _search(
     step: _Pass, queries: AnyArray, gallery: AnyArray, k: int, exponent: int, approx: bool = False
 ) -> tuple[Scores, Indices, Bool[np.ndarray, " q"]]:
     """The k nearest among the candidates of one pass, and for which queries no other image is nearer."""
-    score_fn = jax.tree_util.Partial(step.score_fn)
+    score_fn, device = jax.tree_util.Partial(step.score_fn), _wide_device()
+    wide = step.dtype == np.float64
+    devices = [device] if wide and device not in jax.local_devices() else jax.local_devices()
+    find = partial(top_k, score_fn=score_fn, dtype=step.dtype, devices=devices)
     with jax.enable_x64(True):
-        device = jax.local_devices()[0]
         images = jax.device_put(gallery, device)
         given = images if queries is gallery else jax.device_put(queries, device)
         if not step.centered:
-            scores, index = top_k(
-                given.astype(step.dtype), images.astype(step.dtype), k, score_fn, dtype=step.dtype
-            )
+            scores, index = find(given.astype(step.dtype), images.astype(step.dtype), k)
             return _in_float32(scores, exponent), index, np.ones(len(index), bool)
-        origin, candidates = _central(images), min(k + SLACK, len(gallery))
+        origin = _central(images)
         seen = [_about(origin, x, step.dtype) for x in ([images] if given is images else [given, images])]
-        found = top_k(seen[0], seen[-1], candidates, score_fn, approx=approx, dtype=step.dtype)
-        approximate, index = jax.device_put(found, device)
+        some = step.candidates(k, len(gallery))
+        approximate, index = jax.device_put(find(seen[0], seen[-1], some, approx=approx), device)
         exact, bound = _rescored(given, images, origin, approximate, index, step)
-        best, order = ordered(np.asarray(exact), np.asarray(index), k)
-        certain = -best[:, -1] < np.asarray(bound)
-        if not certain.all() and (candidates == len(gallery) or _is_exact(step.dtype, *seen)):
+        best, order = ordered(exact, index, k)
+        certain = np.asarray(-best[:, -1] < bound)
+        if not certain.all() and (
+            some == len(gallery) or is_exact(step.dtype, largest_of(*seen), queries, gallery)
+        ):
             certain = np.ones_like(certain)
         return _in_float32(best, exponent), jnp.asarray(order), certain
 
 
 def _in_float32(scores: AnyArray, exponent: int) -> Scores:
     """Scores of embeddings that were divided by 2^exponent."""
-    return jnp.ldexp(scores, 2 * exponent).astype(jnp.float32)
+    with np.errstate(over="ignore", under="ignore"):
+        if exponent:
+            scores = np.ldexp(np.asarray(scores), 2 * exponent)
+        return jnp.asarray(scores.astype(np.float32))
 
 
 @partial(jax.jit, static_argnums=2)
 def _about(origin: Float[Array, " d"], x: Float[Array, "n d"], dtype: DTypeLike) -> Float[Array, "n d"]:
     wide = jnp.promote_types(x.dtype, dtype)
-    return (x.astype(wide) - origin.astype(wide)).astype(dtype)
+    return (x.astype(wide) - origin.astype(wide)[None]).astype(dtype)
 
 
 @partial(jax.jit, static_argnums=5)
@@ -261,11 +266,12 @@ def _rescored(
     def block(given: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         x, last, index = given
         x = x.astype(jnp.float64)
-        scores = 0 - jnp.sum(jnp.square(x[:, None] - gallery[index].astype(jnp.float64)), axis=-1)
-        from_origin = jnp.sum(jnp.square(x - origin), axis=-1)
+        near = jnp.take(gallery, index, axis=0, mode="clip").astype(jnp.float64)
+        scores = 0 - jnp.sum(jnp.square(x[:, None] - near), axis=-1)
+        from_origin = jnp.sum(jnp.square(x - origin.astype(jnp.float64)[None]), axis=-1)
         return scores, (-last[:, 0] - 3 * error * from_origin - underflow) / (1 + 2 * error)
 
-    room = CPU_ROOM if jax.default_backend() == "cpu" else ROOM
+    room = CPU_MAX_COORDINATES if _wide_device().platform == "cpu" else MAX_COORDINATES
     most = max(1, room // (candidates.shape[1] * max(1, queries.shape[1])))
     given = (queries, approximate[:, -1:].astype(jnp.float64), candidates)
     scores, bound = jax.lax.map(block, tuple(blocks_of(part, most) for part in given))

@@ -1,7 +1,7 @@
 """The k highest scores of each query over a whole gallery, tile by tile; ties go to the lowest index."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -10,6 +10,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
+
+from pddm_jax.types import AnyArray
 
 ScoreFn = Callable[[Float[Array, "a d"], Float[Array, "b d"]], Float[Array, "a b"]]
 """Scores of all pairs of queries and gallery images, higher = more similar."""
@@ -23,7 +25,7 @@ CPU_TILE = 256, 512
 STRIP = 2**16
 """Gallery images whose scores are held at a time."""
 
-CPU_ROOM = 2**20
+CPU_MAX_SCORES = 2**20
 """Scores that are sorted at a time where whole rankings are."""
 
 Held = Float[Array, "t a groups size"]
@@ -44,10 +46,11 @@ def top_k(
     *,
     approx: bool = False,
     dtype: DTypeLike = jnp.float32,
+    devices: Sequence[jax.Device] | None = None,
 ) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
     """The k highest scores of each query, best first, and their gallery indices.
 
-    The gallery is sharded over the devices of this process, unless the arrays are traced by jit.
+    The gallery is sharded over the devices, unless the arrays are traced by jit.
 
     Args:
         queries: [q, d].
@@ -56,13 +59,14 @@ def top_k(
         score_fn: a `jax.tree_util.Partial`, whose arrays are passed through jit.
         approx: rank by `jax.lax.approx_max_k`.
         dtype: of the scores; float64 only where JAX has 64-bit types enabled.
+        devices: over which the gallery is sharded; None = those of this process.
     """
     traced = any(
         isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((queries, gallery, score_fn))
     )
     if is_deep(k, len(gallery)) and not traced and not approx:
-        return _sorted_whole(queries, gallery, k, score_fn)
-    mesh = Mesh(np.array(jax.local_devices()), ("gallery",), axis_types=(AxisType.Auto,))
+        return _sorted_whole(queries, gallery, k, score_fn, jnp.dtype(dtype))
+    mesh = Mesh(np.array(devices or jax.local_devices()), ("gallery",), axis_types=(AxisType.Auto,))
     if mesh.size == 1 or traced:
         return _top_k(queries, gallery, k, score_fn, approx, jnp.dtype(dtype))
     whole, shards = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec("gallery")))
@@ -77,15 +81,17 @@ def is_deep(k: int, images: int) -> bool:
 
 
 def _sorted_whole(
-    queries: Float[Array, "q d"], gallery: Float[Array, "g d"], k: int, score_fn: ScoreFn
+    queries: Float[Array, "q d"], gallery: Float[Array, "g d"], k: int, score_fn: ScoreFn, dtype: np.dtype
 ) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
     """The k nearest by a sort of all scores, a block of queries at a time."""
-    rows = max(1, CPU_ROOM // len(gallery))
+    rows = max(1, CPU_MAX_SCORES // len(gallery))
     found = []
-    for start in range(0, len(queries), rows):
+    for start in range(0, max(len(queries), 1), rows):
         block = queries[start : start + rows]
         short = rows - len(block) if start else 0  # the last block is scored by the same program
-        scores = np.asarray(_score(score_fn, jnp.pad(block, ((0, short), (0, 0))), gallery))[: len(block)]
+        scores = np.asarray(_score(dtype, score_fn, jnp.pad(block, ((0, short), (0, 0))), gallery))[
+            : len(block)
+        ]
         found.append(
             ordered(scores, np.broadcast_to(np.arange(len(gallery), dtype=np.int32), scores.shape), k)
         )
@@ -93,26 +99,30 @@ def _sorted_whole(
     return jnp.asarray(scores), jnp.asarray(index)
 
 
-@jax.jit
-def _score(score_fn: ScoreFn, queries: Array, gallery: Array) -> Array:
-    return score_fn(queries, gallery)
+@partial(jax.jit, static_argnums=0)
+def _score(dtype: np.dtype, score_fn: ScoreFn, queries: Array, gallery: Array) -> Array:
+    return score_fn(queries, gallery).astype(dtype)
 
 
 def ordered(
-    scores: Float[np.ndarray, "q c"], index: Int[np.ndarray, "q c"], k: int
-) -> tuple[Float[np.ndarray, "q k"], Int[np.ndarray, "q k"]]:
+    scores: Float[AnyArray, "q c"], index: Int[AnyArray, "q c"], k: int
+) -> tuple[Float[AnyArray, "q k"], Int[AnyArray, "q k"]]:
     """The k highest scores of each row, best first, NaN before all, and their index; of equals the lowest.
 
-    NumPy sorts rows many times as fast as XLA on a CPU, but not stably: rows with equals are sorted again.
+    On a CPU NumPy sorts rows, many times as fast as XLA, but not stably: rows with equals are sorted again.
     """
-    falling = -scores
+    if isinstance(scores, jax.Array) and scores.device.platform != "cpu":
+        negative, sorted_index = jax.lax.sort((-scores, jnp.asarray(index)), num_keys=2)
+        return -negative[:, :k], sorted_index[:, :k]
+    best: np.ndarray = np.asarray(scores)
+    falling, places = -best, np.asarray(index)
     falling[np.isnan(falling)] = -np.inf
     order = np.argsort(falling, axis=1)
-    sorted_ = np.take_along_axis(falling, order, axis=1)
-    tied = np.flatnonzero((sorted_[:, 1:] == sorted_[:, :-1]).any(axis=1))
-    order[tied] = np.lexsort((index[tied], falling[tied]), axis=1)
+    ranked = np.take_along_axis(falling, order, axis=1)
+    tied = np.flatnonzero((ranked[:, 1:] == ranked[:, :-1]).any(axis=1))
+    order[tied] = np.lexsort((places[tied], falling[tied]), axis=1)
     order = order[:, :k]
-    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(index, order, axis=1)
+    return np.take_along_axis(best, order, axis=1), np.take_along_axis(places, order, axis=1)
 
 
 @partial(jax.jit, static_argnums=(2, 4, 5))

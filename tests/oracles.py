@@ -234,10 +234,10 @@ def ranked(query, gallery, score=negative_squared_distance, left_out=None):
 
 
 def recall_at_k(embeddings, labels, ks, gallery=None, gallery_labels=None, score=negative_squared_distance):
+    """Over the queries that the gallery holds an image of their class for."""
     alone = gallery is None
     if alone:
         gallery, gallery_labels = embeddings, labels
-    """Over the queries that the gallery holds an image of their class for."""
     shares = {}
     rankings = [ranked(x, gallery, score, q if alone else None) for q, x in enumerate(embeddings)]
     answerable = [

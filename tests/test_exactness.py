@@ -104,6 +104,96 @@ def test_scales_that_are_mixed():
             np.take_along_axis(distances, index, axis=1) for index in (np.asarray(found), wanted)
         )
         np.testing.assert_allclose(here, there, rtol=1e-14, atol=0)
+        assert all(len({*row}) == k for row in found.tolist())
+
+
+def test_coordinates_that_centering_would_round_to_a_grid():
+    """Float32 about -1000 tells the points near 1 apart by less than its rounding."""
+    line = (1 + np.arange(200) * 2.0**-23).astype(np.float32)
+    gallery = np.concatenate([np.full(1000, -1000, np.float32), line])[:, None]
+    _, index = pddm_jax.nearest(gallery[[1150, 1003 + 60]], gallery, 1)
+    assert index.tolist() == [[1150], [1063]]
+    gallery = np.concatenate([np.zeros(300), 1 + np.arange(200) * 1e-12])[:, None]
+    assert pddm_jax.nearest(gallery[[340]], gallery, 1)[1].tolist() == [[340]]
+
+
+def test_one_large_row_does_not_hide_the_others():
+    x = np.random.default_rng(9).normal(size=(40, 3)).astype(np.float32)
+    for large in (3e38, 7.5e37, 1e15):
+        x[0] = large
+        assert_exact(x[1:], x, 4)
+    small = np.array([[1e30], [4e-20], [1e-20], [2e-20]], np.float32)
+    assert_exact(small[1:], small, 3)
+
+
+def test_subnormal_numbers_beside_normal_ones():
+    x = np.array([[1], [7e-40], [1e-40], [3e-40]], np.float32)
+    for kind in (np.asarray, jnp.asarray):
+        assert pddm_jax.nearest(kind(x)[1:], kind(x), 3)[1].tolist() == [[1, 3, 2], [2, 3, 1], [3, 2, 1]]
+
+
+def test_arrays_of_the_device_that_float32_does_not_hold():
+    x = jnp.array([[2**24], [2**24 + 1], [2**24 + 2]], jnp.int32)
+    assert pddm_jax.nearest(x, x, 1)[1].tolist() == [[0], [1], [2]]
+    with jax.enable_x64(True):
+        x = jnp.array([[1e6], [1e6 + 1e-3], [1e6 + 3e-3], [1e40]], jnp.float64)
+        assert pddm_jax.nearest(x, x, 2)[1].tolist() == [[0, 1], [1, 0], [2, 1], [3, 0]]
+
+
+def test_approximate_ranking_is_exact_but_on_a_tpu():
+    x, _ = super_classes(50)
+    if jax.default_backend() != "tpu":
+        for one, other in zip(
+            pddm_jax.nearest(x, x, 5, approx=True), pddm_jax.nearest(x, x, 5), strict=True
+        ):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_no_queries_have_no_neighbours_however_deep():
+    x = np.zeros((2000, 3), np.float32)
+    for score_fn in (None, lambda q, g: q @ g.T):
+        for k in (1, 1000):
+            scores, index = pddm_jax.nearest(x[:0], x, k, score_fn)
+            assert scores.shape == index.shape == (0, k)
+
+
+def test_within_jit_without_arguments():
+    x, _ = super_classes(50)
+    found = jax.jit(lambda: pddm_jax.nearest(x, x, 2)[1])()
+    assert np.array_equal(found, by_differences(x, x, 2)[0])
+
+
+def test_strict_promotion():
+    x, _ = super_classes(50)
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        assert_exact(x, x, 3)
+
+
+@pytest.mark.parametrize("k", [3, 700])
+def test_scores_are_float32_whatever_the_score_function_returns(k):
+    x = np.random.default_rng(10).normal(size=(1500, 3)).astype(np.float32)
+    scores, _ = pddm_jax.nearest(x[:4], x, k, lambda q, g: (q @ g.T).astype(jnp.bfloat16))
+    assert scores.dtype == jnp.float32
+
+
+def test_embeddings_without_a_coordinate():
+    assert (
+        pddm_jax.nearest(np.zeros((3, 0), np.float32), np.zeros((9, 0), np.float32), 2)[1].tolist()
+        == [[0, 1]] * 3
+    )
+
+
+def test_neighbours_of_rows_in_any_order():
+    x = np.array([[0.0], [1], [10], [12]])
+    assert metrics.nearest_others(x, np.array([2, 0, 3, 1]), 1).tolist() == [[3], [1], [2], [0]]
+    assert metrics.nearest_others(x, np.array([3]), 2).tolist() == [[2, 1]]
+
+
+def test_a_depth_that_was_not_searched_is_refused():
+    x, labels = super_classes(0)
+    found = metrics.query_measures(x, labels, depth=2)
+    with pytest.raises(ValueError, match="ks must be at most the depth of the measures, 2, got 4"):
+        metrics.summarize(found, [1, 4])
 
 
 def test_a_distance_beyond_float32_is_infinite_and_ranked():
@@ -120,7 +210,7 @@ def test_many_equal_distances_go_to_the_lowest_index(make):
     assert_exact(x[:64] + np.float32(0.1), x + np.float32(0.1), 9)
 
 
-def test_copies_beyond_the_candidates(monkeypatch):
+def test_copies_beyond_the_candidates():
     """Hundreds of equal vectors, of any digits, in the order of their index."""
     rng = np.random.default_rng(5)
     x = rng.normal(size=(3, 33)).astype(np.float32)[rng.integers(0, 3, 700)]
@@ -143,7 +233,7 @@ def test_each_pass_is_reached(monkeypatch):
     assert_exact(tight[:100], tight, 3)
     assert reached == [*retrieval.PASSES[:2]]
     reached.clear()
-    copies = np.repeat(spread[:20], 30, axis=0)
+    copies = np.repeat(spread[:5], 100, axis=0)
     assert_exact(copies[:100], copies, 3)
     assert reached == [*retrieval.PASSES]
 
@@ -218,8 +308,8 @@ def test_nearest_refuses_a_score_of_another_shape(score_fn):
 
 def test_memory_does_not_grow_with_the_classes(monkeypatch):
     """Two classes of 2,000 images: what is held is far below n times the size of a class."""
-    monkeypatch.setattr(metrics, "ROOM", 2**16)
-    monkeypatch.setattr(search, "CPU_ROOM", 2**16)
+    monkeypatch.setattr(metrics, "MAX_NEIGHBOURS", 2**16)
+    monkeypatch.setattr(search, "CPU_MAX_SCORES", 2**16)
     x, labels = np.random.default_rng(7).normal(size=(4000, 4)).astype(np.float32), np.arange(4000) % 2
     tracemalloc.start()
     pddm_jax.map_at_r(x, labels)

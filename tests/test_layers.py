@@ -15,7 +15,7 @@ LAYERS = (
     ),
     ("pddm_jax.lock", "pddm_jax.signals"),
     ("pddm_jax.cli",),
-    ("pddm_jax.mesh",),
+    ("pddm_jax.float_range", "pddm_jax.mesh"),
     ("pddm_jax.pairwise", "pddm_jax.partners"),
     ("pddm_jax.pddm",),
     ("pddm_jax.kernels", "pddm_jax.kernels.unit"),

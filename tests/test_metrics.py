@@ -245,7 +245,7 @@ def test_measures_of_each_query():
 def test_measures_do_not_depend_on_how_many_queries_are_ranked_at_a_time(monkeypatch):
     x, labels = normal_rows(71, 100), np.random.default_rng(72).integers(0, 3, 100)
     whole = metrics.query_measures(x, labels, depth=4)
-    monkeypatch.setattr(metrics, "ROOM", 7 * max(whole.relevant))
+    monkeypatch.setattr(metrics, "MAX_NEIGHBOURS", 7 * max(whole.relevant))
     for one, other in zip(metrics.query_measures(x, labels, depth=4), whole, strict=True):
         assert np.array_equal(one, other)
 

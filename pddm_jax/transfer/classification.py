@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Float64, Int, Int64
 
-from pddm_jax.checks import as_finite_matrix
+from pddm_jax.checks import as_rows
 from pddm_jax.retrieval import nearest
 from pddm_jax.top_k import ScoreFn
 from pddm_jax.transfer.class_means import ClassMeans
@@ -34,7 +34,7 @@ def nearest_classes(
     Source: Mensink et al., PAMI 2013, section 3.
     """
     centroids = means.centroids()
-    embeddings = as_finite_matrix("embeddings", embeddings, centroids.shape[1])
+    embeddings = as_rows("embeddings", embeddings, centroids.shape[1])
     return means.classes[np.asarray(nearest(embeddings, centroids, k, score_fn)[1])]
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from pddm_jax.checks import as_finite_matrix
+from pddm_jax.checks import as_rows
 from pddm_jax.retrieval import nearest
 from pddm_jax.top_k import ScoreFn
 from pddm_jax.types import AnyArray
@@ -33,8 +33,8 @@ def neighbour_classes(
 
     Source: Cover, Hart, "Nearest Neighbor Pattern Classification", 1967.
     """
-    embeddings = as_finite_matrix("embeddings", embeddings)
-    gallery = as_finite_matrix("gallery", gallery, embeddings.shape[1])
+    embeddings = as_rows("embeddings", embeddings)
+    gallery = as_rows("gallery", gallery, embeddings.shape[1])
     if gallery_labels.shape != gallery.shape[:1]:
         raise ValueError(f"gallery_labels must have shape [{len(gallery)}], got {gallery_labels.shape}")
     classes, codes = np.unique(gallery_labels, return_inverse=True)

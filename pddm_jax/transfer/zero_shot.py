@@ -38,9 +38,13 @@ class Mixture:
 
     def __call__(self, x: Float[Array, "m d"]) -> Float[Array, "m a"]:
         """Embeddings -> the space of the descriptions."""
-        distances = squared_distances(x[:, None], self.means)
-        likeliest, classes = jax.lax.top_k(-distances / self.temperature, self.top)
-        return jnp.einsum("mt,mta->ma", jax.nn.softmax(likeliest), self.descriptions[classes])
+        # Products find the nearest means, seen from the middle of all; differences tell how near they are.
+        middle = jnp.mean(self.means, axis=0)
+        means = self.means - middle
+        closeness = 2 * (x - middle) @ means.T - jnp.sum(jnp.square(means), axis=-1)
+        classes = jax.lax.top_k(closeness, self.top)[1]
+        logits = -squared_distances(x[:, None], self.means[classes]) / self.temperature
+        return jnp.einsum("mt,mta->ma", jax.nn.softmax(logits), self.descriptions[classes])
 
 
 @flax.struct.dataclass
