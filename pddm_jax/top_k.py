@@ -111,7 +111,7 @@ def ordered(
 
     On a CPU NumPy sorts rows, many times as fast as XLA, but not stably: rows with equals are sorted again.
     """
-    if isinstance(scores, jax.Array) and scores.device.platform != "cpu":
+    if isinstance(scores, jax.Array) and next(iter(scores.devices())).platform != "cpu":
         negative, sorted_index = jax.lax.sort((-scores, jnp.asarray(index)), num_keys=2)
         return -negative[:, :k], sorted_index[:, :k]
     best: np.ndarray = np.asarray(scores)

@@ -165,7 +165,7 @@ def test_within_jit_without_arguments():
 
 def test_strict_promotion():
     x, _ = super_classes(50)
-    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+    with jax.numpy_dtype_promotion("strict"):
         assert_exact(x, x, 3)
 
 
