@@ -1,6 +1,8 @@
 """Batches for training and for test, read ahead by Grain; an image's chances are keyed by its place."""
 
+import os
 from collections.abc import Callable, Generator
+from multiprocessing import resource_tracker
 from typing import Any
 
 import grain
@@ -75,9 +77,29 @@ def _read_ahead(
     if workers:
         if not flags.FLAGS.is_parsed():  # outside of an absl app; Grain's processes ask flags of their own
             flags.FLAGS.mark_as_parsed()
+        _start_tracker()
         ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=2))
     reader = iter(ahead)
     try:
         yield from reader
     finally:
         reader.close()
+
+
+def _start_tracker() -> None:
+    """Start the process that removes the shared memory of workers, without its warnings.
+
+    When reading ends early, batches are left in shared memory. The tracker removes them, and would write
+    after the last line of the command that they had leaked.
+    """
+    name = "PYTHONWARNINGS"
+    former = os.environ.get(name)
+    quiet = "ignore:resource_tracker:UserWarning"
+    os.environ[name] = f"{former},{quiet}" if former else quiet
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if former is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = former
