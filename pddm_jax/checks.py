@@ -58,6 +58,8 @@ def as_reals(name: str, value: AnyArray) -> Float[Array, "*s"]:
     dtype = getattr(value, "dtype", None)
     if dtype is None or not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
         raise ValueError(f"{name} must be an array of real numbers, got {dtype or type(value).__name__}")
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError(f"{name} must be an array without a mask: use {name}.filled(), got a masked array")
     if isinstance(value, jax.Array):
         return value.astype(jnp.float32)
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and treated as that

@@ -1,9 +1,31 @@
-"""Lines for who watches a run."""
+"""Lines for who watches a run, and errors in one line whatever names of files they hold."""
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import jax
+
+
+def visible(text: str) -> str:
+    """The text with line breaks, control characters and bytes that are no text as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """ValueErrors and OSErrors with their words as `visible` shows them; also a decorator."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        told = str(error)
+        if told.isprintable():
+            raise
+        kind = type(error) if isinstance(error, OSError) else ValueError
+        raise kind(visible(told)) from error
 
 
 def tell(text: str) -> None:

@@ -1,5 +1,6 @@
 """How good a ranking is: Recall@K, MAP@R, R-precision; and how good a clustering: NMI."""
 
+import warnings
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -286,6 +287,7 @@ def nmi(embeddings: Float[AnyArray, "n d"], labels: Int[AnyArray, " n"], seed: i
     Source: Oh Song et al., CVPR 2016, section 6; clustering and measure are scikit-learn's.
     """
     from sklearn.cluster import KMeans  # slow to import, and needed here only
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.metrics import normalized_mutual_info_score
 
     x = np.asarray(as_rows("embeddings", embeddings), np.float64)  # k-means expands its squared distances
@@ -293,5 +295,8 @@ def nmi(embeddings: Float[AnyArray, "n d"], labels: Int[AnyArray, " n"], seed: i
         raise ValueError("embeddings must hold at least one image")
     x = np.ldexp(x, -int(np.frexp(np.abs(x).max(initial=0))[1]))
     codes = np.asarray(as_labels("labels", np.asarray(labels), len(x)))
-    clusters = KMeans(len(np.unique(codes)), n_init=1, random_state=seed).fit_predict(x)
+    with warnings.catch_warnings():
+        # Fewer distinct images than classes make fewer clusters, which is what is measured.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        clusters = KMeans(len(np.unique(codes)), n_init=1, random_state=seed).fit_predict(x)
     return float(normalized_mutual_info_score(codes, clusters))

@@ -2,11 +2,16 @@
 
 import os
 import stat
-from io import BufferedReader
+from io import BufferedReader, RawIOBase
 from pathlib import Path
+
+from pddm_jax.console import visible
 
 LARGEST = 2**30
 """Bytes of an encoded image, a table or a list. Larger files are refused by name before they are read."""
+
+BLOCK = 2**20
+"""Bytes that are read at a time of a file without a size."""
 
 LONGEST_LINE = 2**16
 """Characters of a line of a text file."""
@@ -30,9 +35,11 @@ def check_regular(path: str | Path, largest: int | None = LARGEST) -> os.stat_re
     found = os.stat(path)  # noqa: PTH116 (of images one by one: a Path would take as long as the call)
     if not stat.S_ISREG(found.st_mode):
         kind = KINDS.get(stat.S_IFMT(found.st_mode), "no file")
-        raise ValueError(f"{path} is {kind}, not a regular file: remove it or move it away")
+        raise ValueError(f"{visible(str(path))} is {kind}, not a regular file: remove it or move it away")
     if largest is not None and found.st_size > largest:
-        raise ValueError(f"{path} has {found.st_size:,} bytes, more than the {largest:,} that are read")
+        raise ValueError(
+            f"{visible(str(path))} has {found.st_size:,} bytes, more than the {largest:,} that are read"
+        )
     return found
 
 
@@ -40,12 +47,21 @@ def read_bytes(path: str | Path, largest: int = LARGEST) -> bytes:
     """The bytes of a regular file; the errors are those of `check_regular`."""
     size = check_regular(path, largest).st_size
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123
-        data = file.read(size + 1) if size else file.read(largest + 1)
-        if len(data) > size and len(data) <= largest:  # it grew, or is of a file system without sizes
-            data += file.read(largest + 1 - len(data))
+        data = file.read(size + 1)
+        if len(data) > size:  # it grew, or is of a file system without sizes
+            data += _rest(file, largest + 1 - len(data))
     if len(data) > largest:
         raise ValueError(f"{path} has more than the {largest:,} bytes that are read")
     return data
+
+
+def _rest(file: RawIOBase, most: int) -> bytes:
+    """What is left of a file, little by little: a buffer of all that is allowed would be taken at once."""
+    blocks: list[bytes] = []
+    while most > 0 and (block := file.read(min(BLOCK, most))):
+        blocks.append(block)
+        most -= len(block)
+    return b"".join(blocks)
 
 
 def read_text(path: str | Path, largest: int = LARGEST) -> str:
@@ -101,5 +117,6 @@ def open_regular(path: Path) -> BufferedReader:
     mode = os.fstat(number).st_mode
     if not stat.S_ISREG(mode):
         os.close(number)
-        raise ValueError(f"{path} is {KINDS.get(stat.S_IFMT(mode), 'no file')}, not a regular file")
+        kind = KINDS.get(stat.S_IFMT(mode), "no file")
+        raise ValueError(f"{visible(str(path))} is {kind}, not a regular file")
     return os.fdopen(number, "rb")

@@ -64,7 +64,7 @@ def check_unit(params: Params) -> int:
         (d, h), (joint_in, joint) = shapes["difference"], shapes["joint"]
         fits = shapes["mean"] == (d, h) and joint_in == 2 * h and shapes["score"] == (joint, 1)
         fits &= all(widths[layer] == shapes[layer][1:] for layer in LAYERS)
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, LookupError, TypeError, ValueError):
         fits = False
     if not fits:
         raise ValueError(f"params must hold the layers {list(LAYERS)} of a PDDM unit")

@@ -369,3 +369,24 @@ def test_a_limit_goes_with_the_images(tmp_path):
     with pytest.raises(ValueError, match=r"pixels, more than data\.max_pixels = 100"):
         some[0]
     assert some.numbers().tolist() == [1]
+
+
+def test_errors_are_one_line_whatever_the_names_are(tmp_path):
+    root = tree(tmp_path, "a\nb/1.png", "c\x1b[1m/2.png")
+    broken = root / "a\nb" / "3.png"
+    broken.write_bytes(b"no image")
+    os.mkfifo(root / "c\x1b[1m" / "4.png")
+    shown = str(root).replace("\n", "\\n") + "/a\\nb/3.png"
+    for read in (
+        lambda: load("folder", str(root), None, 0),
+        lambda: prepare("folder", find_folder(root), root, tmp_path / "out", 9, False),
+        lambda: find_folder(root).images[1],
+    ):
+        with pytest.raises(ValueError, match=r"^[^\n\x1b]*$") as caught:
+            read()
+        assert shown in str(caught.value)
+
+
+def test_one_class_is_refused_by_the_name_of_the_field(tmp_path):
+    with pytest.raises(ValueError, match=r"^data\.root: one class cannot be split .* 'a\\nb' alone$"):
+        load("folder", str(tree(tmp_path, "a\nb/1.png")), None, 0)

@@ -458,6 +458,13 @@ def test_nmi_of_clusters_that_are_the_classes():
     assert isinstance(pddm_jax.nmi(x, names), float)
 
 
+def test_nmi_of_fewer_distinct_images_than_classes():
+    x = np.array([[0.0, 1.0]] * 6)
+    assert pddm_jax.nmi(x, [0, 0, 1, 1, 2, 2]) == 0  # one cluster tells nothing of three classes
+    x[3:] = 5
+    assert pddm_jax.nmi(x, np.arange(6)) == pytest.approx(2 * np.log(2) / (np.log(6) + np.log(2)))
+
+
 def test_nmi_does_not_depend_on_the_names_of_the_classes():
     x, names = clusters(121, [10, 20, 5, 13])
     mixed = np.where(np.random.default_rng(122).random(len(names)) < 0.3, (names + 1) % 4, names)

@@ -391,3 +391,24 @@ def test_a_palette_with_alpha_takes_five_bytes_a_pixel_beside_a_strip_and_nothin
     assert run.returncode == 0, run.stderr
     assert run.stderr == ""
     assert float(run.stdout) < 5
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_a_box_in_a_turned_tiff_counts_in_stored_pixels(orientation, compression):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(file, "TIFF", exif=exif, compression=compression)
+    for box, part in ((None, pixels), (np.array([2, 1, 9, 4]), pixels[1:4, 2:7])):
+        rows = part[::-1]
+        turned = {
+            2: part[:, ::-1],
+            3: rows[:, ::-1],
+            4: rows,
+            5: part.swapaxes(0, 1),
+            6: rows.swapaxes(0, 1),
+            7: rows[:, ::-1].swapaxes(0, 1),
+            8: part[:, ::-1].swapaxes(0, 1),
+        }.get(orientation, part)
+        np.testing.assert_array_equal(decode(file.getvalue(), box), turned)

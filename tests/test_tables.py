@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -18,7 +19,7 @@ from pddm_jax.data.layouts.tables import inner_path, integer, read_table, real
 from pddm_jax.data.protocols import Count, Expected
 from pddm_jax.data.sources import find_cars196, find_cub200, find_sop
 from pddm_jax.data.wnids import read_ground_truth, read_wnids
-from pddm_jax.regular import read_lines, read_text
+from pddm_jax.regular import read_bytes, read_lines, read_text
 
 
 def one_line(error):
@@ -74,6 +75,17 @@ def test_a_list_that_is_no_regular_file_is_not_opened(tmp_path):
 
 def test_a_file_without_a_size_is_read_to_its_end():
     assert "Name" in read_text("/proc/self/status")
+    assert read_bytes("/proc/self/maps").count(b"\n") > 10
+
+
+def test_an_empty_file_takes_no_memory(tmp_path):
+    (tmp_path / "empty").touch()
+    tracemalloc.start()
+    try:
+        assert read_bytes(tmp_path / "empty") == b""
+        assert tracemalloc.get_traced_memory()[1] < 2**16
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

@@ -364,3 +364,25 @@ def test_quadruplets_of_wrong_types_are_named(params):
     ):
         with pytest.raises(ValueError, match=r"^quadruplets must be "):
             pddm_jax.double_header_hinge(params["unit"], unit_rows(18), wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"kernel": np.ones((WIDTH, 4)), "bias": np.ones(4)}, [1], np.ones((WIDTH, 4)), "x", None, 3]
+)
+def test_parameters_whose_layers_are_of_other_types_are_named(wrong, params):
+    unit = params["unit"]
+    for given in (wrong, {**unit, "mean": np.ones((WIDTH, 4))}, {**unit, "joint": wrong}):
+        with pytest.raises(ValueError, match=r"^params must hold the layers"):
+            pddm_jax.score_matrix(given, np.ones((2, WIDTH)))
+
+
+def test_a_masked_array_is_named():
+    masked = np.ma.masked_greater(np.arange(8.0).reshape(4, 2), 3)
+    for name, call in (
+        ("embeddings", lambda: pddm_jax.recall_at_k(masked, FOUR)),
+        ("queries", lambda: pddm_jax.nearest(masked, np.ones((3, 2)), 1)),
+        ("gallery", lambda: pddm_jax.nearest(np.ones((3, 2)), masked, 1)),
+        ("embeddings", lambda: pddm_jax.triplet_loss(masked, FOUR)),
+    ):
+        with pytest.raises(ValueError, match=rf"^{name} must be an array without a mask"):
+            call()

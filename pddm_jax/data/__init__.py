@@ -10,6 +10,7 @@ import numpy as np
 from absl import logging
 
 from pddm_jax.checks import check_choice
+from pddm_jax.console import errors_in_one_line
 from pddm_jax.data import closed_set, fashion_mnist, glyphs, on_disk, protocols
 from pddm_jax.data.closed_set import ClosedSet, drawn
 from pddm_jax.data.decode import Encoded, LeftOut, Survey, survey
@@ -53,6 +54,7 @@ CLOSED_SETS = ("glyphs", "folder", *on_disk.LISTED)
 Parts = TypeVar("Parts", Split, ClosedSet)
 
 
+@errors_in_one_line()
 def load(
     name: str,
     root: str | None,
@@ -97,6 +99,7 @@ def load(
     return split
 
 
+@errors_in_one_line()
 def load_closed_set(
     name: str,
     root: str | None,

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int, UInt8
 from PIL import UnidentifiedImageError
 from tqdm import tqdm
 
+from pddm_jax.console import visible
 from pddm_jax.data.rgb import MAX_PIXELS, Unfit, to_rgb
 from pddm_jax.regular import read_bytes
 
@@ -124,7 +125,7 @@ class Encoded:
         try:
             return decode(data, None if self._boxes is None else self._boxes[index], self._max_pixels)
         except ValueError as error:
-            raise ValueError(f"{self.name(index)} {error}") from error
+            raise ValueError(visible(f"{self.name(index)} {error}")) from error
 
     def take(self, indices: Int[np.ndarray, " m"]) -> "Encoded":
         """Some of the images, in the order of these numbers; nothing is read."""

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pddm_jax.console import errors_in_one_line
 from pddm_jax.data.imagenet import find_imagenet
 from pddm_jax.data.sources import SOURCES, Source
 
@@ -9,6 +10,7 @@ LISTED = ("imagenet2010", "imagenet2012", "imagenet10k", "imagenet")  # the last
 NAMES = (*SOURCES, *LISTED)
 
 
+@errors_in_one_line()
 def find(
     name: str,
     root: str | Path,

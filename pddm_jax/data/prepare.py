@@ -18,6 +18,7 @@ from absl import flags, logging
 from tqdm import tqdm
 
 from pddm_jax import cli
+from pddm_jax.console import errors_in_one_line
 from pddm_jax.cores import cores
 from pddm_jax.data.beam import in_beam
 from pddm_jax.data.decode import Key
@@ -33,6 +34,7 @@ from pddm_jax.lock import Lock
 FLAGS = flags.FLAGS
 
 
+@errors_in_one_line()
 def prepare(
     name: str,
     source: Source,

@@ -93,7 +93,9 @@ def folder(source: Source, seed: int) -> Split:
         return _split(source, train, test, "classes of train/ for training, of test/ for test")
     if len(np.unique(source.labels)) < 2:
         names = ", ".join(source.class_names.values())
-        raise ValueError(f"one class cannot be split into training and test: {names}")
+        raise ValueError(
+            f"data.root: one class cannot be split into training and test: it holds {names!r} alone"
+        )
     return split_half(Images(source.images, source.labels, source.class_names), seed)
 
 

@@ -74,7 +74,10 @@ def to_rgb(data: bytes, box: Box | None, max_pixels: int) -> Pixels:
     opened = _open(data, max_pixels)
     width, height = opened.image.size
     with _large if width * height > LARGE else nullcontext():
+        by_pillow = _turn(opened.image) if opened.image.format == "TIFF" else None
         opened.image.load()
+        if by_pillow is not None:  # it has turned a TIFF; the box counts in pixels as they were stored
+            return _pixels(opened, _turned_box(opened.image.size, box, *by_pillow))
         turn = _turn(opened.image)
         pixels = _pixels(opened, _inner(opened.image.size, box))
     if turn is None:
@@ -171,6 +174,18 @@ def _inner(size: tuple[int, int], box: Box | None) -> Box:
     if inner[0] >= inner[2] or inner[1] >= inner[3]:
         raise Unfit(f"has {width} x {height} pixels, none of which lies in box {[*box]}")
     return inner
+
+
+def _turned_box(turned: tuple[int, int], box: Box | None, quarters: int, flipped: bool) -> Box:
+    """Where the inner part of a box lies once its image has been turned to a size."""
+    width, height = turned[::-1] if quarters % 2 else turned
+    left, top, right, bottom = _inner((width, height), box)
+    if flipped:
+        left, right = width - right, width - left
+    for _ in range(quarters):
+        left, top, right, bottom = top, width - right, bottom, width - left
+        width, height = height, width
+    return left, top, right, bottom
 
 
 def _pixels(opened: Opened, inner: Box) -> Pixels:
