@@ -401,8 +401,7 @@ def check(config: ConfigDict, workdir: Path, evaluation: Evaluation) -> FrozenCo
             f"--config: evaluation {evaluation.name!r} needs a config with the fields of "
             f"{evaluation.fields!r}; this one has {', '.join(checked)}"
         )
-    if workdir.exists() and not workdir.is_dir():
-        check_folder("--workdir", workdir)
+    check_folder("--workdir", workdir, writes=False)  # a run that is finished is only shown
     check_same_run(workdir, checked)
     if finished(workdir, checked, evaluation.name) is None:
         check_folder("--workdir", workdir)

@@ -189,8 +189,11 @@ def check_file(name: str, path: Path) -> None:
         raise OSError(error.errno, f"{name}: {error.strerror}: {one_line(str(path))}") from error
 
 
-def check_folder(name: str, path: Path) -> None:
-    """Raise an OSError that names the flag unless `path` is a folder, or can become one, to write into."""
+def check_folder(name: str, path: Path, writes: bool = True) -> None:
+    """Raise an OSError that names the flag unless `path` is a folder, or can become one, to write into.
+
+    Without `writes` it may be one that can only be read.
+    """
     for there in (path.absolute(), *path.absolute().parents):
         try:
             there.lstat()
@@ -201,7 +204,7 @@ def check_folder(name: str, path: Path) -> None:
             raise OSError(error.errno, f"{name}: {error.strerror}: {one_line(str(path))}") from None
     if not there.is_dir():
         raise NotADirectoryError(f"{name}: {there} is not a folder: choose another {name}")
-    if not os.access(there, os.W_OK | os.X_OK):
+    if writes and not os.access(there, os.W_OK | os.X_OK):
         raise PermissionError(f"{name}: no permission to write in {there}: choose another {name}")
 
 

@@ -43,7 +43,9 @@ def test_jax_tells_of_a_lost_peer(text):
         *(OSError(5, text) for text in LOSSES),
         JaxError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes for /data/igloo"),
         JaxError("INVALID_ARGUMENT: barrier_reef is unavailable"),
-        JaxError("INTERNAL: CpuCallback error: Traceback (most recent call last)\n: Gloo all-reduce failed: "),
+        JaxError(
+            "INTERNAL: CpuCallback error: Traceback (most recent call last)\n: Gloo all-reduce failed: "
+        ),
     ],
 )
 def test_other_errors_tell_of_none_whatever_their_words(error):
@@ -60,7 +62,14 @@ def shown(lines):
 
 FATAL = "F1130 04:00:00.1 9 client.h:80] Terminating process because the JAX distributed service detected"
 ERROR = "E1130 04:00:00.1 9 coordination_service_agent.cc:332] Polled an error"
-ABORT = [ERROR, FATAL, "*** Check failure stack trace: ***", "    @ 0x7f f()", "Fatal Python error: Aborted", ""]
+ABORT = [
+    ERROR,
+    FATAL,
+    "*** Check failure stack trace: ***",
+    "    @ 0x7f f()",
+    "Fatal Python error: Aborted",
+    "",
+]
 SEGFAULT = ["Fatal Python error: Segmentation fault", "", "Thread 0x1:"]
 QUIET, LOST = "\0quiet", "\0lost"
 TEXT = peers._TEXT.rstrip("\n")
