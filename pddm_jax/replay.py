@@ -115,10 +115,10 @@ def _arrays(members: zipfile.ZipFile, size: int) -> Iterator[tuple[str, np.ndarr
 
 def _about(text: np.ndarray) -> dict[str, Any]:
     """What a record says of its run, with every field that is read of it."""
-    about = json.loads(text.tobytes())
-    if not isinstance(about, dict) or not isinstance(about.get("config"), dict):
+    told = json.loads(text.tobytes())
+    if not isinstance(told, dict) or not isinstance(told.get("config"), dict):
         raise ValueError("its config is missing")
-    about = {"not_finite": {}, "classes": 0, "versions": {}} | about
+    about: dict[str, Any] = {"not_finite": {}, "classes": 0, "versions": {}} | told
     for name, least in (("step", 1), ("classes", 0)):
         if type(about.get(name)) is not int or not least <= about[name] < 2**31:
             raise ValueError(f"its {name} is missing")

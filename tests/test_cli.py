@@ -100,13 +100,13 @@ def test_the_home_of_nobody_is_named():
 def test_files_of_flags(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"--x: there is no file {tmp_path}/x"):
         check_file("--x", tmp_path / "x")
-    with pytest.raises(IsADirectoryError, match="--x: .* is a folder, and must be a file"):
+    with pytest.raises(IsADirectoryError, match=r"--x: .* is a folder, and must be a file"):
         check_file("--x", tmp_path)
     os.mkfifo(tmp_path / "pipe")
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(tmp_path / "socket"))
         for path in (tmp_path / "pipe", tmp_path / "socket", Path(os.devnull)):
-            with pytest.raises(IsADirectoryError, match="--x: .* is no regular file, and must be a file"):
+            with pytest.raises(IsADirectoryError, match=r"--x: .* is no regular file, and must be a file"):
                 check_file("--x", path)
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(OSError, match="--x: Too many levels"):
