@@ -5,14 +5,13 @@ Everything here is known before data is read and before a file or folder is made
 
 import os
 from collections.abc import Callable, Collection, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from experiments.configs import base
 from pddm_jax import data
-from pddm_jax.cli import MAX_WORKERS, check_file, one_line
+from pddm_jax.cli import MAX_WORKERS, check_file, expanded, one_line
 from pddm_jax.data.on_disk import LISTED
 from pddm_jax.data.transforms import AUGMENT
 from pddm_jax.mining import SCOPES
@@ -228,7 +227,7 @@ def check_config(config: FrozenConfigDict) -> None:
         RULES[name].check(name, value)
     for name in FILES:
         if given.get(name) is not None:
-            check_file(name, Path(given[name]).expanduser())
+            check_file(name, expanded(name, given[name]))
     _check_data(config)
     _check_objective(config)
     _check_pretrained(config)
@@ -239,11 +238,13 @@ def _check_data(config: FrozenConfigDict) -> None:
     """What must hold between the fields of `data`."""
     of = config.data
     in_memory = of.name in data.IN_MEMORY
+    if of.root is not None:
+        expanded("data.root", of.root)
     for name in ("classes", "ground_truth"):
         if of[name] is not None and of.name not in LISTED:
             raise ValueError(f"data.{name} is for {', '.join(LISTED)}, not for data.name {of.name!r}")
     if of.unseen is not None and not of.unseen.isdecimal():
-        check_file("data.unseen", Path(of.unseen))
+        check_file("data.unseen", expanded("data.unseen", of.unseen))
     if of.augment == "shift" and not in_memory:
         raise ValueError(f'data.augment must be "crop" for {of.name}: its images have many sizes')
     if of.augment == "crop" and of.image_size is None:
@@ -273,7 +274,7 @@ def _check_objective(config: FrozenConfigDict) -> None:
 def _check_pretrained(config: FrozenConfigDict) -> None:
     spec = config.network.pretrained
     if spec is not None and not spec.startswith("pypi:"):
-        path = Path(spec).expanduser()
+        path = expanded("network.pretrained", spec)
         if not path.is_dir():
             check_file("network.pretrained", path)
 
@@ -281,7 +282,7 @@ def _check_pretrained(config: FrozenConfigDict) -> None:
 def _check_evaluation(config: FrozenConfigDict) -> None:
     """What must hold between the fields of an evaluation, where the config has them."""
     root = config.get("transfer", {}).get("root")
-    if root is not None and not Path(root).expanduser().exists():
+    if root is not None and not expanded("transfer.root", root).exists():
         raise FileNotFoundError(f"transfer.root: there is no {root}")
     of = config.get("zero_shot", {})
     if of.get("ids") is not None and of.get("descriptions") is None:

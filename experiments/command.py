@@ -86,7 +86,7 @@ class Experiment:
             print(replay.replay(path))
             return
         accepted(flags.FLAGS.config)
-        cli.check_folder("--workdir", workdir())
+        cli.check_folder("--workdir", workdir(), writes=False)
         cli.check_distributed_flags()
         _start_jax()
         with peers.watched():

@@ -9,10 +9,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from experiments.check_config import FILES, accepted, check_machine, fields
+from experiments.configs import base
 from pddm_jax.objectives import make_objective
 from pddm_jax.pddm import PDDM
 from pddm_jax.provenance import versions
-from pddm_jax.replay import examine, read_record, report, write_record
+from pddm_jax.replay import check_batch, examine, read_record, report, write_record
 from pddm_jax.trained import network_of
 from pddm_jax.training import (
     Diverged,
@@ -75,14 +77,16 @@ def replay(path: Path) -> str:
         ValueError: it is no record, or a damaged one.
     """
     about, _, batch = found = read_record(path)
-    config, mesh = FrozenConfigDict(ConfigDict(about["config"])), _mesh(len(batch.labels))
     try:
+        config = _config(about["config"])
+        check_batch(batch, config.data.classes_per_batch * config.data.images_per_class)
+        mesh = _mesh(len(batch.labels))
         network, loss, optimizer, unit = _parts(config)
         like = init_state(
             network, unit, optimizer, batch.images.shape[1:], config.seed, mesh, about["classes"]
         )
         state = found.state(like)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise ValueError(f"{path} does not fit this version, or is damaged: {error}") from error
     (batch,) = global_batches([batch], mesh)
     logs, findings = examine(network, loss, optimizer, mesh, state, batch)
@@ -100,6 +104,22 @@ def replay(path: Path) -> str:
         + (f"the run stood on {', '.join(differing)}\n" if differing else "")
         + report(findings)
     )
+
+
+def _config(fields_of_run: dict[str, Any]) -> FrozenConfigDict:
+    """The config of a record, checked: without its files, of which a step reads none."""
+    config = ConfigDict(fields_of_run)
+    for name, default in fields(base.get_config("tuned")):
+        group, _, field = name.partition(".")
+        if field and field not in config[group]:  # which earlier runs do not have
+            config[group][field] = default
+    for name in (*FILES, "data.unseen", "network.pretrained", "transfer.root"):
+        group, _, field = name.partition(".")
+        if field in config.get(group, {}):
+            config[group][field] = None
+    checked = accepted(config)
+    check_machine(checked, 1)
+    return checked
 
 
 def _parts(config: FrozenConfigDict) -> tuple[Any, Any, Any, PDDM]:

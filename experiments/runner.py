@@ -275,6 +275,9 @@ def train(
             return of_watched[step]
         batches = data.ordered_batches(of.images, recipe.transform, size, workers, *place)
         embeddings = forward(state, batches)[: len(of.labels)]
+        wrong = int((~np.isfinite(embeddings).all(1)).sum())
+        if wrong:
+            raise Diverged(step, {f"embeddings of {wrong} of {len(embeddings)} images": float("nan")})
         if of is watched:
             of_watched.clear()
             of_watched[step] = embeddings
@@ -398,9 +401,10 @@ def check(config: ConfigDict, workdir: Path, evaluation: Evaluation) -> FrozenCo
             f"--config: evaluation {evaluation.name!r} needs a config with the fields of "
             f"{evaluation.fields!r}; this one has {', '.join(checked)}"
         )
-    check_folder("--workdir", workdir)
+    check_folder("--workdir", workdir, writes=False)  # a run that is finished is only shown
     check_same_run(workdir, checked)
     if finished(workdir, checked, evaluation.name) is None:
+        check_folder("--workdir", workdir)
         check_machine(checked, jax.device_count(), jax.process_count())
         make_objective(checked.objective.name, **objective_fields(checked))
     return checked

@@ -1,5 +1,10 @@
 """Deep metric learning in JAX: PDDM, the losses it is measured against, and how to measure them."""
 
+from pddm_jax.early import begin
+
+begin("pddm_jax")  # before JAX is loaded
+
+# ruff: noqa: E402
 from pddm_jax.double_header import double_header_hinge
 from pddm_jax.losses import (
     contrastive_loss,

@@ -120,8 +120,8 @@ class Checkpoints:
         with self._told("saved"):
             self._manager.check_for_errors()
         if not self._stop:
-            came = self._signals.came()
-            self._stop = came or ("SIGTERM" if self._manager.reached_preemption(step) else "")
+            reached = self._signals.name or "SIGTERM" if self._manager.reached_preemption(step) else ""
+            self._stop = self._signals.came() or reached
         return bool(self._stop)
 
     def latest_step(self) -> int | None:

@@ -4,6 +4,7 @@ Exit codes: 0, done, or stopped by a signal with everything saved; 1, not the us
 diverged, no memory, no space, a bug); 2, the user's mistake (a flag, a config, a file); 130, Ctrl-C.
 """
 
+import dis
 import errno
 import logging as python_logging
 import os
@@ -11,12 +12,16 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from absl import app, flags, logging
 
 from pddm_jax.console import tell
+from pddm_jax.early import open_streams
+from pddm_jax.quiet import Quiet
+from pddm_jax.regular import open_regular
 from pddm_jax.signals import Interrupts
 
 flags.disclaim_key_flags()  # so that --help of a command shows the flags that are defined here
@@ -29,6 +34,12 @@ MACHINE = {
     if hasattr(errno, name)
 }
 """Error numbers of an OSError that the machine is to blame for, not the user."""
+
+PROJECT = "pddm_jax", "experiments", "__main__"
+"""Packages whose ValueErrors are of what the user has given, and the command itself."""
+
+HANDING_ON = "grain", "concurrent", "multiprocessing"
+"""Packages that raise again what a process of the project has raised, without its traceback."""
 
 MAX_WORKERS = 256
 """Processes that read images, at most: each takes more than 100 MB."""
@@ -73,12 +84,14 @@ def launch(command: Command) -> None:
     With --debug the traceback stands above that line, and likewise for exceptions of threads and for
     those that are logged.
     """
+    open_streams()
     debug, interrupts = wants_debug(sys.argv), Interrupts(command.interrupted).listen()
     try:
         _quiet(debug)
         flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
         command.define()
-        app.run(command.main, flags_parser=command.parsed)
+        with nullcontext() if debug else Quiet():
+            app.run(command.main, flags_parser=command.parsed)
     except KeyboardInterrupt:
         if debug:
             traceback.print_exc()
@@ -101,12 +114,34 @@ def verdict(error: Exception, lower: str) -> tuple[int, str]:
         return MISHAP, f"error: out of memory ({detail}): lower {lower}"
     if isinstance(error, OSError):
         return MISHAP if error.errno in MACHINE else MISTAKE, f"error: {text or told}"
-    if isinstance(error, ValueError | flags.Error | app.UsageError):
+    if isinstance(error, flags.Error | app.UsageError) or _is_mistake(error):
         return MISTAKE, f"error: {text or told}"
     if isinstance(error, FloatingPointError):
         return MISHAP, f"error: {text or told}"
     hint = "this is a bug, or an input that nobody thought of: run with --debug for the traceback"
     return MISHAP, f"error: {_clipped(told)} ({hint})"
+
+
+def _is_mistake(error: BaseException | None) -> bool:
+    """Whether it, or an error that caused it, is a ValueError that the project raises of what is given."""
+    while error is not None:
+        if isinstance(error, ValueError) and (error.__traceback__ is None or _is_raised_here(error)):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _is_raised_here(error: BaseException) -> bool:
+    """Whether a `raise` of the project made an error, not what the project calls: NumPy, JAX or Python."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return False
+    frame = trace.tb_frame
+    if str(frame.f_globals.get("__name__")).partition(".")[0] not in (*PROJECT, *HANDING_ON):
+        return False
+    return frame.f_code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -128,22 +163,37 @@ def given_path(name: str, text: str) -> Path:
     """The path of a flag, with `~` resolved; ValueError where it is empty."""
     if not text.strip():
         raise ValueError(f"{name} must not be empty: give the path of a file or folder")
-    return Path(text).expanduser()
+    return expanded(name, text)
+
+
+def expanded(name: str, text: str) -> Path:
+    """A path with `~` resolved; ValueError that names the flag or field where there is no such user."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{name}: no home folder is known for {text}: give the whole path") from error
 
 
 def check_file(name: str, path: Path) -> None:
     """Raise an OSError that names the flag or field unless there is a regular file that can be read."""
-    if not path.exists():
-        raise FileNotFoundError(f"{name}: there is no file {path}")
-    if not path.is_file():
+    try:
+        open_regular(path).close()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(f"{name}: there is no file {path}") from error
+    except PermissionError as error:
+        raise PermissionError(f"{name}: no permission to read {path}") from error
+    except ValueError as error:
         kind = "a folder" if path.is_dir() else "no regular file"
-        raise IsADirectoryError(f"{name}: {path} is {kind}, and must be a file")
-    if not os.access(path, os.R_OK):
-        raise PermissionError(f"{name}: no permission to read {path}")
+        raise IsADirectoryError(f"{name}: {path} is {kind}, and must be a file") from error
+    except OSError as error:
+        raise OSError(error.errno, f"{name}: {error.strerror}: {one_line(str(path))}") from error
 
 
-def check_folder(name: str, path: Path) -> None:
-    """Raise an OSError that names the flag unless `path` is a folder, or can become one, to write into."""
+def check_folder(name: str, path: Path, writes: bool = True) -> None:
+    """Raise an OSError that names the flag unless `path` is a folder, or can become one, to write into.
+
+    Without `writes` it may be one that can only be read.
+    """
     for there in (path.absolute(), *path.absolute().parents):
         try:
             there.lstat()
@@ -154,7 +204,7 @@ def check_folder(name: str, path: Path) -> None:
             raise OSError(error.errno, f"{name}: {error.strerror}: {one_line(str(path))}") from None
     if not there.is_dir():
         raise NotADirectoryError(f"{name}: {there} is not a folder: choose another {name}")
-    if not os.access(there, os.W_OK | os.X_OK):
+    if writes and not os.access(there, os.W_OK | os.X_OK):
         raise PermissionError(f"{name}: no permission to write in {there}: choose another {name}")
 
 

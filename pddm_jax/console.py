@@ -31,13 +31,18 @@ def errors_in_one_line() -> Iterator[None]:
 def tell(text: str) -> None:
     """Write one line to stderr in one piece: Ctrl-C between two writes, as `print` makes, would cut it.
 
-    A terminal that is gone (SIGHUP) is no reason to end: from then on nothing is shown.
+    A terminal that is gone (SIGHUP) is no reason to end: from then on nothing is shown. Nor is a stderr
+    that is closed.
     """
+    if sys.stderr is None:
+        return
     try:
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
     except OSError:
         mute()
+    except ValueError:  # a closed file
+        return
 
 
 def mute() -> None:

@@ -1,13 +1,17 @@
 """A lock on a folder that one command at a time may write to; a kill frees it."""
 
 import errno
-import fcntl
 import json
 import os
 import socket
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 import jax
 

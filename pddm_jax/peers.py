@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import jax
 
@@ -26,26 +26,33 @@ _TEXT = (
 _LOST, _QUIET = b"\x00lost\n", b"\x00quiet\n"
 _FILTER = f"""
 import sys
-said = False
+said = aborts = False
 for line in sys.stdin.buffer:
     fatal = line[:1] in b"EF" and b" coordination_service" in line
     fatal = fatal or line[:1] == b"F" and b"JAX distributed service" in line
+    if line.startswith(b"Fatal Python error: ") and b": Aborted" not in line:
+        aborts = False
     if line == {_QUIET!r}:
         said = True
-    elif (fatal or line.endswith({_LOST!r})) and not said:
-        said = True
-        sys.stdout.write({_TEXT!r})
-    elif not said and b"preemption_sync_manager" not in line and b"GRPC error" not in line and (
+    elif fatal or line.endswith({_LOST!r}):
+        if not said:
+            sys.stdout.write({_TEXT!r})
+        said = aborts = True
+    elif not aborts and b"preemption_sync_manager" not in line and b"GRPC error" not in line and (
         not line.startswith(b":UNKNOWN:Error received from peer")
     ):
         sys.stdout.buffer.write(line)
     sys.stdout.flush()
 """
+"""A program: after a line of the abort the rest of it is not passed on, such as its stack trace."""
+
 _SIGNS = re.compile(
-    r"gloo|nccl|coordination|connection (reset|closed|refused)|socket closed|unavailable|deadline_exceeded"
-    r"|heartbeat|barrier",
-    re.IGNORECASE,
+    r"^(UNAVAILABLE|DEADLINE_EXCEEDED): "
+    r"|\bGloo [\w -]+ failed: |\bgloo/transport/|\bNCCL (error|operation|communicator)"
+    r"|\bConnection (reset|closed|refused)( by peer|\b)|\bSocket closed\b"
+    r"|\b[Cc]oordination (service|agent)|\bBarrier (timed out|failed)|\bheartbeat timeout\b"
 )
+"""Of the messages of XLA, Gloo, NCCL and of JAX's coordination service when a process is gone."""
 
 
 def join(coordinator: str | None, count: int | None, place: int | None) -> None:
@@ -69,7 +76,7 @@ def join(coordinator: str | None, count: int | None, place: int | None) -> None:
             shutdown_timeout_seconds=SHUTDOWN,
         )
     except RuntimeError as error:
-        os.write(2, _QUIET)
+        _to_filter(_QUIET)
         line = " ".join(str(error).split())[:200]
         raise ValueError(
             f"--distributed: the other processes were not found at {coordinator}: {line}"
@@ -77,7 +84,9 @@ def join(coordinator: str | None, count: int | None, place: int | None) -> None:
 
 
 def _filter_stderr() -> None:
-    """Let the filter read what anything but Python writes to stderr."""
+    """Let the filter read what anything but Python writes to stderr, where there is a stderr."""
+    if sys.stderr is None:
+        return
     terminal = os.dup(2)
     read, write = os.pipe()
     command = [sys.executable, "-I", "-S", "-c", _FILTER]
@@ -101,17 +110,27 @@ def watched() -> Iterator[None]:
     except Exception as error:
         if jax.distributed.is_initialized():
             if is_loss(error):
-                os.write(2, _LOST)
+                _to_filter(_LOST)
                 os._exit(1)  # not to wait for the other, which JAX would do
-            os.write(2, _QUIET)
+            _to_filter(_QUIET)
         raise
 
 
 def is_loss(error: BaseException) -> bool:
-    """Whether an error, or one that caused it, tells that another process is gone."""
+    """Whether an error, or one that caused it, tells that another process is gone.
+
+    Only JAX's own errors tell it: words of other errors may be of a path or the name of a class.
+    """
     told: BaseException | None = error
     while told is not None:
-        if not isinstance(told, OSError) and _SIGNS.search(str(told)):
+        # What a callback of Python raised stands in JAX's error too, after this line.
+        words = str(told).split("Traceback (most recent call last)")[0]
+        if isinstance(told, jax.errors.JaxRuntimeError) and _SIGNS.search(words):
             return True
         told = told.__cause__
     return False
+
+
+def _to_filter(word: bytes) -> None:
+    with suppress(OSError):  # it has ended, or stderr is closed
+        os.write(2, word)

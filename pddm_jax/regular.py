@@ -16,6 +16,13 @@ BLOCK = 2**20
 LONGEST_LINE = 2**16
 """Characters of a line of a text file."""
 
+_TODO = ": remove it or move it away"
+
+_READ = os.O_RDONLY | sum(
+    getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY")
+)
+"""How files are opened: without waiting for who writes to a pipe. Not every system has each of these."""
+
 KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
@@ -33,20 +40,28 @@ def check_regular(path: str | Path, largest: int | None = LARGEST) -> os.stat_re
         ValueError: it is no regular file, or larger than `largest` bytes.
     """
     found = os.stat(path)  # noqa: PTH116 (of images one by one: a Path would take as long as the call)
-    if not stat.S_ISREG(found.st_mode):
-        kind = KINDS.get(stat.S_IFMT(found.st_mode), "no file")
-        raise ValueError(f"{visible(str(path))} is {kind}, not a regular file: remove it or move it away")
-    if largest is not None and found.st_size > largest:
-        raise ValueError(
-            f"{visible(str(path))} has {found.st_size:,} bytes, more than the {largest:,} that are read"
-        )
+    _check(path, found, largest)
     return found
+
+
+def open_regular(path: str | Path) -> BufferedReader:
+    """A file opened to read bytes.
+
+    A pipe would be waited for and a device read without end, so neither is opened.
+
+    Raises:
+        OSError: there is no such file, or it may not be read.
+        ValueError: it is a folder, a pipe, a device or the like; the text names it.
+    """
+    number, _ = _open(path, None, "")
+    return os.fdopen(number, "rb")
 
 
 def read_bytes(path: str | Path, largest: int = LARGEST) -> bytes:
     """The bytes of a regular file; the errors are those of `check_regular`."""
-    size = check_regular(path, largest).st_size
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+    number, found = _open(path, largest)
+    with os.fdopen(number, "rb", buffering=0) as file:
+        size = found.st_size
         data = file.read(size + 1)
         if len(data) > size:  # it grew, or is of a file system without sizes
             data += _rest(file, largest + 1 - len(data))
@@ -62,6 +77,32 @@ def _rest(file: RawIOBase, most: int) -> bytes:
         blocks.append(block)
         most -= len(block)
     return b"".join(blocks)
+
+
+def _open(path: str | Path, largest: int | None, todo: str = _TODO) -> tuple[int, os.stat_result]:
+    """A descriptor to read, checked once it is open: what the path names may change before that."""
+    try:
+        number = os.open(path, _READ)
+    except OSError:
+        _check(path, os.stat(path), largest, todo)  # noqa: PTH116 (a socket, which cannot be opened, or a folder of Windows)
+        raise
+    try:
+        found = os.fstat(number)
+        _check(path, found, largest, todo)
+    except BaseException:
+        os.close(number)
+        raise
+    return number, found
+
+
+def _check(path: str | Path, found: os.stat_result, largest: int | None, todo: str = _TODO) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = KINDS.get(stat.S_IFMT(found.st_mode), "no file")
+        raise ValueError(f"{visible(str(path))} is {kind}, not a regular file{todo}")
+    if largest is not None and found.st_size > largest:
+        raise ValueError(
+            f"{visible(str(path))} has {found.st_size:,} bytes, more than the {largest:,} that are read"
+        )
 
 
 def read_text(path: str | Path, largest: int = LARGEST) -> str:
@@ -102,21 +143,3 @@ def read_lines(path: str | Path) -> list[tuple[int, str]]:
         if line.strip():
             lines.append((number, line.strip()))
     return lines
-
-
-def open_regular(path: Path) -> BufferedReader:
-    """A file opened to read bytes.
-
-    A pipe would be waited for and a device read without end, so neither is opened.
-
-    Raises:
-        OSError: there is no such file, or it may not be read.
-        ValueError: it is a folder, a pipe, a device or the like; the text names it.
-    """
-    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    mode = os.fstat(number).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(number)
-        kind = KINDS.get(stat.S_IFMT(mode), "no file")
-        raise ValueError(f"{visible(str(path))} is {kind}, not a regular file")
-    return os.fdopen(number, "rb")

@@ -1,6 +1,9 @@
 """Records of steps that diverged: a state and its batch in one .npz file, and what is not finite in it."""
 
+import errno
 import json
+import math
+import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +18,7 @@ from jaxtyping import PyTree
 from pddm_jax.files import replacing
 from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.objectives import Logs, Loss
+from pddm_jax.regular import open_regular
 from pddm_jax.training import TrainState, loss_of_batch
 from pddm_jax.types import Batch
 
@@ -70,16 +74,68 @@ def read_record(path: Path) -> Record:
         OSError: there is no such file.
         ValueError: it is no record, or a damaged one.
     """
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        about = json.loads(arrays.pop("about").tobytes())
-        batch = Batch(arrays.pop("images"), arrays.pop("labels"))
-        if not isinstance(about["config"], dict) or not isinstance(about["step"], int):
-            raise ValueError("its config or step is missing")
-    except (KeyError, ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no record of a diverged step, or a damaged one ({error})") from error
+    with open_regular(path) as opened:
+        try:
+            with zipfile.ZipFile(opened) as members:
+                arrays = dict(_arrays(members, os.fstat(opened.fileno()).st_size))
+            about = _about(arrays.pop("about"))
+            batch = Batch(arrays.pop("images"), arrays.pop("labels"))
+            if 4 * about["classes"] > sum(leaf.nbytes for leaf in arrays.values()):
+                raise ValueError("it has not so many classes")
+        except Exception as error:  # zipfile and NumPy raise many kinds for what is damaged
+            of_machine = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+            if of_machine or isinstance(error, MemoryError):
+                raise
+            words = str(error) or type(error).__name__
+            raise ValueError(
+                f"{path} is no record of a diverged step, or a damaged one ({words})"
+            ) from error
     return Record(about, arrays, batch)
+
+
+def _arrays(members: zipfile.ZipFile, size: int) -> Iterator[tuple[str, np.ndarray]]:
+    """The arrays of an .npz file of so many bytes, each of which it holds as they are, once."""
+    found = members.infolist()
+    names = [member.filename for member in found]
+    if len({*names}) < len(names) or sum(member.file_size for member in found) > size:
+        raise ValueError("its members overlap")
+    for member in found:
+        if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+            raise ValueError(f"{member.filename} is compressed")
+        with members.open(member) as file:
+            version = np.lib.format.read_magic(file)
+            if version != (1, 0):
+                raise ValueError(f"{member.filename} is of another format")
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            if dtype.hasobject or file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
+                raise ValueError(f"{member.filename} is not of the size that it tells")
+        with members.open(member) as file:  # to the end, where its checksum is compared
+            yield member.filename.removesuffix(".npy"), np.lib.format.read_array(file)
+
+
+def _about(text: np.ndarray) -> dict[str, Any]:
+    """What a record says of its run, with every field that is read of it."""
+    told = json.loads(text.tobytes())
+    if not isinstance(told, dict) or not isinstance(told.get("config"), dict):
+        raise ValueError("its config is missing")
+    about: dict[str, Any] = {"not_finite": {}, "classes": 0, "versions": {}} | told
+    for name, least in (("step", 1), ("classes", 0)):
+        if type(about.get(name)) is not int or not least <= about[name] < 2**31:
+            raise ValueError(f"its {name} is missing")
+    for name in ("not_finite", "versions"):
+        if not isinstance(about[name], dict) or not all(isinstance(x, str) for x in about[name].values()):
+            raise ValueError(f"its {name} is of another type")
+    return about
+
+
+def check_batch(batch: Batch, images: int) -> None:
+    """Raise a ValueError unless it is a batch of so many images."""
+    if batch.images.dtype != np.uint8 or batch.images.ndim != 4 or not batch.images.size:
+        raise ValueError("its images are none")
+    if batch.labels.dtype.kind != "i" or batch.labels.shape != batch.images.shape[:1]:
+        raise ValueError("its labels are not those of its images")
+    if len(batch.labels) != images:
+        raise ValueError(f"its batch has {len(batch.labels)} images, and its config asks for {images}")
 
 
 class Finding(NamedTuple):

@@ -5,10 +5,11 @@ report it. During training they are noted, the step is finished and saved, and t
 once all is saved. A first Ctrl-C raises KeyboardInterrupt, a second ends the process at once.
 """
 
+import errno
 import os
 import signal
 import sys
-import termios
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Self
@@ -17,7 +18,10 @@ import jax
 
 from pddm_jax.console import mute, tell
 
-ENDING = (signal.SIGTERM, signal.SIGHUP)
+SIGHUP = tuple(number for number in [getattr(signal, "SIGHUP", None)] if number is not None)
+"""None where the system has no such signal."""
+
+ENDING = (signal.SIGTERM, *SIGHUP)
 
 Handler = Callable[[int, FrameType | None], Any] | int | None
 
@@ -39,25 +43,38 @@ class Ended(SystemExit):
 
 
 class Listener:
-    """What to do at SIGTERM and SIGHUP, until `back`; one that is ignored, as by nohup, stays ignored."""
+    """What to do at SIGTERM and SIGHUP, until `back`; one that is ignored, as by nohup, stays ignored.
 
-    def __init__(self, handler: Callable[[int, FrameType | None], Any], numbers: tuple[int, ...]) -> None:
-        self._came = ""
+    Outside of the main thread, where Python has no handlers, nothing is listened for.
+
+    Args:
+        handler: of the signals.
+        numbers: of the signals.
+        alone: whether this process may act on them alone; else all do, at the step that they agree on.
+
+    Attributes:
+        name: of the signal that came; empty where none did.
+    """
+
+    def __init__(
+        self, handler: Callable[[int, FrameType | None], Any], numbers: tuple[int, ...], alone: bool = True
+    ) -> None:
+        self.name = ""
         self._former: dict[int, Any] = {}
-        self._act = handler
+        self._act, self._alone = handler, alone
         for number in numbers:
-            if signal.getsignal(number) is not signal.SIG_IGN:
+            if _can_handle(number):
                 self._former[number] = signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._came = signal.Signals(number).name
-        if number == signal.SIGHUP and _terminal_is_gone():
+        self.name = signal.Signals(number).name
+        if number in SIGHUP and _terminal_is_gone():
             mute()
         self._act(number, frame)
 
     def came(self) -> str:
-        """The name of the signal that came; empty where none did."""
-        return self._came
+        """The name of the signal on which this process may act alone; empty where none came."""
+        return self.name if self._alone else ""
 
     def back(self) -> None:
         """Hand the signals back to who listened before."""
@@ -74,7 +91,7 @@ class Listener:
 def noted() -> Listener:
     """Only note the signals. Where processes are joined, SIGTERM is JAX's, and SIGHUP is turned into it."""
     if jax.distributed.is_initialized():
-        return Listener(lambda number, frame: os.kill(os.getpid(), signal.SIGTERM), (signal.SIGHUP,))
+        return Listener(lambda number, frame: os.kill(os.getpid(), signal.SIGTERM), SIGHUP, alone=False)
     return Listener(lambda number, frame: None, ENDING)
 
 
@@ -106,7 +123,7 @@ class Interrupts:
 
     def listen(self) -> Self:
         """Handle SIGINT from now on, unless it is ignored."""
-        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        if _can_handle(signal.SIGINT):
             signal.signal(signal.SIGINT, self)
         return self
 
@@ -115,14 +132,25 @@ class Interrupts:
         if not self._told:
             self._told = True
             tell(self._text)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
+
+
+def _can_handle(number: int) -> bool:
+    """Whether a signal can be handled here, and given back: Python cannot give back a handler of C."""
+    here = threading.current_thread() is threading.main_thread()
+    return here and signal.getsignal(number) not in (signal.SIG_IGN, None)
 
 
 def _terminal_is_gone() -> bool:
+    try:
+        import termios  # which Windows does not have
+    except ImportError:
+        return False
     for number in (1, 2):
         try:
             termios.tcgetattr(number)
         except termios.error as error:
-            if error.args and error.args[0] == 5:  # EIO; of a file or a pipe another one
+            if error.args and error.args[0] == errno.EIO:  # of a file or a pipe another one
                 return True
     return False

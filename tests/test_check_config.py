@@ -325,3 +325,16 @@ def test_all_fields_of_base_are_flags_of_a_kind(tmp_path):
         group, _, field = name.partition(".")
         if value is None:
             assert config[group].get_type(field) in (str, int, float), name
+
+
+def test_paths_may_begin_with_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = folder.get_config()
+    config.data.unseen = "~/list.txt"
+    with pytest.raises(FileNotFoundError, match=r"data\.unseen: there is no file .*list\.txt"):
+        accepted(config)
+    (tmp_path / "list.txt").write_text("a\n")
+    assert accepted(config).data.unseen == "~/list.txt"
+    for name in ("data.root", "data.classes", "data.unseen", "network.pretrained", "transfer.root"):
+        with pytest.raises(ValueError, match=f"{name}: no home folder is known for ~nobody-of-this-name"):
+            accepted(with_field(name, "~nobody-of-this-name/x"))

@@ -2,7 +2,12 @@
 
 import errno
 import json
+import os
+import socket
+from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from absl import app, flags
 
@@ -41,6 +46,71 @@ def test_the_verdict(error, code, line):
     assert found[1].startswith(line)
     assert "\n" not in found[1]
     assert len(found[1]) < 600
+
+
+def raised(code, module, folder):
+    """The ValueError of a line of a module."""
+    try:
+        exec(compile(code, "<x>", "exec"), {"__name__": module, "np": np, "jnp": jnp, "folder": folder})
+    except ValueError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("code", "module", "code_of"),
+    [
+        ('raise ValueError("data.root must be given")', "pddm_jax.data", 2),
+        ('raise ValueError("data.root must be given")', "experiments.runner", 2),
+        ('raise ValueError("mine")', "__main__", 2),
+        ('raise ValueError("of a worker")', "grain._src.python.dataset", 2),
+        ('raise ValueError("of a library")', "scipy.stats", 1),
+        ("np.zeros(2) + np.zeros(3)", "pddm_jax.metrics", 1),
+        ("np.zeros((2, 3)) @ np.zeros((2, 3))", "pddm_jax.metrics", 1),
+        ("np.concatenate([])", "experiments.runner", 1),
+        ("np.stack([np.zeros(2), np.zeros(3)])", "experiments.runner", 1),
+        ("jnp.reshape(np.zeros(5), (2, 3))", "pddm_jax.metrics", 1),
+        ("a, b = 1, 2, 3", "pddm_jax.metrics", 1),
+        ("int('x')", "pddm_jax.metrics", 1),
+        ("[].index(3)", "pddm_jax.metrics", 1),
+        (
+            "try:\n  np.load(folder)\nexcept OSError as e:\n  raise ValueError('--x is a folder') from e",
+            "pddm_jax.data",
+            2,
+        ),
+        ("try:\n  int('x')\nexcept ValueError as e:\n  raise ValueError('--x') from e", "pddm_jax.cli", 2),
+    ],
+)
+def test_only_what_the_project_refuses_is_the_users_mistake(code, module, code_of, tmp_path):
+    error = raised(code, module, tmp_path)
+    assert verdict(error, "--batch")[0] == code_of
+    assert ("(this is a bug" in verdict(error, "--batch")[1]) == (code_of == 1)
+
+
+def test_what_a_library_raises_from_a_mistake_is_one():
+    of_library = raised('raise ValueError("wrapped")', "scipy.stats", None)
+    of_library.__cause__ = raised('raise ValueError("data.root")', "pddm_jax.data", None)
+    assert verdict(of_library, "--batch")[0] == 2
+
+
+def test_the_home_of_nobody_is_named():
+    with pytest.raises(ValueError, match=r"--out: no home folder is known for ~nobody-of-this-name/x"):
+        given_path("--out", "~nobody-of-this-name/x")
+
+
+def test_files_of_flags(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"--x: there is no file {tmp_path}/x"):
+        check_file("--x", tmp_path / "x")
+    with pytest.raises(IsADirectoryError, match=r"--x: .* is a folder, and must be a file"):
+        check_file("--x", tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(tmp_path / "socket"))
+        for path in (tmp_path / "pipe", tmp_path / "socket", Path(os.devnull)):
+            with pytest.raises(IsADirectoryError, match=r"--x: .* is no regular file, and must be a file"):
+                check_file("--x", path)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(OSError, match="--x: Too many levels"):
+        check_file("--x", tmp_path / "loop")
 
 
 def test_one_line_keeps_what_can_be_printed():

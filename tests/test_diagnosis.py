@@ -1,6 +1,8 @@
 """Training that goes wrong: collapse, batches without quadruplets, a diverged step that is run again."""
 
+import io
 import json
+import zipfile
 from typing import NamedTuple
 
 import jax
@@ -296,3 +298,114 @@ def test_what_is_no_record_is_named(problem, tmp_path):
     np.savez(path, about=np.frombuffer(b'{"config": {}, "step": 1}', np.uint8), images=[1], labels=[1])
     with pytest.raises(ValueError, match="does not fit this version, or is damaged"):
         replay(path)
+
+
+def rewritten(path, compression=zipfile.ZIP_STORED, **members):
+    """Write a record again with other members: bytes as they are, None for none."""
+    with zipfile.ZipFile(path) as file:
+        content = {name: file.read(name) for name in file.namelist()}
+    content |= {f"{name}.npy": data for name, data in members.items()}
+    with zipfile.ZipFile(path, "w", compression) as file:
+        for name, data in content.items():
+            if data is not None:
+                file.writestr(name, data)
+
+
+def as_npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def told_of(path, **fields):
+    with zipfile.ZipFile(path) as file:
+        about = json.loads(np.load(io.BytesIO(file.read("about.npy"))).tobytes())
+    return as_npy(np.frombuffer(json.dumps(about | fields).encode(), np.uint8))
+
+
+def test_members_of_a_record_are_bounded_by_its_file(problem, tmp_path):
+    path = written(problem, tmp_path, state_of(problem))
+    content = path.read_bytes()
+    header = b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '<f4', 'fortran_order': False, 'shape': (%d,), }"
+    for damage in (
+        {"compression": zipfile.ZIP_DEFLATED},
+        {"compression": zipfile.ZIP_BZIP2},
+        {"images": (header % 2**40).ljust(127) + b"\n"},
+        {"images": (header % 2).ljust(127) + b"\n" + b"x" * 9},
+        {"images": b""},
+        {"images": b"\x93NUMPY\x02\x00"},
+        {"images": None},
+        {"about": as_npy(np.frombuffer(b"[" * 99_999, np.uint8))},
+        {"about": as_npy(np.frombuffer(b"[1]", np.uint8))},
+    ):
+        path.write_bytes(content)
+        rewritten(path, **damage)
+        with pytest.raises(ValueError, match=r"diverged-step-5\.npz is no record of a diverged step"):
+            read_record(path)
+    # The method of compression, where the list of members and the member itself tell it.
+    for method in (8, 12, 14, 99):
+        changed = bytearray(content)
+        for signature, place in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+            at = content.find(signature) + place
+            changed[at : at + 2] = method.to_bytes(2, "little")
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match="no record"):
+            read_record(path)
+    with pytest.raises(ValueError, match="is a folder, not a regular file"):
+        read_record(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"step": "5"},
+        {"step": True},
+        {"step": -1},
+        {"classes": 10**9},
+        {"classes": None},
+        {"not_finite": ["loss"]},
+        {"not_finite": {"loss": 1}},
+        {"versions": None},
+        {"versions": {"jax": 1}},
+        {"config": None},
+    ],
+)
+def test_what_a_record_tells_is_checked(fields, problem, tmp_path):
+    path = written(problem, tmp_path, state_of(problem))
+    rewritten(path, about=told_of(path, **fields))
+    with pytest.raises(ValueError, match="no record of a diverged step"):
+        read_record(path)
+
+
+def test_the_config_of_a_record_is_checked_as_one_that_is_given(problem, tmp_path):
+    path = written(problem, tmp_path, state_of(problem))
+    content, given = path.read_bytes(), json.loads(problem[0].to_json())
+    for group, field, value in (
+        ("data", "classes_per_batch", 10**12),
+        ("data", "classes_per_batch", 4),
+        ("network", "embedding_dim", "6"),
+        ("network", "unit_dim", 65_536),
+        ("network", "name", "none"),
+        ("objective", "name", None),
+        ("optimizer", "learning_rate", float("nan")),
+        ("more", "field", 1),
+    ):
+        path.write_bytes(content)
+        config = given | {group: given.get(group, {}) | {field: value}}
+        rewritten(path, about=told_of(path, config=config))
+        with pytest.raises(ValueError, match="does not fit this version, or is damaged"):
+            replay(path)
+    path.write_bytes(content)
+    rewritten(path, about=told_of(path, config=dict.fromkeys(given, 3)))
+    with pytest.raises(ValueError, match="does not fit this version, or is damaged"):
+        replay(path)
+
+
+def test_a_replay_needs_no_file_of_the_run_and_no_newer_field(problem, tmp_path):
+    path = written(problem, tmp_path, state_of(problem))
+    config = json.loads(problem[0].to_json())
+    config["network"]["pretrained"] = "/nowhere/weights.pth"
+    config["data"] |= {"root": "/nowhere", "unseen": None}
+    del config["data"]["max_pixels"]
+    rewritten(path, about=told_of(path, config=config))
+    assert replay(path).splitlines()[0].startswith("step 5 of contrastive on glyphs")

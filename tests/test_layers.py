@@ -8,7 +8,7 @@ from conftest import ROOT
 
 # Lowest first. A module may import from the layers before its own, not from its own.
 LAYERS = (
-    ("pddm_jax.types",),
+    ("pddm_jax.early", "pddm_jax.types"),
     ("pddm_jax.console",),
     (
         *("pddm_jax.agreement", "pddm_jax.checks", "pddm_jax.cores"),

@@ -12,6 +12,7 @@ from conftest import LIMIT, free_address
 from ml_collections import ConfigDict, FrozenConfigDict
 from PIL import Image
 
+from experiments import retrieval, runner
 from experiments.resuming import began, check_same_run
 from pddm_jax.files import write_json
 from pddm_jax.trained import read_config, read_results
@@ -210,6 +211,34 @@ def test_damaged_results_are_named_with_what_to_do(content, tmp_path):
     with pytest.raises(ValueError, match=r"results\.json is damaged: .*; delete it and give") as caught:
         read_results(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def config_of(workdir):
+    config = ConfigDict(read_config(workdir))
+    for name in ("classes", "devices", "image_shape", "train_sha256"):
+        del config[name]
+    return config
+
+
+def test_embeddings_that_are_not_finite_end_training_as_a_step_does(finished, monkeypatch, tmp_path):
+    config = config_of(finished)
+    config.train.update(steps=2, eval_every=2)
+    monkeypatch.setattr(runner, "make_embed", lambda *_: lambda state, batches: np.full((24, 8), np.nan))
+    told = r"training diverged at step 2: \{'embeddings of 12 of 12 images': nan\}; --replay=.*step-2\.npz"
+    with pytest.raises(FloatingPointError, match=told):
+        runner.run(config, tmp_path, "folder", retrieval.EVALUATION)
+    assert not any("recall_at_1" in row for row in read_rows(tmp_path / "metrics.jsonl"))
+    assert not names(tmp_path / "checkpoints")
+
+
+def test_a_finished_run_is_shown_where_nothing_can_be_written(finished, monkeypatch):
+    config = config_of(finished)
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    shown = runner.run(config, finished, "folder", retrieval.EVALUATION)
+    assert shown == results(finished)
+    config.train.steps += 1
+    with pytest.raises(PermissionError, match="--workdir: no permission to write"):
+        runner.run(config, finished, "folder", retrieval.EVALUATION)
 
 
 # ------------------------------------------------------------------------------------------------ locks

@@ -1,0 +1,148 @@
+"""Who listens for signals, and what is quiet for how long."""
+
+import logging
+import signal
+import sys
+import threading
+import warnings
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from pddm_jax import signals
+from pddm_jax.checkpoint import Checkpoints, Preempted
+from pddm_jax.quiet import Quiet
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """As where processes are joined: SIGTERM is JAX's, and is noted."""
+    seen = []
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    former = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    yield seen
+    signal.signal(signal.SIGTERM, former)
+
+
+def test_joined_processes_leave_at_the_step_that_all_have_reached(tmp_path, monkeypatch, joined):
+    stopped = False
+
+    def run():
+        nonlocal stopped
+        with Checkpoints(tmp_path, 1) as checkpoints:
+            reached = set()
+            monkeypatch.setattr(checkpoints._manager, "reached_preemption", reached.__contains__)
+            signal.raise_signal(signal.SIGHUP)
+            assert joined == [signal.SIGTERM]
+            assert not checkpoints.preempted(1)
+            reached.add(2)
+            stopped = checkpoints.preempted(2)
+
+    with pytest.raises(Preempted) as caught:
+        run()
+    assert stopped
+    assert caught.value.name == "SIGHUP"
+
+
+def test_joined_processes_end_alike_where_a_signal_came_after_the_last_step(tmp_path, joined):
+    with Checkpoints(tmp_path, 1):
+        signal.raise_signal(signal.SIGHUP)
+    assert joined == [signal.SIGTERM]
+
+
+def in_a_thread(function):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(function()))
+    thread.start()
+    thread.join()
+    return found
+
+
+def test_outside_of_the_main_thread_nothing_is_listened_for(tmp_path):
+    before = [signal.getsignal(number) for number in (*signals.ENDING, signal.SIGINT)]
+
+    def train():
+        with Checkpoints(tmp_path, 1) as checkpoints, signals.at_once("x", 143):
+            signals.Interrupts("x").listen()
+            return checkpoints.preempted(1)
+
+    assert in_a_thread(train) == [False]
+    assert [signal.getsignal(number) for number in (*signals.ENDING, signal.SIGINT)] == before
+
+
+def test_a_handler_of_c_stays(monkeypatch):
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: pytest.fail("it cannot be given back"))
+    signals.noted().back()
+    signals.Interrupts("x").listen()
+
+
+def changed():
+    loggers = [[*logging.getLogger(name).filters] for name in ("absl", "asyncio")]
+    return loggers, [*warnings.filters], sys.unraisablehook
+
+
+def record(path, text):
+    return logging.LogRecord("absl", logging.ERROR, path, 1, text, None, None)
+
+
+def shows(name, path="x.py", text="x"):
+    return bool(logging.getLogger(name).filter(record(path, text)))
+
+
+def test_an_inner_context_does_not_end_the_outer_one(monkeypatch):
+    monkeypatch.setattr(logging.getLogger("absl"), "level", logging.WARNING)
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    before = changed()
+    late = SimpleNamespace(exc_value=RuntimeError("Event loop is closed"), object=None)
+    with Quiet():
+        with pytest.raises(ValueError, match="mine"), Quiet():
+            raise ValueError("mine")
+        assert not shows("absl", "orbax/x.py")
+        assert not shows("asyncio", text="Task exception was never retrieved")
+        sys.unraisablehook(late)
+        assert not seen
+    assert changed() == before
+    assert shows("absl", "orbax/x.py")
+    assert shows("asyncio", text="Task exception was never retrieved")
+
+
+def test_contexts_that_overlap_end_with_the_last_one():
+    with warnings.catch_warnings():
+        before = changed()
+        first, second = Quiet().__enter__(), Quiet().__enter__()
+        first.__exit__(None, None, None)
+        assert changed() != before
+        warnings.filterwarnings("ignore", "of another, meanwhile")
+        second.__exit__(None, None, None)
+        del warnings.filters[0]
+        assert changed() == before
+
+
+def test_a_hook_that_came_later_stays(monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", print)
+    with Quiet():
+        sys.unraisablehook = repr
+    assert sys.unraisablehook is repr
+
+
+def test_modules_import_where_there_are_no_signals_and_locks_of_unix(python):
+    code = """
+import os, signal, sys
+import jax
+for name in ("termios", "fcntl"):
+    sys.modules[name] = None
+del signal.SIGHUP
+for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "register_at_fork"):
+    delattr(os, name)
+from pathlib import Path
+from pddm_jax import lock, regular, signals
+assert [number.name for number in signals.ENDING] == ["SIGTERM"]
+assert not signals._terminal_is_gone()
+signals.noted().back()
+regular.open_regular(Path(sys.argv[1])).close()
+"""
+    status, _, err = python("-c", code, __file__)
+    assert status == 0, err
