@@ -172,7 +172,7 @@ def read_sealed(path: Path, todo: str) -> dict[str, Any]:
         if theirs != seal_of(value):
             raise ValueError(f"{path} is damaged: it does not have the digest in its {SEAL!r}; {todo}")
         return value
-    *_, last = [*value, ""]  # the name of the field may be what is damaged
+    *_, last = ["", *value]  # the name of the field may be what is damaged
     whole = {name: x for name, x in value.items() if name != last}
     return whole if last and value[last] == seal_of(whole) else value
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +28,7 @@ GROUPS = ("data", "network", "objective", "optimizer", "train")
 _INTEGER, _NUMBER, _TEXT = (int,), (int, float), (str,)
 _FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
     "": {"seed": _INTEGER, "image_shape": (list,)},
-    "data": {"name": _TEXT, "image_size": _INTEGER, "augment": _TEXT, "validation": _NUMBER},
+    "data": {"name": _TEXT, "image_size": (int, NoneType), "augment": _TEXT, "validation": _NUMBER},
     "network": {"name": _TEXT, "embedding_dim": _INTEGER, "unit_dim": _INTEGER},
     "objective": {"name": _TEXT},
     "optimizer": {"schedule": _TEXT, "learning_rate": _NUMBER},
@@ -70,7 +71,7 @@ def _odd(config: Config) -> list[str]:
     for group, fields in _FIELDS.items():
         of = config[group] if group else config
         for name, kinds in fields.items():
-            if not isinstance(of.get(name), kinds) or isinstance(of[name], bool):
+            if not isinstance(of.get(name, ...), kinds) or isinstance(of[name], bool):
                 odd.append(f"{group}.{name}".lstrip("."))
     odd += [f"network.{name}" for name in NETWORK if name not in config["network"]]
     if "image_shape" not in odd and not all(type(size) is int for size in config["image_shape"]):
