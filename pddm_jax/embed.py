@@ -16,7 +16,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -97,13 +97,15 @@ def read(folder: Path) -> Stored:
 def _rows(path: Path, about: dict[str, Any], todo: str) -> int:
     """The number of rows that about.json says."""
     rows, columns = about.get("rows"), about.get("columns")
-    counts = [*rows.values(), columns] if isinstance(rows, dict) else [None]
+    if not isinstance(rows, dict):
+        rows = {"": None}
+    counts = [*rows.values(), columns]
     if not all(type(count) is int and count >= 0 for count in counts):
         raise ValueError(f"{path} is damaged: rows or columns missing or of a wrong type; {todo}")
-    return sum(counts[:-1])
+    return sum(int(count) for count in rows.values())
 
 
-def _array(path: Path, shape: tuple[int, ...], todo: str, mode: str = "r") -> np.memmap:
+def _array(path: Path, shape: tuple[int, ...], todo: str, mode: Literal["r", "r+"] = "r") -> np.memmap:
     """The array in a .npy file as a memory map."""
     try:
         array = np.load(path, mmap_mode=mode)

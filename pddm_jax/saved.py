@@ -175,8 +175,9 @@ def read_state(folder: Path, step: int, like: TrainState) -> TrainState:
 def _check_machine(where: Path, error: Exception) -> None:
     """Raise another error where the machine is to blame: that one may be over, and the files are whole."""
     numbers = [number for words, number in _MACHINE.items() if words in str(error)]
-    if isinstance(error, OSError) and error.errno in {*MACHINE, errno.EACCES, errno.EPERM}:
-        numbers.insert(0, error.errno)
+    number = error.errno if isinstance(error, OSError) else None
+    if number is not None and number in {*MACHINE, errno.EACCES, errno.EPERM}:
+        numbers.insert(0, number)
     if is_out_of_memory(error) or numbers[:1] == [errno.ENOMEM]:
         raise MemoryError(f"{where} cannot be read: {_first_line(error)}") from error
     if numbers:
