@@ -1,17 +1,17 @@
 """What a workdir holds of a run, and whether a config may go on with it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import FrozenConfigDict
 
 from experiments.results import Results
-from pddm_jax.files import write_json
+from pddm_jax.files import write_sealed
 from pddm_jax.saved import Damaged, read_record, steps_in
 from pddm_jax.trained import read_config, read_results
-from pddm_jax.writer import Row
+from pddm_jax.writer import Known, Row
 
 MAY_DIFFER = ("classes", "data.max_pixels", "data.workers", "devices", "image_shape", "train_sha256")
 """Fields that a run may go on with other values of: they change nothing of what it leaves, or are told."""
@@ -27,7 +27,13 @@ def began(workdir: Path) -> dict[str, Any] | None:
     """
     folder, problem = workdir / "checkpoints", ""
     try:
-        return dict(read_config(workdir))
+        fields = dict(read_config(workdir))
+        if isinstance(fields.get("devices"), int) and isinstance(fields.get("train_sha256"), str):
+            return fields
+        raise ValueError(
+            f"{workdir / 'config.json'} is damaged: devices or train_sha256 missing or of a wrong type; "
+            "choose another --workdir"
+        )
     except FileNotFoundError:
         there = steps_in(folder)
     except ValueError as error:
@@ -83,8 +89,15 @@ def differences(a: Any, b: Any, name: str = "") -> list[tuple[str, Any, Any]]:
     ]
 
 
-def finished(workdir: Path, config: FrozenConfigDict, evaluation: str) -> Results | None:
+def finished(
+    workdir: Path,
+    config: FrozenConfigDict,
+    evaluation: str,
+    readers: Sequence[Callable[[Results], Any]] = (),
+) -> Results | None:
     """The results of a run that is finished; None where there are steps to make.
+
+    `readers` are what the results are given to later: where one cannot read them, they are damaged.
 
     Raises:
         ValueError: results.json is damaged, or of another evaluation.
@@ -99,6 +112,15 @@ def finished(workdir: Path, config: FrozenConfigDict, evaluation: str) -> Result
         )
     if results["steps"] < config.train.steps:
         return None
+    try:
+        for read in readers:
+            read(results)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ValueError(
+            f"{workdir / 'results.json'} is damaged, or of another version: {error!r} in its "
+            "measures; delete it and give the run's command again, which measures anew from the last "
+            "checkpoint"
+        ) from error
     return results
 
 
@@ -107,14 +129,14 @@ def is_due(step: int, every: int, steps: int) -> bool:
     return step % every == 0 or step == steps
 
 
-def rows_of(rows: list[Row], train: Mapping[str, Any]) -> list[Row]:
-    """Those rows that a run with these `train` fields has: one of fewer steps has more at its last one."""
+def rows_of(known: Known, train: Mapping[str, Any]) -> Known:
+    """Without the rows that only a run of fewer steps has at its last one; `train` are our fields."""
 
     def has(row: Row) -> bool:
         every = train["log_every"] if "loss" in row else train["eval_every"]
         return is_due(row["step"], every, train["steps"])
 
-    return [row for row in rows if has(row)]
+    return known._replace(rows=[row for row in known.rows if has(row)])
 
 
 def go_on(workdir: Path, theirs: dict[str, Any], train: dict[str, Any]) -> None:
@@ -124,7 +146,7 @@ def go_on(workdir: Path, theirs: dict[str, Any], train: dict[str, Any]) -> None:
     except (ValueError, OSError):
         same = False
     if not same:
-        write_json(workdir / "config.json", theirs | {"train": train})
+        write_sealed(workdir / "config.json", theirs | {"train": train})
     results = workdir / "results.json"
     if results.exists():
         results.replace(workdir / f"results-{theirs['train']['steps']}.json")

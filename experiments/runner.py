@@ -26,8 +26,8 @@ from pddm_jax.cli import check_folder
 from pddm_jax.console import say
 from pddm_jax.data import ClosedSet, Images, Split
 from pddm_jax.data.transforms import AUGMENT, Transform
-from pddm_jax.diagnosis import Collapse, MiningCounts, total_without
-from pddm_jax.files import write_json
+from pddm_jax.diagnosis import Collapse, MiningCounts, counts_of_old, total_without
+from pddm_jax.files import write_sealed
 from pddm_jax.lock import Lock
 from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.objectives import Loss, has_classifier, make_objective
@@ -45,7 +45,7 @@ from pddm_jax.training import (
     make_optimizer,
     make_train_step,
 )
-from pddm_jax.writer import Row, Writer
+from pddm_jax.writer import Row, Writer, known_rows
 
 EMBED = 128
 """Images embedded at a time, by all devices together, or the next multiple of their number."""
@@ -136,11 +136,12 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
         Preempted: SIGTERM or SIGHUP came, and the state is saved.
     """
     config = check(config, workdir, evaluation)
-    results = finished(workdir, config, evaluation.name)
+    readers = evaluation.table, evaluation.columns
+    results = finished(workdir, config, evaluation.name, readers)
     if results is None:
         with Lock(workdir, "--workdir"), ExitStack() as stack:
             check_same_run(workdir, config)  # what the last one to hold the lock has left
-            results = finished(workdir, config, evaluation.name)
+            results = finished(workdir, config, evaluation.name, readers)
             if results is None:
                 return _run(config, workdir, experiment, evaluation, stack)
     say(f"{workdir} holds a finished run.")
@@ -227,7 +228,7 @@ def _run(
     if jax.process_index() == 0:
         title = f"{config.objective.name} on {config.data.name}, seed {config.seed}"
         plots.convergence({title: [plots.curve(rows)]}, title, workdir / "convergence.png")
-        write_json(workdir / "results.json", results)
+        write_sealed(workdir / "results.json", results)
     return results
 
 
@@ -293,14 +294,21 @@ def train(
         fields, known = json.loads(config.to_json()), None
         before = began(workdir)
         end = before["train"]["steps"] if before else steps
-        if end < steps and config.data.validation and not is_due(end, config.train.eval_every, steps):
-            checkpoints.leave_out(end)  # the last step of fewer was scored, and is not among these
+        # The last step of fewer was scored, and is not among these.
+        extra = end < steps and config.data.validation and not is_due(end, config.train.eval_every, steps)
+        if extra and not checkpoints.leave_out(end):
+            raise ValueError(
+                f"{workdir} holds a run of {end} train.steps, a step that is not evaluated in a run of "
+                f"{steps}, and no checkpoint before it to go on from (train.max_to_keep "
+                f"{config.train.max_to_keep}): begin another run with its weights, by "
+                f"--config.network.pretrained={workdir} and another --workdir"
+            )
         resumed = checkpoints.resume(state)
         if resumed is not None:
             state = resumed.state
         elif config.network.pretrained:
             state = first_weights.with_weights(state, config, shape, mesh)
-        start = int(state.step)
+        start, about = int(state.step), (resumed.about if resumed else None) or {}
         fields |= {"devices": mesh.size, "image_shape": shape}
         fields |= {"classes": of_classifier, "train_sha256": train_sha256}
         if start:
@@ -312,14 +320,15 @@ def train(
             devices = before["devices"]
             other = f" on {mesh.size} devices, {devices} before: results may differ in their last digits"
             say(f"{workdir}: goes on after step {start}{other if devices != mesh.size else ''}")
-            if resumed and resumed.about:
-                known = rows_of(resumed.about["rows"], fields["train"])
+            if about:
+                known = rows_of(known_rows(about), fields["train"])
             if writes:
                 go_on(workdir, before, fields["train"])
             fields = before | {"train": fields["train"]}
         batches = data.train_batches(images, sampler.since(start), recipe.transform, config.seed, workers)
-        mined, collapse = MiningCounts(workdir / "mining.json", say), Collapse(say, len(images.class_names))
-        mined.resume(start)
+        mined, collapse = MiningCounts(say), Collapse(say, len(images.class_names))
+        if start:
+            mined.resume(about.get("mining") or counts_of_old(workdir / "mining.json", start))
 
         with Writer(workdir, start, steps, writes, known) as writer, closing(batches):
             clock = time.perf_counter(), start
@@ -331,7 +340,7 @@ def train(
                     return is_due(step, every, steps)
 
                 if step == 1 and writes:  # what could not make one step does not claim the workdir
-                    write_json(workdir / "config.json", fields)
+                    write_sealed(workdir / "config.json", fields)
                 stop = checkpoints.preempted(step)
                 log, evaluate = due(config.train.log_every), due(config.train.eval_every)
                 judged = evaluate and bool(config.data.validation)
@@ -352,10 +361,8 @@ def train(
                         found |= collapse.row(step, embeddings)
                         writer.row(step, {f"{whose}{name}": x for name, x in found.items()})
                     if save:
-                        if writes:
-                            mined.save(step)
-                        about = {"config": fields, "rows": writer.rows}
-                        checkpoints.save(step, state, recall if judged else None, about)
+                        told = {"config": fields, "metrics": writer.known(step), "mining": mined.known()}
+                        checkpoints.save(step, state, recall if judged else None, told)
                     clock = time.perf_counter(), step
                 return stop
 

@@ -1,10 +1,38 @@
 """What processes tell each other, so that all of them decide alike; with one process, nothing is sent."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 _LENGTH = 2000  # bytes of a text that one process tells the others
+
+
+class FailedElsewhere(OSError):
+    """Another process could not do its part of a step that all processes take together."""
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Let an error that the block raises in one process end the block in all of them.
+
+    Without it the others would wait for the one that failed, in the next collective operation.
+
+    Raises:
+        FailedElsewhere: another process failed, and this one did not.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    told = any_problem("" if failure is None else str(failure) or type(failure).__name__)
+    if failure is not None:
+        raise failure
+    if told:
+        raise FailedElsewhere(told)
 
 
 def from_first(text: str) -> str:

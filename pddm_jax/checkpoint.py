@@ -1,7 +1,7 @@
 """Checkpoints of the train state by Orbax: saved in the background, verified when they are restored."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -11,17 +11,15 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from pddm_jax import saved, signals
-from pddm_jax.agreement import any_problem, from_first
+from pddm_jax.agreement import any_problem, together
 from pddm_jax.console import tell
-from pddm_jax.files import NotWritten, explained, no_space
+from pddm_jax.files import NotWritten, explained, is_full, no_space
 from pddm_jax.quiet import Quiet
 from pddm_jax.saved import Damaged, Record
 from pddm_jax.signals import Preempted
 from pddm_jax.training import TrainState
 
 __all__ = ["Checkpoints", "Preempted", "Resumed"]
-
-_FULL = "No space left", "os_error_code='28'", "Disk quota exceeded", "File too large"
 
 
 def _score(metrics: dict[str, float]) -> float:
@@ -62,22 +60,23 @@ class Checkpoints:
 
     def __enter__(self) -> Self:
         """Begin to listen for signals; where processes are joined, JAX listens for SIGTERM."""
-        self._signals = signals.noted()
-        self._quiet = Quiet().__enter__()
-        with explained(self._folder):
-            if jax.process_index() == 0:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                self._survey()
-        from_first("surveyed")
-        # Only now: it tidies the folder in a thread, which an end by the former handler would cut off.
-        with self._told("opened"):
-            handlers = {
-                saved.STATE: ocp.StandardCheckpointHandler(),
-                saved.RECORD: ocp.JsonCheckpointHandler(),
-            }
-            self._manager = ocp.CheckpointManager(
-                self._folder, options=self._options, item_names=tuple(handlers), item_handlers=handlers
-            )
+        with ExitStack() as stack:
+            self._signals = stack.enter_context(signals.noted())
+            stack.enter_context(Quiet())
+            with together(), explained(self._folder):
+                if jax.process_index() == 0:
+                    self._folder.mkdir(parents=True, exist_ok=True)
+                    self._survey()
+            # Only now: it tidies the folder in a thread, which an end by the former handler would cut off.
+            with self._told("opened"):
+                handlers = {
+                    saved.STATE: ocp.StandardCheckpointHandler(),
+                    saved.RECORD: ocp.JsonCheckpointHandler(),
+                }
+                self._manager = ocp.CheckpointManager(
+                    self._folder, options=self._options, item_names=tuple(handlers), item_handlers=handlers
+                )
+            self._stack = stack.pop_all()
         return self
 
     def _survey(self) -> None:
@@ -155,21 +154,39 @@ class Checkpoints:
                 if record.arrays is None and jax.process_index() == 0:
                     tell(f"checkpoint {self._folder / str(latest)} has no digests, and is not verified")
                 return Resumed(state, record.about)
-            if jax.process_index() == 0:
-                self._set_aside(step, problem)
-            from_first("set aside")
+            with together(), explained(self._folder):
+                if jax.process_index() == 0:
+                    self._set_aside(step, problem)
             self._manager.reload()
         if self._lost_some and jax.process_index() == 0:
             tell(f"no checkpoint in {self._folder} can be used: the run starts anew")
         return None
 
-    def leave_out(self, step: int) -> None:
-        """Set an intact checkpoint aside as `unused-<step>`, so that the run does not go on from it."""
-        if step in self._manager.all_steps():
+    def leave_out(self, step: int) -> bool:
+        """Set an intact checkpoint aside as `unused-<step>`, so that the run does not go on from it.
+
+        Returns:
+            Whether another is left to go on from; where none would be, nothing is set aside.
+        """
+        steps = self._manager.all_steps()
+        if step not in steps:
+            return True
+        with together():
+            others = [other for other in steps if other != step and self._is_usable(other)]
+        if not others:
+            return False
+        with together(), explained(self._folder):
             if jax.process_index() == 0:
                 saved.set_aside(self._folder, step, "unused")
-            from_first("left out")
-            self._manager.reload()
+        self._manager.reload()
+        return True
+
+    def _is_usable(self, step: int) -> bool:
+        """Whether a run can go on from a checkpoint, as far as is seen without reading the arrays."""
+        try:
+            return not self._lost(saved.read_record(self._folder, step).scores or {})
+        except Damaged:
+            return False
 
     def _lost(self, scores: Mapping[int, float]) -> str:
         """That the best of these scores belongs to a checkpoint that is not there; "" where it is."""
@@ -181,11 +198,12 @@ class Checkpoints:
     def _attempt(self, step: int, like: TrainState) -> tuple[TrainState, Record, str]:
         """A state, its record, and why no process may use them."""
         state, record, problem = like, Record(None), ""
-        try:
-            record = saved.read_record(self._folder, step)
-            state = saved.read_state(self._folder, step, like)
-        except Damaged as error:
-            problem = str(error)
+        with together():
+            try:
+                record = saved.read_record(self._folder, step)
+                state = saved.read_state(self._folder, step, like)
+            except Damaged as error:
+                problem = str(error)
         return state, record, any_problem(problem)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
@@ -242,7 +260,7 @@ class Checkpoints:
                 if whole
                 else "no checkpoint is whole yet"
             )
-            if any(text in str(error) for text in _FULL):
+            if is_full(error):
                 raise no_space(self._folder, kept) from error
             if isinstance(error, NotWritten):
                 raise
@@ -262,11 +280,13 @@ class Checkpoints:
     ) -> None:
         """Wait for what is being written, and hand the signals back."""
         try:
-            with suppress(NotWritten) if error is not None else self._told("saved"), self._told("saved"):
+            with self._told("saved"):
                 self._manager.close()
+        except NotWritten:
+            if error is None:
+                raise
         finally:
-            self._quiet.__exit__(None, None, None)
-            self._signals.back()
-        stop = self._stop or self._signals.came()
+            self._stack.close()
+        stop = self._stop or ("" if jax.distributed.is_initialized() else self._signals.came())
         if error is None and stop:
             raise Preempted(0, stop)

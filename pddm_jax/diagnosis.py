@@ -1,15 +1,14 @@
 """Signs of training that goes wrong: embeddings that collapse, and batches without quadruplets."""
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from pddm_jax.files import write_json
+from pddm_jax.files import read_object
 
 VALID, WITHOUT = "valid_quadruplets", "batches_without_quadruplets"
 """In the logs of objectives that mine, and in the rows of metrics.jsonl."""
@@ -125,11 +124,10 @@ LEAST_RANK = 5.0
 class MiningCounts:
     """Valid quadruplets of the batches since the last row of metrics.jsonl.
 
-    What a checkpoint between two rows finds counted is kept in mining.json, so that a run that goes on from
+    What a checkpoint between two rows finds counted stands in its record, so that a run that goes on from
     there writes the same rows as one that never stopped.
     """
 
-    path: Path
     tell: Callable[[str], None]
     batches: int = 0
     quadruplets: float = 0.0
@@ -139,13 +137,10 @@ class MiningCounts:
     def __post_init__(self) -> None:
         self.alarm = Alarm(self.tell)
 
-    def resume(self, step: int) -> None:
-        """Take up what was counted when the checkpoint of a step was saved.
-
-        Raises:
-            ValueError: mining.json is damaged.
-        """
-        self.batches, self.quadruplets, self.without = self._saved().get(str(step), (0, 0.0, 0))
+    def resume(self, known: Mapping[str, Any]) -> None:
+        """Take up what was counted when a checkpoint was saved, as `known` told it."""
+        self.batches, self.quadruplets = known["batches"], known["quadruplets"]
+        self.without = known["without"]
 
     def observe(self, step: int, logs: dict[str, float]) -> None:
         """Count the batch of a step."""
@@ -167,20 +162,27 @@ class MiningCounts:
         self.batches, self.quadruplets, self.without = 0, 0.0, 0
         return found
 
-    def save(self, step: int) -> None:
-        """Keep the counts for the checkpoint of a step, where it lies between two rows."""
-        if self.batches:
-            saved = self._saved() | {str(step): (self.batches, self.quadruplets, self.without)}
-            write_json(self.path, saved)
+    def known(self) -> dict[str, Any]:
+        """What a checkpoint is to know of the counts."""
+        return {"batches": self.batches, "quadruplets": self.quadruplets, "without": self.without}
 
-    def _saved(self) -> dict[str, tuple[int, float, int]]:
-        if not self.path.exists():
-            return {}
-        try:
-            saved = json.loads(self.path.read_text(encoding="utf-8"))
-            return {str(int(step)): (int(n), float(x), int(none)) for step, (n, x, none) in saved.items()}
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self.path} is damaged ({error}): delete it; counts begin anew") from error
+
+def counts_of_old(path: Path, step: int) -> dict[str, Any]:
+    """The counts at the checkpoint of a step in mining.json, where earlier versions kept them.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    todo = "delete it; counts begin anew"
+    try:
+        counts = read_object(path, todo).get(str(step), (0, 0.0, 0))
+    except FileNotFoundError:
+        counts = (0, 0.0, 0)
+    try:
+        batches, quadruplets, without = counts
+        return {"batches": int(batches), "quadruplets": float(quadruplets), "without": int(without)}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: step {step} has no three counts; {todo}") from error
 
 
 def total_without(rows: list[dict[str, float]]) -> int | None:

@@ -10,31 +10,42 @@ was; of several processes, with one OUT that all can write to, each reads its im
 """
 
 import errno
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 from absl import flags, logging
-from jax.experimental.multihost_utils import sync_global_devices
 from jaxtyping import Float32, Int
 from tqdm import tqdm
 
 from pddm_jax import cli, data, peers
+from pddm_jax.agreement import together
 from pddm_jax.data import ClosedSet, Split
 from pddm_jax.data.rgb import MAX_PIXELS
-from pddm_jax.files import explained, read_object, write_json
-from pddm_jax.listing import Listing, listing, write_names
+from pddm_jax.files import (
+    explained,
+    read_sealed,
+    sweep,
+    sync_folder,
+    write_json,
+    write_sealed,
+)
+from pddm_jax.listing import Listing, listing, read_names, write_names
 from pddm_jax.lock import Lock
 from pddm_jax.provenance import digest, versions
 from pddm_jax.trained import Config, load, read_config, transform_of
 from pddm_jax.training import data_mesh, make_embed
 
 PARTS = ("train", "test")
+FILES = ("embeddings.npy", "labels.npy", "parts.npy", "names.txt")
+"""Whose digests stand in about.json."""
+
 SAVED = 64
 """Batches after which it is written down how far all processes have come."""
 
@@ -50,15 +61,67 @@ class Stored(NamedTuple):
 
 
 def read(folder: Path) -> Stored:
-    """The embeddings in a folder; of the arrays nothing is read before it is used.
+    """The embeddings in a folder, verified by the digests in about.json: about 1 s for 1 GB.
+
+    Folders of earlier versions have no digests; of them the shapes and the number of names are checked.
 
     Raises:
         OSError: they are not there.
+        ValueError: a file is missing or damaged; the message names it.
     """
-    embeddings, labels = (
-        np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("embeddings", "labels")
-    )
-    return Stored(embeddings, labels, json.loads((folder / "about.json").read_text(encoding="utf-8")))
+    todo = f"delete {folder} and give the same command again"
+    about = read_sealed(folder / "about.json", todo)
+    rows, digests = _rows(folder / "about.json", about, todo), about.get("files", {})
+    if digests and sorted(digests) != sorted(FILES):
+        raise ValueError(
+            f"{folder / 'about.json'} is damaged: it lists the files {sorted(digests)}; {todo}"
+        )
+    for name, theirs in digests.items():
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder / name} is missing: {todo}")
+        if file_digest(folder / name) != theirs:
+            raise ValueError(f"{folder / name} is damaged: it does not have its digest; {todo}")
+    embeddings = _array(folder / "embeddings.npy", (rows, about["columns"]), todo)
+    labels = _array(folder / "labels.npy", (rows,), todo)
+    if "order" in about:  # else it is of an earlier version, which wrote no more
+        _array(folder / "parts.npy", (rows,), todo)
+        try:
+            count = len(read_names(folder / "names.txt"))
+        except FileNotFoundError as error:
+            raise ValueError(f"{folder / 'names.txt'} is missing: {todo}") from error
+        if count != rows:
+            raise ValueError(f"{folder / 'names.txt'} has {count} names for {rows} rows: {todo}")
+    return Stored(embeddings, labels, about)
+
+
+def _rows(path: Path, about: dict[str, Any], todo: str) -> int:
+    """The number of rows that about.json says."""
+    rows, columns = about.get("rows"), about.get("columns")
+    if not isinstance(rows, dict):
+        rows = {"": None}
+    counts = [*rows.values(), columns]
+    if not all(type(count) is int and count >= 0 for count in counts):
+        raise ValueError(f"{path} is damaged: rows or columns missing or of a wrong type; {todo}")
+    return sum(int(count) for count in rows.values())
+
+
+def _array(path: Path, shape: tuple[int, ...], todo: str, mode: Literal["r", "r+"] = "r") -> np.memmap:
+    """The array in a .npy file as a memory map."""
+    try:
+        array = np.load(path, mmap_mode=mode)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing: {todo}") from error
+    except (ValueError, EOFError, IsADirectoryError) as error:
+        raise ValueError(f"{path} is damaged: {error}; {todo}") from error
+    if getattr(array, "shape", None) != shape:
+        raise ValueError(f"{path} is damaged: it is no array of shape {shape}; {todo}")
+    return array
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def embed(
@@ -124,10 +187,13 @@ def _embed(
     }
     if out.exists():
         _check_same(out, about)
+        if jax.process_index() == 0:
+            (out / "done.json").unlink(missing_ok=True)  # of a command that was killed as it ended
         return read(out)
     unfinished = out.with_name(f".{out.name}.part")
     done = _begin(unfinished, about, listed)
-    embeddings = np.load(unfinished / "embeddings.npy", mmap_mode="r+")
+    size, todo = (len(listed.labels), about["columns"]), f"delete {unfinished}, and all is embedded anew"
+    embeddings = _array(unfinished / "embeddings.npy", size, todo, "r+")
     forward = make_embed(network, mesh)
     places, place = jax.process_count(), jax.process_index()
     share = -(-batch // mesh.size) * mesh.size // places
@@ -143,15 +209,21 @@ def _embed(
                 _save(unfinished, embeddings, done)
             bar.update(len(embedded))
     _save(unfinished, embeddings, done)
-    if place == 0:
-        (unfinished / "done.json").unlink()
-        unfinished.rename(out)
-    _together("renamed")
+    with together():
+        if place == 0:
+            _finish(unfinished, out, about)
     return read(out)
+
+
+_OF_DATA = ("root", "classes", "ground_truth", "unseen", "on_error", "crop")
+"""Fields of `data` that the images are found by."""
 
 
 def _load(config: Config, name: str | None, root: str | None) -> Split | ClosedSet:
     fields = config["data"]
+    lacking = [field for field in _OF_DATA if field not in fields]
+    if lacking:
+        raise ValueError(f"config.json of the run is damaged: it has no data.{', data.'.join(lacking)}")
     lists, unseen = {}, None
     if name is None or name == fields["name"]:
         name, root = fields["name"], root or fields["root"]
@@ -167,32 +239,60 @@ def _load(config: Config, name: str | None, root: str | None) -> Split | ClosedS
 
 def _begin(folder: Path, about: dict[str, Any], listed: Listing) -> int:
     """How many rows an unfinished folder holds; one that is not there is made."""
-    told = folder / "about.json"  # written last
-    if jax.process_index() == 0 and not told.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        shape = len(listed.labels), about["columns"]
-        with explained(folder, "nothing is written yet"):
-            folder.mkdir(parents=True)
-            np.save(folder / "labels.npy", listed.labels)
-            np.save(folder / "parts.npy", listed.parts)
-            write_names(folder / "names.txt", listed.names)
-            np.lib.format.open_memmap(folder / "embeddings.npy", "w+", np.float32, shape).flush()
-            _allocate(folder / "embeddings.npy")
-        write_json(folder / "done.json", 0)
-        write_json(told, about)
-    _together("begun")
-    _check_same(folder, about)
+    told, shape = folder / "about.json", (len(listed.labels), about["columns"])  # `told` is written last
+    with together():
+        if jax.process_index() == 0:
+            is_new = not told.exists()
+            if is_new:
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                _check_same(folder, about)
+                sweep(folder)
+            with explained(folder, "nothing is written yet"):
+                folder.mkdir(parents=True, exist_ok=True)
+                np.save(folder / "labels.npy", listed.labels)
+                np.save(folder / "parts.npy", listed.parts)
+                write_names(folder / "names.txt", listed.names)
+                if is_new:
+                    np.lib.format.open_memmap(folder / "embeddings.npy", "w+", np.float32, shape).flush()
+                    _allocate(folder / "embeddings.npy")
+            if is_new:
+                write_json(folder / "done.json", 0)
+                write_sealed(told, about)
+    with together():
+        _check_same(folder, about)
+        return _done(folder, len(listed.labels))
+
+
+def _done(folder: Path, rows: int) -> int:
+    """The rows that are embedded already, as done.json says."""
     try:
         done = json.loads((folder / "done.json").read_bytes())
-    except (ValueError, FileNotFoundError):
+    except (ValueError, RecursionError, FileNotFoundError, IsADirectoryError):
         done = None
-    if type(done) is not int or not 0 <= done <= len(listed.labels):
+    if type(done) is not int or not 0 <= done <= rows:
         raise ValueError(f"{folder / 'done.json'} is damaged: delete {folder}, and all is embedded anew")
     return done
 
 
+def _finish(folder: Path, out: Path, about: dict[str, Any]) -> None:
+    """Let all that is written appear as `out`; a kill at any moment loses nothing of it."""
+    for name in FILES:
+        with (folder / name).open("rb") as file:
+            os.fsync(file.fileno())
+    write_sealed(
+        folder / "about.json", about | {"files": {name: file_digest(folder / name) for name in FILES}}
+    )
+    folder.rename(out)
+    (out / "done.json").unlink()
+    sync_folder(out)
+    sync_folder(out.parent)
+
+
 def _allocate(path: Path) -> None:
     """Take the space of a file now: without it, writing to its memory map would kill the process."""
+    if not hasattr(os, "posix_fallocate"):  # macOS, Windows
+        return
     with path.open("r+b") as file:
         try:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
@@ -206,7 +306,7 @@ def _check_same(folder: Path, about: dict[str, Any]) -> None:
     path = folder / "about.json"
     if not path.is_file():
         raise ValueError(f"{folder} is there already, and holds no embeddings")
-    theirs, ours = read_object(path, f"delete {folder}"), json.loads(json.dumps(about))
+    theirs, ours = read_sealed(path, f"delete {folder}"), json.loads(json.dumps(about))
     differing = [name for name in ours if name != "versions" and theirs.get(name) != ours[name]]
     if differing == ["order"]:
         raise ValueError(
@@ -222,15 +322,11 @@ def _check_same(folder: Path, about: dict[str, Any]) -> None:
 
 def _save(folder: Path, embeddings: np.memmap, rows: int) -> None:
     """Write down that all rows before `rows` are there, once those of all processes are."""
-    embeddings.flush()
-    _together("flushed")
-    if jax.process_index() == 0:
-        write_json(folder / "done.json", rows)
-
-
-def _together(name: str) -> None:
-    if jax.process_count() > 1:
-        sync_global_devices(name)
+    with together():
+        embeddings.flush()
+    with together():
+        if jax.process_index() == 0:
+            write_json(folder / "done.json", rows)
 
 
 def main(_: list[str]) -> None:

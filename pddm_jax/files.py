@@ -1,16 +1,22 @@
 """Files that appear whole or not at all, and one line for those that cannot be written or read."""
 
 import errno
+import hashlib
 import json
 import os
+import re
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 _FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
+_FULL_WORDS = "No space left", "os_error_code='28'", "Disk quota exceeded", "File too large"
 _CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+_PART = re.compile(r"\.[0-9a-f]{32}-.+")
+SEAL = "sha256"
+"""The field of a JSON object that holds the SHA-256 of its other fields."""
 
 
 class NotWritten(OSError):
@@ -33,6 +39,13 @@ def no_space(path: Path, kept: str) -> NotWritten:
     )
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk is full, by its number or, from C++ code, in its words."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    return any(words in str(error) for words in _FULL_WORDS)
+
+
 @contextmanager
 def explained(path: Path, kept: str = "what was written whole before is kept") -> Iterator[None]:
     """Turn the error of a disk that is full or may not be written into one line that names the path.
@@ -45,8 +58,12 @@ def explained(path: Path, kept: str = "what was written whole before is kept") -
     except NotWritten:
         raise
     except OSError as error:
-        if error.errno in _FULL:
+        if is_full(error):
             raise no_space(path, kept) from error
+        if error.errno == errno.ENOTDIR:
+            raise NotWritten(
+                error.errno, f"{path} cannot be written: a folder above it is a file; choose another folder"
+            ) from error
         if error.errno in _CLOSED:
             reason = os.strerror(error.errno).lower()
             raise NotWritten(
@@ -57,23 +74,50 @@ def explained(path: Path, kept: str = "what was written whole before is kept") -
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of `path` in one step when the block ends well."""
+    """A path to write to, which takes the place of `path` in one step when the block ends well.
+
+    What is written is on the disk before it takes its place, so that a power failure leaves the file whole,
+    old or new. That waits for the disk: some milliseconds.
+    """
     part = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield part
+            _to_disk(part)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def _to_disk(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system can."""
+    with suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that killed writes left; only for the one command that writes there."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if _PART.fullmatch(path.name) and path.is_file():
+                path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file by this text, which is on the disk before it takes its place."""
-    with replacing(path) as part, part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    """Replace a file by this text."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -106,6 +150,36 @@ def read_object(path: Path, todo: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path} is damaged: it holds no object but {str(value)[:40]!r}; {todo}")
     return value
+
+
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """Write an object as by `write_json`, with a digest of its fields as the last one."""
+    write_json(path, {**value, SEAL: seal_of(value)})
+
+
+def read_sealed(path: Path, todo: str) -> dict[str, Any]:
+    """The object in a file that `write_sealed` wrote, without the digest.
+
+    A file without one, as earlier versions wrote it, is not verified.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: as `read_object`, or it does not have its digest.
+    """
+    value = read_object(path, todo)
+    if SEAL in value:
+        theirs = value.pop(SEAL)
+        if theirs != seal_of(value):
+            raise ValueError(f"{path} is damaged: it does not have the digest in its {SEAL!r}; {todo}")
+        return value
+    *_, last = ["", *value]  # the name of the field may be what is damaged
+    whole = {name: x for name, x in value.items() if name != last}
+    return whole if last and value[last] == seal_of(whole) else value
+
+
+def seal_of(value: Mapping[str, Any]) -> str:
+    """The SHA-256 of a JSON object, whatever the order of its fields."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _where(error: ValueError) -> str:

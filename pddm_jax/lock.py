@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,9 +16,9 @@ except ImportError:  # Windows
 
 import jax
 
-from pddm_jax.agreement import from_first
+from pddm_jax.agreement import from_first, together
 from pddm_jax.console import tell
-from pddm_jax.files import explained
+from pddm_jax.files import explained, sweep
 
 NAME = ".lock"
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EBADF}
@@ -50,7 +51,8 @@ class Lock:
         self._file: int | None = None
 
     def __enter__(self) -> Self:
-        problem = self._take() if jax.process_index() == 0 else ""
+        with together():
+            problem = self._take() if jax.process_index() == 0 else ""
         if problem := from_first(problem):
             raise InUse(problem)
         return self
@@ -60,25 +62,28 @@ class Lock:
         with explained(self._folder):
             self._made = not self._path.parent.is_dir()
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            while True:
+            while self._file is None:
                 file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if self._is_current(file):  # else its holder has just removed it
+                        self._file = file
                 except OSError as error:
                     return self._refused(file, error)
-                if self._is_current(file):
-                    break
-                os.close(file)  # its holder has just removed it
-            self._file, self._process = file, os.getpid()
-            os.ftruncate(file, 0)
-            os.write(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
-        # A process that is forked must not hold it on when this one is killed.
-        os.register_at_fork(after_in_child=self._forget)
+                finally:
+                    if self._file is None:
+                        os.close(file)
+        _HELD.add(self)
+        # What the file says is for the message of others: a full disk does not keep it from locking.
+        with suppress(OSError):
+            os.ftruncate(self._file, 0)
+            os.write(self._file, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        if self._path.parent == self._folder:
+            sweep(self._folder)
         return ""
 
     def _refused(self, file: int, error: OSError) -> str:
         holder = os.read(file, 1000)
-        os.close(file)
         if error.errno in _UNSUPPORTED:
             tell(f"{self._folder}: its file system has no locks: give it to one command at a time")
             return ""
@@ -97,7 +102,9 @@ class Lock:
         except FileNotFoundError:
             return False
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Close the file: this process holds the lock no more, and leaves the file where it is."""
+        _HELD.discard(self)
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -110,10 +117,25 @@ class Lock:
     ) -> None:
         if self._file is None:
             return
-        self._path.unlink(missing_ok=True)
-        self._forget()
+        try:
+            with suppress(OSError):  # of a disk that has gone: a file that is left locks nothing
+                self._path.unlink(missing_ok=True)
+        finally:
+            self.forget()
         if self._made:
-            try:
+            with suppress(OSError):  # it is not empty
                 self._path.parent.rmdir()
-            except OSError:
-                return  # it is not empty
+
+
+_HELD: set[Lock] = set()
+"""The locks that this process holds."""
+
+
+def _forget_all() -> None:
+    for lock in [*_HELD]:
+        lock.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    # A process that is forked must not hold them on when this one is killed.
+    os.register_at_fork(after_in_child=_forget_all)

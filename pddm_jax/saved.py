@@ -4,14 +4,16 @@ A checkpoint is a folder CHECKPOINTS/<step>, written by Orbax, that appears when
 
     default/            the train state
     record/metadata     a JSON object: the step, all scores so far, the digest of every array, and `about`,
-                        the config and the rows of the run so far; with a digest of its own
+                        the config of the run and the digest of its rows so far; with a digest of its own
     metrics/metrics     where checkpoints are scored: the score by which Orbax keeps the best
 
 Those of runs before there were records have none, and are not verified.
 """
 
-import hashlib
+import errno
 import json
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +21,26 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
+from pddm_jax.cli import MACHINE, is_out_of_memory
 from pddm_jax.digests import digests, shapes
+from pddm_jax.files import SEAL, seal_of
 from pddm_jax.quiet import Quiet
 from pddm_jax.training import TrainState
 
 STATE, RECORD = "default", "record"
-_UNREADABLE = "PERMISSION_DENIED", "Permission denied", "Too many open files", "Stale file handle"
+_MACHINE = {
+    "PERMISSION_DENIED": errno.EACCES,
+    "Permission denied": errno.EACCES,
+    "Too many open files": errno.EMFILE,
+    "Stale file handle": errno.ESTALE,
+    "Input/output error": errno.EIO,
+    "DEADLINE_EXCEEDED": errno.ETIMEDOUT,
+    "timed out": errno.ETIMEDOUT,
+    "UNAVAILABLE": errno.EAGAIN,
+    "Cannot allocate memory": errno.ENOMEM,
+    "RESOURCE_EXHAUSTED": errno.ENOMEM,
+}
+"""Words in errors of TensorStore and JAX for which the machine is to blame, and not the files."""
 
 
 class Damaged(ValueError):
@@ -42,24 +58,24 @@ class Record(NamedTuple):
 
 def steps_in(folder: Path) -> list[int]:
     """The steps of which there is a checkpoint, sorted."""
-    if not folder.is_dir():
+    try:
+        paths = [*folder.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
+    return sorted(int(path.name) for path in paths if path.name.isdecimal() and path.is_dir())
 
 
 def make_record(
     step: int, state: TrainState, scores: Mapping[int, float], about: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """The record of a checkpoint, with its own digest; `scores` are those so far, its own among them."""
+    """The record of a checkpoint, with its own digest; `scores` are those so far, its own among them.
+
+    It is a copy: Orbax writes it later, when what it was made of may have changed.
+    """
     told = {str(step): score for step, score in scores.items()}
     record = {"step": step, "scores": told, "arrays": digests(state), "about": about}
-    return record | {"sha256": _sha256(record)}
-
-
-def _sha256(record: Mapping[str, Any]) -> str:
-    """Of all of a record but its digest."""
-    told = {name: value for name, value in record.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    copy: dict[str, Any] = json.loads(json.dumps(record))
+    return copy | {SEAL: seal_of(copy)}
 
 
 def read_record(folder: Path, step: int) -> Record:
@@ -67,9 +83,10 @@ def read_record(folder: Path, step: int) -> Record:
 
     Raises:
         Damaged: files are missing, or they do not agree.
+        OSError: they cannot be read now, for which the machine is to blame.
     """
     where = folder / str(step)
-    if not (where / STATE).is_dir():
+    if not _is_folder(where / STATE):
         raise Damaged(f"it has no folder {STATE}")
     overview = _json(where / "_CHECKPOINT_METADATA")
     if overview is None:
@@ -86,7 +103,7 @@ def read_record(folder: Path, step: int) -> Record:
         raise Damaged("metrics holds no score")
     if record is None:
         return Record(score)
-    if record.get("sha256") != _sha256(record):
+    if record.pop(SEAL, None) != seal_of(record):
         raise Damaged(f"{RECORD} does not have its digest")
     if record["step"] != step:
         raise Damaged(f"it was saved at step {record['step']}")
@@ -102,11 +119,18 @@ def _json(path: Path) -> dict[str, Any] | None:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError, OSError) as error:
+    except (ValueError, RecursionError, IsADirectoryError, NotADirectoryError) as error:
         raise Damaged(f"{path.parent.name}/{path.name} cannot be read") from error
     if not isinstance(value, dict):
         raise Damaged(f"{path.parent.name}/{path.name} holds no object")
     return value
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)  # noqa: PTH116 (is_dir hides some errors)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def read_state(folder: Path, step: int, like: TrainState) -> TrainState:
@@ -117,7 +141,9 @@ def read_state(folder: Path, step: int, like: TrainState) -> TrainState:
     Raises:
         Damaged: it is not what was saved.
         ValueError: it was saved by a run whose state has other arrays.
-        PermissionError: it may not be read.
+        OSError: it cannot be read now, for which the machine is to blame: no permission, an unreachable
+            disk, too many open files.
+        MemoryError: there is no memory for it.
     """
     record = read_record(folder, step)
     if record.arrays is not None:
@@ -130,8 +156,7 @@ def read_state(folder: Path, step: int, like: TrainState) -> TrainState:
                 (folder / str(step) / STATE).absolute(), args=ocp.args.StandardRestore(abstract)
             )
     except Exception as error:
-        if isinstance(error, PermissionError | MemoryError) or any(x in str(error) for x in _UNREADABLE):
-            raise PermissionError(f"{folder / str(step)} may not be read: {_first_line(error)}") from error
+        _check_machine(folder / str(step), error)
         raise Damaged(f"its state cannot be read ({_first_line(error)})") from error
     finally:
         handler.close()
@@ -145,6 +170,18 @@ def read_state(folder: Path, step: int, like: TrainState) -> TrainState:
     if int(state.step) != step:
         raise Damaged(f"its state is of step {int(state.step)}")
     return state
+
+
+def _check_machine(where: Path, error: Exception) -> None:
+    """Raise another error where the machine is to blame: that one may be over, and the files are whole."""
+    numbers = [number for words, number in _MACHINE.items() if words in str(error)]
+    number = error.errno if isinstance(error, OSError) else None
+    if number is not None and number in {*MACHINE, errno.EACCES, errno.EPERM}:
+        numbers.insert(0, number)
+    if is_out_of_memory(error) or numbers[:1] == [errno.ENOMEM]:
+        raise MemoryError(f"{where} cannot be read: {_first_line(error)}") from error
+    if numbers:
+        raise OSError(numbers[0], f"cannot be read now: {_first_line(error)}", str(where)) from error
 
 
 def _check_structure(where: Path, arrays: Mapping[str, Any], like: TrainState) -> None:

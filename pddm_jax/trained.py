@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from jax.sharding import Mesh
 from pddm_jax.console import tell
 from pddm_jax.data.transforms import AUGMENT, Transform, make_transform
 from pddm_jax.digests import digest_of
-from pddm_jax.files import read_object
+from pddm_jax.files import read_sealed
 from pddm_jax.networks import EmbeddingNetwork, make_network
 from pddm_jax.pddm import PDDM
 from pddm_jax.saved import restore_chosen
@@ -23,6 +24,17 @@ NETWORK = ("name", "embedding_dim", "freeze_statistics", "dtype", "remat", "part
 
 GROUPS = ("data", "network", "objective", "optimizer", "train")
 """Groups of fields that every config has."""
+
+_INTEGER, _NUMBER, _TEXT = (int,), (int, float), (str,)
+_FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
+    "": {"seed": _INTEGER, "image_shape": (list,)},
+    "data": {"name": _TEXT, "image_size": (int, NoneType), "augment": _TEXT, "validation": _NUMBER},
+    "network": {"name": _TEXT, "embedding_dim": _INTEGER, "unit_dim": _INTEGER},
+    "objective": {"name": _TEXT},
+    "optimizer": {"schedule": _TEXT, "learning_rate": _NUMBER},
+    "train": dict.fromkeys(("steps", "log_every", "eval_every", "checkpoint_every"), _INTEGER),
+}
+"""What `read_config` promises, by group."""
 
 
 class Trained(NamedTuple):
@@ -43,11 +55,28 @@ def read_config(workdir: Path) -> Config:
     if not path.is_file():
         raise FileNotFoundError(f"{workdir} holds no run: it has no config.json")
     todo = "the run's own command writes it again from the last checkpoint; else choose another workdir"
-    config = read_object(path, todo)
+    config = read_sealed(path, todo)
     groups = [name for name in GROUPS if not isinstance(config.get(name), dict)]
     if groups:
         raise ValueError(f"{path} is damaged: it has no fields {', '.join(groups)}; {todo}")
+    odd = _odd(config)
+    if odd:
+        raise ValueError(f"{path} is damaged: {', '.join(odd)} missing or of a wrong type; {todo}")
     return config
+
+
+def _odd(config: Config) -> list[str]:
+    """Names of fields that are promised, and are missing or of another type."""
+    odd = []
+    for group, fields in _FIELDS.items():
+        of = config[group] if group else config
+        for name, kinds in fields.items():
+            if not isinstance(of.get(name, ...), kinds) or isinstance(of[name], bool):
+                odd.append(f"{group}.{name}".lstrip("."))
+    odd += [f"network.{name}" for name in NETWORK if name not in config["network"]]
+    if "image_shape" not in odd and not all(type(size) is int for size in config["image_shape"]):
+        odd.append("image_shape")
+    return odd
 
 
 def read_results(workdir: Path) -> dict[str, Any]:
@@ -61,7 +90,7 @@ def read_results(workdir: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{workdir} holds no finished run: it has no results.json")
     todo = "delete it and give the run's command again, which measures anew from the last checkpoint"
-    results = read_object(path, todo)
+    results = read_sealed(path, todo)
     kinds = {"evaluation": str, "protocol": dict, "steps": int, "params_sha256": str}
     odd = [name for name, kind in kinds.items() if not isinstance(results.get(name), kind)]
     if odd:

@@ -186,7 +186,7 @@ DAMAGED = [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b"{}", b"{} {}", b"[" * 100_00
 @pytest.mark.parametrize("content", DAMAGED)
 def test_a_damaged_config_is_that_of_the_checkpoint_or_named(content, stopped, finished):
     (stopped / "config.json").write_bytes(content)
-    assert began(stopped) == json.loads((finished / "config.json").read_bytes())
+    assert began(stopped) == read_config(finished)
     with pytest.raises(ValueError, match=r"config\.json is damaged"):
         read_config(stopped)
     shutil.rmtree(stopped / "checkpoints")
@@ -198,7 +198,7 @@ def test_a_damaged_config_is_that_of_the_checkpoint_or_named(content, stopped, f
 
 def test_a_missing_config_is_that_of_the_checkpoint_or_named(stopped, finished):
     (stopped / "config.json").unlink()
-    assert began(stopped) == json.loads((finished / "config.json").read_bytes())
+    assert began(stopped) == read_config(finished)
     for step in ("8", "12"):
         shutil.rmtree(stopped / "checkpoints" / step / "record")  # as of an old run, or worse
     with pytest.raises(ValueError, match=r"holds checkpoints, but no config\.json"):

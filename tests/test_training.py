@@ -37,7 +37,7 @@ from pddm_jax.training import (
     replicated,
 )
 from pddm_jax.types import Batch
-from pddm_jax.writer import Writer, read_rows
+from pddm_jax.writer import Writer, known_rows, read_rows
 
 P, K, WIDTH = 8, 3, 8
 LABELS = np.repeat(np.arange(P, dtype=np.int32), K)
@@ -765,7 +765,7 @@ def test_tensorboard_reads_the_rows_and_where_they_begin_anew(tmp_path):
     ]
     path.unlink()
     write(tmp_path, 2, [3])
-    (path,) = (tmp_path / "tensorboard").iterdir()
+    (path,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
     assert [event.step for event in events_in(path)] == [0, 3, 3]
 
 
@@ -808,7 +808,8 @@ def test_damaged_rows_are_named_unless_the_checkpoint_knows_them(content, told, 
         read_rows(path)
     with pytest.raises(ValueError, match="is damaged"):
         write(tmp_path, 5, [])
-    known = [{"step": 1, "loss": float("nan"), "seconds": 1.5}, {"step": 5, "seconds": 2}]
+    rows = [{"step": 1, "loss": float("nan"), "seconds": 1.5}, {"step": 5, "seconds": 2}]
+    known = known_rows({"rows": rows})
     with Writer(tmp_path, 5, 10, True, known):
         assert told in capsys.readouterr().err
     assert steps_in(tmp_path) == [1, 5]
