@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from pddm_jax.cli import one_line
 from pddm_jax.objectives import make_objective
 from pddm_jax.pddm import PDDM
 from pddm_jax.provenance import versions
@@ -75,15 +76,17 @@ def replay(path: Path) -> str:
         ValueError: it is no record, or a damaged one.
     """
     about, _, batch = found = read_record(path)
-    config, mesh = FrozenConfigDict(ConfigDict(about["config"])), _mesh(len(batch.labels))
     try:
+        config, mesh = FrozenConfigDict(ConfigDict(about["config"])), _mesh(len(batch.labels))
         network, loss, optimizer, unit = _parts(config)
         like = init_state(
             network, unit, optimizer, batch.images.shape[1:], config.seed, mesh, about["classes"]
         )
         state = found.state(like)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} does not fit this version, or is damaged: {error}") from error
+        raise ValueError(
+            f"{path} does not fit this version, or is damaged: {one_line(str(error))}"
+        ) from error
     (batch,) = global_batches([batch], mesh)
     logs, findings = examine(network, loss, optimizer, mesh, state, batch)
     here = ", ".join(f"{name} {float(value):.4g}" for name, value in logs.items())

@@ -1,7 +1,6 @@
 """Records of steps that diverged: a state and its batch in one .npz file, and what is not finite in it."""
 
 import json
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from jaxtyping import PyTree
 from pddm_jax.files import replacing
 from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.objectives import Logs, Loss
+from pddm_jax.regular import open_regular
 from pddm_jax.training import TrainState, loss_of_batch
 from pddm_jax.types import Batch
 
@@ -70,15 +70,19 @@ def read_record(path: Path) -> Record:
         OSError: there is no such file.
         ValueError: it is no record, or a damaged one.
     """
+    opened = open_regular(path)
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        with np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(arrays.pop("about").tobytes())
         batch = Batch(arrays.pop("images"), arrays.pop("labels"))
         if not isinstance(about["config"], dict) or not isinstance(about["step"], int):
             raise ValueError("its config or step is missing")
-    except (KeyError, ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no record of a diverged step, or a damaged one ({error})") from error
+    except Exception as error:  # NumPy and zipfile raise almost anything on damaged files
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} is no record of a diverged step, or a damaged one ({told})") from error
+    finally:
+        opened.close()
     return Record(about, arrays, batch)
 
 
