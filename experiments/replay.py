@@ -11,6 +11,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from experiments.check_config import FILES, accepted, check_machine, fields
 from experiments.configs import base
+from pddm_jax.cli import one_line
 from pddm_jax.objectives import make_objective
 from pddm_jax.pddm import PDDM
 from pddm_jax.provenance import versions
@@ -87,7 +88,9 @@ def replay(path: Path) -> str:
         )
         state = found.state(like)
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        raise ValueError(f"{path} does not fit this version, or is damaged: {error}") from error
+        raise ValueError(
+            f"{path} does not fit this version, or is damaged: {one_line(str(error))}"
+        ) from error
     (batch,) = global_batches([batch], mesh)
     logs, findings = examine(network, loss, optimizer, mesh, state, batch)
     here = ", ".join(f"{name} {float(value):.4g}" for name, value in logs.items())

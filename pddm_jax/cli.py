@@ -40,6 +40,8 @@ PROJECT = "pddm_jax", "experiments", "__main__"
 
 HANDING_ON = "grain", "concurrent", "multiprocessing"
 """Packages that raise again what a process of the project has raised, without its traceback."""
+LONGEST = 1800
+"""Characters of an error; a value on the command line may be of any length."""
 
 MAX_WORKERS = 256
 """Processes that read images, at most: each takes more than 100 MB."""
@@ -107,7 +109,7 @@ def launch(command: Command) -> None:
 
 def verdict(error: Exception, lower: str) -> tuple[int, str]:
     """The exit code of an exception and the line that is printed for it."""
-    text, kind = one_line(str(error)), type(error).__name__
+    text, kind = _clipped(one_line(str(error)), LONGEST), type(error).__name__
     told = f"{kind}: {text}" if text else kind
     if is_out_of_memory(error):
         detail = _clipped(one_line(str(error).strip().split("\n", 1)[0]) or kind)

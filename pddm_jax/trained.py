@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import NoneType
 from typing import Any, NamedTuple
 
 import jax
@@ -22,19 +21,44 @@ Config = Mapping[str, Any]
 NETWORK = ("name", "embedding_dim", "freeze_statistics", "dtype", "remat", "parts")
 """Fields of `network` that make it; the others are of the unit and of the first weights."""
 
+COUNT, NUMBER, TEXT, FLAG, WORD = (int,), (int, float), (str,), (bool,), (str, type(None))
+
+REWRITE = "the run's own command writes it again from the last checkpoint; else choose another workdir"
+"""What to do where config.json is damaged."""
+
+KINDS: Mapping[str, tuple[type, ...]] = {
+    "seed": COUNT,
+    "image_shape": (list,),
+    "objective.name": TEXT,
+    **{f"train.{name}": COUNT for name in ("steps", "log_every", "eval_every", "checkpoint_every")},
+    **{f"network.{name}": COUNT for name in ("embedding_dim", "unit_dim", "parts")},
+    **{f"network.{name}": TEXT for name in ("name", "dtype")},
+    **{f"network.{name}": FLAG for name in ("freeze_statistics", "remat")},
+    **{f"optimizer.{name}": TEXT for name in ("name", "schedule")},
+    **{f"optimizer.{name}": NUMBER for name in ("learning_rate", "weight_decay", "clip_norm", "warmup")},
+    **{f"optimizer.{name}": NUMBER for name in ("unit_factor", "backbone_factor")},
+    **{f"data.{name}": TEXT for name in ("name", "crop", "on_error", "augment")},
+    **{f"data.{name}": WORD for name in ("root", "unseen", "classes", "ground_truth")},
+    **{f"data.{name}": NUMBER for name in ("validation", "least_area", "colour", "zoom")},
+    "data.shift": COUNT,
+    "data.flip": FLAG,
+    "data.image_size": (int, type(None)),
+}
+"""Types of the fields that a network and its images are made from."""
+
+WIDEST = 65_536
+"""Of embeddings and of the unit, as for configs of runs."""
+
 GROUPS = ("data", "network", "objective", "optimizer", "train")
 """Groups of fields that every config has."""
 
-_INTEGER, _NUMBER, _TEXT = (int,), (int, float), (str,)
-_FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
-    "": {"seed": _INTEGER, "image_shape": (list,)},
-    "data": {"name": _TEXT, "image_size": (int, NoneType), "augment": _TEXT, "validation": _NUMBER},
-    "network": {"name": _TEXT, "embedding_dim": _INTEGER, "unit_dim": _INTEGER},
-    "objective": {"name": _TEXT},
-    "optimizer": {"schedule": _TEXT, "learning_rate": _NUMBER},
-    "train": dict.fromkeys(("steps", "log_every", "eval_every", "checkpoint_every"), _INTEGER),
-}
-"""What `read_config` promises, by group."""
+REQUIRED = (
+    *("seed", "image_shape", "data.name", "data.image_size", "data.augment", "data.validation"),
+    *(f"network.{name}" for name in (*NETWORK, "unit_dim")),
+    *("objective.name", "optimizer.schedule", "optimizer.learning_rate"),
+    *(f"train.{name}" for name in ("steps", "log_every", "eval_every", "checkpoint_every")),
+)
+"""Fields that every run has written."""
 
 
 class Trained(NamedTuple):
@@ -54,29 +78,27 @@ def read_config(workdir: Path) -> Config:
     path = workdir / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{workdir} holds no run: it has no config.json")
-    todo = "the run's own command writes it again from the last checkpoint; else choose another workdir"
-    config = read_sealed(path, todo)
+    config = read_sealed(path, REWRITE)
     groups = [name for name in GROUPS if not isinstance(config.get(name), dict)]
     if groups:
-        raise ValueError(f"{path} is damaged: it has no fields {', '.join(groups)}; {todo}")
-    odd = _odd(config)
-    if odd:
-        raise ValueError(f"{path} is damaged: {', '.join(odd)} missing or of a wrong type; {todo}")
+        raise ValueError(f"{path} is damaged: it has no fields {', '.join(groups)}; {REWRITE}")
+    for name, kinds in KINDS.items():
+        group, _, field = name.rpartition(".")
+        fields = config[group] if group else config
+        if field not in fields and name in REQUIRED:
+            raise ValueError(f"{path} is damaged: {name} is missing; {REWRITE}")
+        if field in fields and not _fits(field, fields[field], kinds):
+            raise ValueError(f"{path} is damaged: {name} cannot be {str(fields[field])[:40]!r}; {REWRITE}")
     return config
 
 
-def _odd(config: Config) -> list[str]:
-    """Names of fields that are promised, and are missing or of another type."""
-    odd = []
-    for group, fields in _FIELDS.items():
-        of = config[group] if group else config
-        for name, kinds in fields.items():
-            if not isinstance(of.get(name, ...), kinds) or isinstance(of[name], bool):
-                odd.append(f"{group}.{name}".lstrip("."))
-    odd += [f"network.{name}" for name in NETWORK if name not in config["network"]]
-    if "image_shape" not in odd and not all(type(size) is int for size in config["image_shape"]):
-        odd.append("image_shape")
-    return odd
+def _fits(field: str, value: Any, kinds: tuple[type, ...]) -> bool:
+    """Whether a field may have a value: one of a type, and no width that no network has."""
+    if field in ("embedding_dim", "unit_dim") and isinstance(value, int) and not 0 <= value <= WIDEST:
+        return False
+    if field == "image_shape" and isinstance(value, list) and not all(type(x) is int for x in value):
+        return False
+    return isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds)
 
 
 def read_results(workdir: Path) -> dict[str, Any]:
@@ -123,14 +145,19 @@ def load(workdir: Path, config: Config, image_shape: tuple[int, ...], mesh: Mesh
         ValueError: the network was trained on images of another shape, or the checkpoint that the run
             was measured by is damaged.
     """
-    if list(image_shape) != config["image_shape"]:
+    if list(image_shape) != config.get("image_shape"):
         raise ValueError(
-            f"{workdir} was trained on images of shape {config['image_shape']}, not {[*image_shape]}"
+            f"{workdir} was trained on images of shape {config.get('image_shape')}, not {[*image_shape]}"
         )
-    network, width = network_of(config), config["network"]["unit_dim"]
-    optimizer = make_optimizer(**config["optimizer"], steps=config["train"]["steps"])
-    classes = config.get("classes", 0)  # of the classifier; 0: none
-    fresh = init_state(network, PDDM(width, width), optimizer, image_shape, config["seed"], mesh, classes)
+    try:
+        network, width = network_of(config), config["network"]["unit_dim"]
+        optimizer = make_optimizer(**config["optimizer"], steps=config["train"]["steps"])
+        classes = config.get("classes", 0)  # of the classifier; 0: none
+        unit = PDDM(width, width)
+        fresh = init_state(network, unit, optimizer, image_shape, config["seed"], mesh, classes)
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        path, told = workdir / "config.json", " ".join(str(error).split())
+        raise ValueError(f"{path} is damaged, no network can be made from it: {told}; {REWRITE}") from error
     scored = bool(config["data"]["validation"])
     state, told = restore_chosen(workdir / "checkpoints", fresh, scored)
     if (workdir / "results.json").exists():

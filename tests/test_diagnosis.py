@@ -52,7 +52,8 @@ def test_the_spread_is_that_of_its_definition(seed, n, d, near):
     squared = ((wide[:, None] - wide[None]) ** 2).sum(-1)
     found = spread(x)
     # Half of the mean squared distance of all ordered pairs, each image with itself among them.
-    np.testing.assert_allclose(found.embedding_std, np.sqrt(squared.mean() / 2), rtol=1e-6)
+    # Below a millionth of the mean it is rounding of float32, and 0.
+    np.testing.assert_allclose(found.embedding_std, np.sqrt(squared.mean() / 2), rtol=1e-6, atol=1e-6)
     singular = np.linalg.svd(wide - wide.mean(0), compute_uv=False)
     shares = singular[singular > 1e-12 * singular[0]] / singular.sum()
     np.testing.assert_allclose(found.effective_rank, np.exp(-np.sum(shares * np.log(shares))), rtol=1e-3)
@@ -285,7 +286,14 @@ def test_what_is_no_record_is_named(problem, tmp_path):
     content = path.read_bytes()
     with pytest.raises(OSError, match="nowhere"):
         read_record(tmp_path / "nowhere.npz")
-    for damaged in (b"", b"PK", content[:999], content[: len(content) // 2], b"x" * 999):
+    for damaged in (
+        b"",
+        b"PK",
+        content[:999],
+        content[: len(content) // 2],
+        b"x" * 999,
+        content[:-60] + content[-50:],
+    ):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"diverged-step-5\.npz is no record of a diverged step"):
             read_record(path)

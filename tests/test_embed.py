@@ -27,7 +27,7 @@ from pddm_jax.embed import embed, read
 from pddm_jax.listing import listing, read_names, write_names
 from pddm_jax.networks import make_network
 from pddm_jax.pddm import PDDM
-from pddm_jax.trained import Trained, transform_of
+from pddm_jax.trained import Trained, load, read_config, transform_of
 from pddm_jax.training import TrainState, data_mesh, init_state, make_optimizer
 
 CLASSES, EACH = 6, 7
@@ -300,3 +300,41 @@ def test_the_command_tells_what_is_not_there(run_command, tmp_path):
     assert status == 2
     assert err.splitlines()[-1].startswith(f"error: {tmp_path}/nowhere holds no run")
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", None),
+        ("seed", True),
+        ("network.unit_dim", [4]),
+        ("network.unit_dim", 2**31),
+        ("network.embedding_dim", -1),
+        ("network.name", 3),
+        ("network.remat", 1),
+        ("optimizer.learning_rate", "fast"),
+        ("data.image_size", "16"),
+        ("data.root", 5),
+        ("train.steps", 2.5),
+    ],
+)
+def test_a_config_with_a_field_of_another_type_is_named(name, value, config, tmp_path):
+    changed = json.loads(json.dumps(config))
+    group, _, field = name.rpartition(".")
+    (changed[group] if group else changed)[field] = value
+    (tmp_path / "config.json").write_text(json.dumps(changed), encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"config\.json is damaged: {name} cannot be "):
+        embed(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("optimizer.name", "none"), ("network.name", "x"), ("seed", 2**70)]
+)
+def test_a_config_of_which_no_network_can_be_made_is_named(name, value, config, workdir, tmp_path):
+    shutil.copytree(workdir, tmp_path / "run")
+    changed = json.loads(json.dumps(config))
+    group, _, field = name.rpartition(".")
+    (changed[group] if group else changed)[field] = value
+    (tmp_path / "run" / "config.json").write_text(json.dumps(changed), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"config\.json is damaged, no network can be made from it"):
+        load(tmp_path / "run", read_config(tmp_path / "run"), (16, 16, 3), data_mesh())

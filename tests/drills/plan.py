@@ -57,7 +57,9 @@ def damages(stage: Stage) -> list[list[Trial]]:
                 if (name, state) != ("embed", "stopped"):
                     found.append([Damaged(name, state, file, how) for file in there])
     for name in ("run", "prepare"):
-        found += [[Read(name, file, how) for file in damage.files(stage.base / name)] for how in damage.DAMAGES]
+        found += [
+            [Read(name, file, how) for file in damage.files(stage.base / name)] for how in damage.DAMAGES
+        ]
     return found
 
 
@@ -69,7 +71,9 @@ def plan(stage: Stage, seed: int, kills: int) -> Iterator[Trial]:
     mountable.mkdir(exist_ok=True)
     if disks.can_mount(mountable):
         kinds += full(rng)
-        kinds.append([ReadOnly(name, state) for name in SIZES for state in ("fresh", "stopped", "finished")])
+        kinds.append(
+            [ReadOnly(name, state) for name in SIZES for state in ("fresh", "stopped", "finished")]
+        )
     kinds += damages(stage)
     for trials in kinds:
         rng.shuffle(trials)

@@ -37,7 +37,11 @@ def held(pid: int) -> Held:
             told = dict(
                 line.split(":", 1) for line in (PROC / str(one) / "status").read_text().splitlines()
             )
-            rss += (one == pid) * 1024 * sum(int(told.get(name, "0 kB").split()[0]) for name in ("RssAnon", "RssFile"))
+            rss += (
+                (one == pid)
+                * 1024
+                * sum(int(told.get(name, "0 kB").split()[0]) for name in ("RssAnon", "RssFile"))
+            )
             threads += int(told["Threads"])
             descriptors += len(os.listdir(PROC / str(one) / "fd"))
             processes += 1

@@ -128,7 +128,10 @@ def judged(found: Soak, seconds: float) -> dict[str, tuple[str, bool]]:
     def steady(name: str, of, slack: int) -> tuple[str, tuple[str, bool]]:
         values = [of(sample) for sample in warm]
         early, late = (int(np.median(part)) for part in (values[:third], values[-third:]))
-        return name, (f"{early} in the first third, {late} in the last, {max(values)} at most", late <= 1.2 * early + slack)
+        return name, (
+            f"{early} in the first third, {late} in the last, {max(values)} at most",
+            late <= 1.2 * early + slack,
+        )
 
     twice = [name for name, n in Counter(found.compiled).items() if n > 1]
     after = last.compilations - first.compilations
@@ -163,7 +166,9 @@ def judged(found: Soak, seconds: float) -> dict[str, tuple[str, bool]]:
 def report(found: Soak, seconds: float) -> str:
     """The report, as Markdown."""
     verdicts, last = judged(found, seconds), found.samples[-1]
-    rows = [f"| {name} | {'ok' if good else '**BAD**'} | {text} |" for name, (text, good) in verdicts.items()]
+    rows = [
+        f"| {name} | {'ok' if good else '**BAD**'} | {text} |" for name, (text, good) in verdicts.items()
+    ]
     every = found.samples[:: max(len(found.samples) // 12, 1)]
     table = [
         f"| {x.seconds:.0f} | {x.evaluations} | {x.held.rss / 1e6:.1f} | {x.held.descriptors} | "

@@ -63,7 +63,9 @@ class Stage:
         return folder
 
 
-def set_up(launcher: Launcher, folder: Path, targets: tuple[Target, ...] = (RUN, GLYPHS, PREPARE, EMBED)) -> Stage:
+def set_up(
+    launcher: Launcher, folder: Path, targets: tuple[Target, ...] = (RUN, GLYPHS, PREPARE, EMBED)
+) -> Stage:
     """A stage in an empty folder, after the undisturbed commands."""
     stage = Stage(launcher, folder / "base")
     material.draw(stage.base / "images")

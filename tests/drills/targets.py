@@ -114,8 +114,18 @@ RUN = Target(
     whole_run,
     (
         *("run/.lock", "run/checkpoints", "run/tensorboard/*", "run/metrics.jsonl", "run/config.json"),
-        *("run/checkpoints/*6*tmp*", "run/checkpoints/6", "run/checkpoints/*12*tmp*/default", "run/checkpoints/12"),
-        *("run/checkpoints/*18*tmp*/record", "run/checkpoints/*24*tmp*", "run/checkpoints/24", "run/mining.json"),
+        *(
+            "run/checkpoints/*6*tmp*",
+            "run/checkpoints/6",
+            "run/checkpoints/*12*tmp*/default",
+            "run/checkpoints/12",
+        ),
+        *(
+            "run/checkpoints/*18*tmp*/record",
+            "run/checkpoints/*24*tmp*",
+            "run/checkpoints/24",
+            "run/mining.json",
+        ),
         *("run/.*-convergence.png", "run/convergence.png", "run/.*-gallery.png", "run/gallery.png"),
         *("run/.*-results.json", "run/results.json"),
     ),
@@ -133,7 +143,13 @@ PREPARE = Target(
     lambda base, folder: material.prepare(base / "images", folder),
     left_by_prepare,
     whole_prepare,
-    ("prepare/.lock", "prepare/.*-images-*", "prepare/images-00002*", "prepare/images-00005*", "prepare/*.json"),
+    (
+        "prepare/.lock",
+        "prepare/.*-images-*",
+        "prepare/images-00002*",
+        "prepare/images-00005*",
+        "prepare/*.json",
+    ),
 )
 EMBED = Target(
     "embed",
