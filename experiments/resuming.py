@@ -8,8 +8,9 @@ from typing import Any
 from ml_collections import FrozenConfigDict
 
 from experiments.results import Results
+from pddm_jax.console import tell
 from pddm_jax.files import write_json
-from pddm_jax.saved import Damaged, read_record, steps_in
+from pddm_jax.saved import config_in, steps_in
 from pddm_jax.trained import read_config, read_results
 from pddm_jax.writer import Row
 
@@ -32,13 +33,9 @@ def began(workdir: Path) -> dict[str, Any] | None:
         there = steps_in(folder)
     except ValueError as error:
         there, problem = steps_in(folder), str(error)
-    for step in reversed(there):
-        try:
-            about = read_record(folder, step).about
-        except Damaged:
-            continue
-        if about is not None:
-            return dict(about["config"])
+    known = config_in(folder)
+    if known is not None:
+        return known
     if there:
         raise ValueError(
             problem
@@ -117,10 +114,23 @@ def rows_of(rows: list[Row], train: Mapping[str, Any]) -> list[Row]:
     return [row for row in rows if has(row)]
 
 
+def mend_config(workdir: Path) -> None:
+    """Write config.json of a finished run again where it is damaged or missing, by the last checkpoint."""
+    try:
+        same = json.loads((workdir / "config.json").read_bytes()) == read_config(workdir)
+    except (ValueError, OSError):
+        same = False
+    fields = None if same else began(workdir)
+    if fields is not None:
+        path = workdir / "config.json"
+        write_json(path, fields)
+        tell(f"{path} was damaged or missing; it is written again from the last checkpoint")
+
+
 def go_on(workdir: Path, theirs: dict[str, Any], train: dict[str, Any]) -> None:
     """Write config.json where it changes; results of fewer steps are kept as results-<steps>.json."""
     try:
-        same = read_config(workdir) == theirs | {"train": train}
+        same = json.loads((workdir / "config.json").read_bytes()) == theirs | {"train": train}
     except (ValueError, OSError):
         same = False
     if not same:

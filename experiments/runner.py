@@ -18,7 +18,7 @@ from experiments import plots
 from experiments import replay as replays
 from experiments.check_config import accepted, check_machine, warnings
 from experiments.results import Results
-from experiments.resuming import began, check_same_run, finished, go_on, is_due, rows_of
+from experiments.resuming import began, check_same_run, finished, go_on, is_due, mend_config, rows_of
 from pddm_jax import data, first_weights, metrics, signals
 from pddm_jax.checkpoint import Checkpoints, Preempted
 from pddm_jax.checks import as_labels
@@ -33,7 +33,7 @@ from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.objectives import Loss, has_classifier, make_objective
 from pddm_jax.pddm import PDDM
 from pddm_jax.provenance import digest, digest_of_images, versions
-from pddm_jax.trained import network_of, transform_of
+from pddm_jax.trained import digest_of_results, network_of, transform_of
 from pddm_jax.training import (
     Diverged,
     TrainState,
@@ -143,6 +143,8 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
             results = finished(workdir, config, evaluation.name)
             if results is None:
                 return _run(config, workdir, experiment, evaluation, stack)
+    if jax.process_index() == 0:
+        mend_config(workdir)
     say(f"{workdir} holds a finished run.")
     return results
 
@@ -224,6 +226,7 @@ def _run(
         "params_sha256": digest(state),
         "versions": stood_on,
     }
+    results["sha256"] = digest_of_results(results)
     if jax.process_index() == 0:
         title = f"{config.objective.name} on {config.data.name}, seed {config.seed}"
         plots.convergence({title: [plots.curve(rows)]}, title, workdir / "convergence.png")

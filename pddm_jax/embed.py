@@ -13,6 +13,7 @@ import errno
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,10 +26,11 @@ from jaxtyping import Float32, Int
 from tqdm import tqdm
 
 from pddm_jax import cli, data, peers
+from pddm_jax.agreement import from_first
 from pddm_jax.data import ClosedSet, Split
 from pddm_jax.data.rgb import MAX_PIXELS
 from pddm_jax.files import explained, read_object, write_json
-from pddm_jax.listing import Listing, listing, write_names
+from pddm_jax.listing import Listing, listing, read_names, write_names
 from pddm_jax.lock import Lock
 from pddm_jax.provenance import digest, versions
 from pddm_jax.trained import Config, load, read_config, transform_of
@@ -124,9 +126,11 @@ def _embed(
     }
     if out.exists():
         _check_same(out, about)
+        _check_whole(out, listed, about["columns"])
         return read(out)
     unfinished = out.with_name(f".{out.name}.part")
-    done = _begin(unfinished, about, listed)
+    written = _begin(unfinished, about, listed)
+    done = written.rows
     embeddings = np.load(unfinished / "embeddings.npy", mmap_mode="r+")
     forward = make_embed(network, mesh)
     places, place = jax.process_count(), jax.process_index()
@@ -140,10 +144,11 @@ def _embed(
             embeddings[done + place * share :][: len(mine)] = mine
             done += len(embedded)
             if number % SAVED == 0:
-                _save(unfinished, embeddings, done)
+                written = _save(unfinished, embeddings, done, written)
             bar.update(len(embedded))
-    _save(unfinished, embeddings, done)
+    written = _save(unfinished, embeddings, done, written)
     if place == 0:
+        write_json(unfinished / "about.json", about | {"embeddings_crc32": written.crc32})
         (unfinished / "done.json").unlink()
         unfinished.rename(out)
     _together("renamed")
@@ -165,8 +170,15 @@ def _load(config: Config, name: str | None, root: str | None) -> Split | ClosedS
     return data.load_closed_set(name, **where, **lists)
 
 
-def _begin(folder: Path, about: dict[str, Any], listed: Listing) -> int:
-    """How many rows an unfinished folder holds; one that is not there is made."""
+class Written(NamedTuple):
+    """How many rows are written, from the first on, and their CRC-32, which process 0 knows."""
+
+    rows: int
+    crc32: int
+
+
+def _begin(folder: Path, about: dict[str, Any], listed: Listing) -> Written:
+    """What an unfinished folder holds, verified; one that is not there is made."""
     told = folder / "about.json"  # written last
     if jax.process_index() == 0 and not told.exists():
         shutil.rmtree(folder, ignore_errors=True)
@@ -178,17 +190,71 @@ def _begin(folder: Path, about: dict[str, Any], listed: Listing) -> int:
             write_names(folder / "names.txt", listed.names)
             np.lib.format.open_memmap(folder / "embeddings.npy", "w+", np.float32, shape).flush()
             _allocate(folder / "embeddings.npy")
-        write_json(folder / "done.json", 0)
+        write_json(folder / "done.json", {"rows": 0, "crc32": 0})
         write_json(told, about)
     _together("begun")
     _check_same(folder, about)
+    embeddings = _check_listed(folder, listed, about["columns"])
+    return _read_done(folder, embeddings)
+
+
+def _read_done(folder: Path, embeddings: np.ndarray) -> Written:
+    """What done.json says, which must be so."""
+    todo = f"delete {folder}, and all is embedded anew"
     try:
-        done = json.loads((folder / "done.json").read_bytes())
-    except (ValueError, FileNotFoundError):
-        done = None
-    if type(done) is not int or not 0 <= done <= len(listed.labels):
-        raise ValueError(f"{folder / 'done.json'} is damaged: delete {folder}, and all is embedded anew")
-    return done
+        told = json.loads((folder / "done.json").read_bytes())
+    except (ValueError, OSError):
+        told = None
+    if isinstance(told, int):  # of an earlier version
+        told = {"rows": told}
+    done = told.get("rows") if isinstance(told, dict) else None
+    if type(done) is not int or not 0 <= done <= len(embeddings):
+        raise ValueError(f"{folder / 'done.json'} is damaged: {todo}")
+    found = zlib.crc32(embeddings[:done].data) if jax.process_index() == 0 else 0
+    damaged = jax.process_index() == 0 and told.get("crc32", found) != found
+    if from_first("damaged" if damaged else ""):
+        raise ValueError(f"{folder / 'embeddings.npy'} or done.json is damaged: {todo}")
+    return Written(done, found)
+
+
+def _check_listed(folder: Path, listed: Listing, columns: int) -> np.ndarray:
+    """The embeddings in a folder, whose other arrays and names must be those of the images.
+
+    Raises:
+        ValueError: a file is damaged or missing.
+    """
+    todo = f"delete {folder}, and all is embedded anew"
+    arrays = {}
+    for name in ("embeddings", "labels", "parts"):
+        path = folder / f"{name}.npy"
+        try:
+            arrays[name] = np.load(path, mmap_mode="r")
+        except (ValueError, OSError, EOFError) as error:
+            raise ValueError(f"{path} is damaged or missing: {todo}") from error
+    for name, right in (("labels", listed.labels), ("parts", listed.parts)):
+        if not np.array_equal(arrays[name], right):
+            raise ValueError(f"{folder / name}.npy is damaged: {todo}")
+    embeddings = arrays["embeddings"]
+    if embeddings.shape != (len(listed.labels), columns) or embeddings.dtype != np.float32:
+        raise ValueError(f"{folder / 'embeddings.npy'} is damaged: {todo}")
+    try:
+        same = read_names(folder / "names.txt") == listed.names
+    except (ValueError, OSError):
+        same = False
+    if not same:
+        raise ValueError(f"{folder / 'names.txt'} is damaged or missing: {todo}")
+    return embeddings
+
+
+def _check_whole(folder: Path, listed: Listing, columns: int) -> None:
+    """Raise a ValueError where a file of finished embeddings is damaged; earlier ones have no CRC-32."""
+    embeddings = _check_listed(folder, listed, columns)
+    told = read_object(folder / "about.json", f"delete {folder}").get("embeddings_crc32")
+    if told is not None and told != zlib.crc32(embeddings.data):
+        raise ValueError(
+            f"{folder / 'embeddings.npy'} is damaged: it does not have its CRC-32; delete {folder}, and "
+            "all is embedded anew"
+        )
 
 
 def _allocate(path: Path) -> None:
@@ -220,12 +286,15 @@ def _check_same(folder: Path, about: dict[str, Any]) -> None:
         )
 
 
-def _save(folder: Path, embeddings: np.memmap, rows: int) -> None:
+def _save(folder: Path, embeddings: np.memmap, rows: int, before: Written) -> Written:
     """Write down that all rows before `rows` are there, once those of all processes are."""
     embeddings.flush()
     _together("flushed")
-    if jax.process_index() == 0:
-        write_json(folder / "done.json", rows)
+    if jax.process_index() > 0:
+        return Written(rows, 0)
+    written = Written(rows, zlib.crc32(embeddings[before.rows : rows].data, before.crc32))
+    write_json(folder / "done.json", written._asdict())
+    return written
 
 
 def _together(name: str) -> None:

@@ -10,7 +10,6 @@ A checkpoint is a folder CHECKPOINTS/<step>, written by Orbax, that appears when
 Those of runs before there were records have none, and are not verified.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
-from pddm_jax.digests import digests, shapes
+from pddm_jax.digests import digest_of_json, digests, shapes
 from pddm_jax.quiet import Quiet
 from pddm_jax.training import TrainState
 
@@ -58,8 +57,19 @@ def make_record(
 
 def _sha256(record: Mapping[str, Any]) -> str:
     """Of all of a record but its digest."""
-    told = {name: value for name, value in record.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return digest_of_json(record, ["sha256"])
+
+
+def config_in(folder: Path) -> dict[str, Any] | None:
+    """The config of the run as its newest intact checkpoint knows it; None where none does."""
+    for step in reversed(steps_in(folder)):
+        try:
+            about = read_record(folder, step).about
+        except Damaged:
+            continue
+        if about is not None:
+            return dict(about["config"])
+    return None
 
 
 def read_record(folder: Path, step: int) -> Record:

@@ -9,11 +9,11 @@ from jax.sharding import Mesh
 
 from pddm_jax.console import tell
 from pddm_jax.data.transforms import AUGMENT, Transform, make_transform
-from pddm_jax.digests import digest_of
+from pddm_jax.digests import digest_of, digest_of_json
 from pddm_jax.files import read_object
 from pddm_jax.networks import EmbeddingNetwork, make_network
 from pddm_jax.pddm import PDDM
-from pddm_jax.saved import restore_chosen
+from pddm_jax.saved import config_in, restore_chosen
 from pddm_jax.training import TrainState, init_state, make_optimizer
 
 Config = Mapping[str, Any]
@@ -47,6 +47,11 @@ def read_config(workdir: Path) -> Config:
     groups = [name for name in GROUPS if not isinstance(config.get(name), dict)]
     if groups:
         raise ValueError(f"{path} is damaged: it has no fields {', '.join(groups)}; {todo}")
+    known = config_in(workdir / "checkpoints")
+    # A run that is extended has written its new fields of `train` before its next checkpoint.
+    if known is not None and {**known, "train": None} != {**config, "train": None}:
+        tell(f"{path} differs from what the last checkpoint knows of the run; that is taken")
+        return known
     return config
 
 
@@ -66,7 +71,14 @@ def read_results(workdir: Path) -> dict[str, Any]:
     odd = [name for name, kind in kinds.items() if not isinstance(results.get(name), kind)]
     if odd:
         raise ValueError(f"{path} is damaged: {', '.join(odd)} missing or of a wrong type; {todo}")
+    if results.get("sha256", digest := digest_of_results(results)) != digest:
+        raise ValueError(f"{path} is damaged or was edited: it does not have its digest; {todo}")
     return results
+
+
+def digest_of_results(results: Mapping[str, Any]) -> str:
+    """SHA-256 over the results but for what differs between equal runs: times and versions."""
+    return digest_of_json(results, ["sha256", "seconds", "images_per_second", "versions"])
 
 
 def transform_of(config: Config) -> Transform:
