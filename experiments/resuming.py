@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import FrozenConfigDict
 
 from experiments.results import Results
+from pddm_jax.console import tell
 from pddm_jax.files import write_sealed
 from pddm_jax.saved import Damaged, read_record, steps_in
 from pddm_jax.trained import read_config, read_results
@@ -137,6 +138,18 @@ def rows_of(known: Known, train: Mapping[str, Any]) -> Known:
         return is_due(row["step"], every, train["steps"])
 
     return known._replace(rows=[row for row in known.rows if has(row)])
+
+
+def mend_config(workdir: Path) -> None:
+    """Write config.json of a finished run again if it is damaged or missing, from the last checkpoint."""
+    try:
+        read_config(workdir)
+    except (ValueError, OSError):
+        fields = began(workdir)
+        if fields is not None:
+            path = workdir / "config.json"
+            write_sealed(path, fields)
+            tell(f"{path} was damaged or missing; it is written again from the last checkpoint")
 
 
 def go_on(workdir: Path, theirs: dict[str, Any], train: dict[str, Any]) -> None:

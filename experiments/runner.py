@@ -18,7 +18,7 @@ from experiments import plots
 from experiments import replay as replays
 from experiments.check_config import accepted, check_machine, warnings
 from experiments.results import Results
-from experiments.resuming import began, check_same_run, finished, go_on, is_due, rows_of
+from experiments.resuming import began, check_same_run, finished, go_on, is_due, mend_config, rows_of
 from pddm_jax import data, first_weights, metrics, signals
 from pddm_jax.checkpoint import Checkpoints, Preempted
 from pddm_jax.checks import as_labels
@@ -144,6 +144,8 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
             results = finished(workdir, config, evaluation.name, readers)
             if results is None:
                 return _run(config, workdir, experiment, evaluation, stack)
+    if jax.process_index() == 0:
+        mend_config(workdir)
     say(f"{workdir} holds a finished run.")
     return results
 

@@ -1,7 +1,9 @@
-"""SHA-256 digests of the arrays of a train state."""
+"""SHA-256 digests of the arrays of a train state, and of JSON objects."""
 
 import hashlib
-from typing import TypedDict
+import json
+from collections.abc import Collection, Mapping
+from typing import Any, TypedDict
 
 import jax
 import numpy as np
@@ -45,3 +47,9 @@ def digest_of(params: PyTree, batch_stats: PyTree) -> str:
         sha.update(jax.tree_util.keystr(path).encode())
         sha.update(np.asarray(leaf).tobytes())
     return sha.hexdigest()
+
+
+def digest_of_json(value: Mapping[str, Any], without: Collection[str] = ()) -> str:
+    """SHA-256 over an object as JSON holds it, without some of its fields, in any order of them."""
+    told = json.loads(json.dumps({name: x for name, x in value.items() if name not in without}))
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

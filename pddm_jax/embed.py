@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -191,9 +192,9 @@ def _embed(
             (out / "done.json").unlink(missing_ok=True)  # of a command that was killed as it ended
         return read(out)
     unfinished = out.with_name(f".{out.name}.part")
-    done = _begin(unfinished, about, listed)
-    size, todo = (len(listed.labels), about["columns"]), f"delete {unfinished}, and all is embedded anew"
-    embeddings = _array(unfinished / "embeddings.npy", size, todo, "r+")
+    written = _begin(unfinished, about, listed)
+    done, size = written.rows, (len(listed.labels), about["columns"])
+    embeddings = _array(unfinished / "embeddings.npy", size, _anew(unfinished), "r+")
     forward = make_embed(network, mesh)
     places, place = jax.process_count(), jax.process_index()
     share = -(-batch // mesh.size) * mesh.size // places
@@ -206,9 +207,9 @@ def _embed(
             embeddings[done + place * share :][: len(mine)] = mine
             done += len(embedded)
             if number % SAVED == 0:
-                _save(unfinished, embeddings, done)
+                written = _save(unfinished, embeddings, done, written)
             bar.update(len(embedded))
-    _save(unfinished, embeddings, done)
+    _save(unfinished, embeddings, done, written)
     with together():
         if place == 0:
             _finish(unfinished, out, about)
@@ -237,8 +238,19 @@ def _load(config: Config, name: str | None, root: str | None) -> Split | ClosedS
     return data.load_closed_set(name, **where, **lists)
 
 
-def _begin(folder: Path, about: dict[str, Any], listed: Listing) -> int:
-    """How many rows an unfinished folder holds; one that is not there is made."""
+class Written(NamedTuple):
+    """How many rows are written, from the first on, and their CRC-32, which process 0 knows."""
+
+    rows: int
+    crc32: int
+
+
+def _anew(folder: Path) -> str:
+    return f"delete {folder}, and all is embedded anew"
+
+
+def _begin(folder: Path, about: dict[str, Any], listed: Listing) -> Written:
+    """What an unfinished folder holds, verified; one that is not there is made."""
     told, shape = folder / "about.json", (len(listed.labels), about["columns"])  # `told` is written last
     with together():
         if jax.process_index() == 0:
@@ -257,22 +269,28 @@ def _begin(folder: Path, about: dict[str, Any], listed: Listing) -> int:
                     np.lib.format.open_memmap(folder / "embeddings.npy", "w+", np.float32, shape).flush()
                     _allocate(folder / "embeddings.npy")
             if is_new:
-                write_json(folder / "done.json", 0)
+                write_json(folder / "done.json", Written(0, 0)._asdict())
                 write_sealed(told, about)
     with together():
         _check_same(folder, about)
-        return _done(folder, len(listed.labels))
+        return _verified(folder, shape)
 
 
-def _done(folder: Path, rows: int) -> int:
-    """The rows that are embedded already, as done.json says."""
+def _verified(folder: Path, shape: tuple[int, int]) -> Written:
+    """What done.json says, which must be so: process 0 compares the rows with their CRC-32."""
+    path, embeddings = folder / "done.json", _array(folder / "embeddings.npy", shape, _anew(folder))
     try:
-        done = json.loads((folder / "done.json").read_bytes())
-    except (ValueError, RecursionError, FileNotFoundError, IsADirectoryError):
-        done = None
-    if type(done) is not int or not 0 <= done <= rows:
-        raise ValueError(f"{folder / 'done.json'} is damaged: delete {folder}, and all is embedded anew")
-    return done
+        fields = json.loads(path.read_bytes())
+        # An earlier version wrote the number of rows alone.
+        rows, crc32 = (fields, None) if type(fields) is int else (fields["rows"], fields["crc32"])
+    except (ValueError, RecursionError, KeyError, TypeError, FileNotFoundError, IsADirectoryError):
+        rows, crc32 = -1, None
+    if type(rows) is not int or not 0 <= rows <= len(embeddings):
+        raise ValueError(f"{path} is damaged: {_anew(folder)}")
+    found = zlib.crc32(embeddings[:rows].data) if jax.process_index() == 0 else 0
+    if jax.process_index() == 0 and crc32 not in (None, found):
+        raise ValueError(f"{folder / 'embeddings.npy'} or done.json is damaged: {_anew(folder)}")
+    return Written(rows, found)
 
 
 def _finish(folder: Path, out: Path, about: dict[str, Any]) -> None:
@@ -320,13 +338,16 @@ def _check_same(folder: Path, about: dict[str, Any]) -> None:
         )
 
 
-def _save(folder: Path, embeddings: np.memmap, rows: int) -> None:
+def _save(folder: Path, embeddings: np.memmap, rows: int, before: Written) -> Written:
     """Write down that all rows before `rows` are there, once those of all processes are."""
     with together():
         embeddings.flush()
+    written = Written(rows, 0)
     with together():
         if jax.process_index() == 0:
-            write_json(folder / "done.json", rows)
+            written = Written(rows, zlib.crc32(embeddings[before.rows : rows].data, before.crc32))
+            write_json(folder / "done.json", written._asdict())
+    return written
 
 
 def main(_: list[str]) -> None:

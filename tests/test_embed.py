@@ -205,7 +205,7 @@ def test_what_was_broken_off_goes_on(batches, workdir, expected, tmp_path, monke
         with pytest.raises(OSError, match="gone"):
             embed(workdir, tmp_path / "out", batch=8)
     assert not (tmp_path / "out").exists()
-    done = json.loads((tmp_path / ".out.part" / "done.json").read_text(encoding="utf-8"))
+    done = json.loads((tmp_path / ".out.part" / "done.json").read_text(encoding="utf-8"))["rows"]
     assert done == [0, 16, 32][batches // 2]
     counted = []
 
@@ -274,14 +274,14 @@ def test_two_processes_that_are_killed_are_followed_by_one(start, workdir, confi
     given = command(workdir, tmp_path / "out", *more, f"--coordinator={free_address()}")
     both = [start(*given, f"--process_id={i}") for i in range(2)]
     progress, deadline = tmp_path / ".out.part" / "done.json", time.monotonic() + LIMIT
-    while not (progress.exists() and json.loads(progress.read_text(encoding="utf-8"))):
+    while not (progress.exists() and json.loads(progress.read_text(encoding="utf-8"))["rows"]):
         ended = [process.poll() for process in both]
         assert ended == [None, None] and time.monotonic() < deadline, both[0].communicate()  # noqa: PT018
         time.sleep(0.01)
     for process in both:
         process.kill()
         process.communicate()
-    done = json.loads(progress.read_text(encoding="utf-8"))
+    done = json.loads(progress.read_text(encoding="utf-8"))["rows"]
     assert 0 < done < 3000
     assert not (tmp_path / "out").exists()
     followed = embed(workdir, tmp_path / "out", name="folder", root=str(many), batch=256)

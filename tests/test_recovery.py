@@ -331,6 +331,7 @@ def test_a_run_whose_rate_depends_on_its_steps_is_not_extended(stopped):
     check_same_run(stopped, FrozenConfigDict(longer))
     config["optimizer"]["schedule"] = longer.optimizer.schedule = "cosine"
     write_json(stopped / "config.json", config)
+    shutil.rmtree(stopped / "checkpoints")  # which know of another schedule
     told = rf"12 train\.steps.*optimizer\.schedule 'cosine'.*24.*--config\.network\.pretrained={stopped}"
     with pytest.raises(ValueError, match=told):
         check_same_run(stopped, FrozenConfigDict(longer))

@@ -1,5 +1,6 @@
 """Encoded images in ArrayRecord shards, and the index beside them: a folder to be read at random, fast."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -18,6 +19,11 @@ INDEX = "pddm_records.json"
 OPEN = 256  # shards at a time, in each process: there may be thousands
 LARGEST = 2**32  # bytes of an index: of tens of millions of images
 VERSION = 2  # 1, which is read too, did not tell what was skipped
+_SEAL = ', "sha256": "'  # before the digest of all that stands before it, closed by a brace
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Shard(NamedTuple):
@@ -140,7 +146,7 @@ def write_index(root: Path, index: Index) -> None:
     if not index.notes:
         del fields["notes"]  # which earlier versions do not read
     text = json.dumps(fields, ensure_ascii=False)
-    write_text(root / INDEX, text + "\n")
+    write_text(root / INDEX, f'{text[:-1]}{_SEAL}{_sha256(text)}"}}\n')
 
 
 def read_index(root: Path) -> Index:
@@ -151,7 +157,10 @@ def read_index(root: Path) -> Index:
     """
     path = root / INDEX
     try:
-        fields = json.loads(read_text(path, LARGEST))
+        text, seal, digest = read_text(path, LARGEST).rpartition(_SEAL)
+        if seal and digest != f'{_sha256(text + "}")}"}}\n':
+            raise ValueError("it does not have its digest")
+        fields = json.loads(f"{text}}}" if seal else digest)  # earlier ones have none
         version = fields.pop("version")
         if version not in (1, VERSION):
             raise ValueError(f"its version is {version}, not {VERSION}")

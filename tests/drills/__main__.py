@@ -2,8 +2,8 @@
 
     python -m tests.drills --report=FILE.md [--seed=0] [--kills=50] [--minutes=90] [--only=TEXT]
 
-Exits with 1 where a trial is bad. `--only` plays the trials whose name contains a text. Full and read-only disks
-are tried where file systems can be mounted, as by root.
+Exits with 1 where a trial is bad. `--only` plays the trials whose name contains a text. Full and read-only
+disks are tried where file systems can be mounted, as by root.
 """
 
 import argparse

@@ -30,7 +30,7 @@ def strikes(rng: np.random.Generator, kills: int) -> list[list[Trial]]:
         others = [("SIGTERM", 1), ("SIGHUP", 1), ("SIGINT", 1), ("SIGINT", 2)]
         of_others = [After(share) for share in rng.uniform(0.05, 1, 6)]
         of_others += [Appears(event, rng.uniform(0, 0.02)) for event in target.events]
-        found.append([Struck(name, *other, moment=moment) for moment in of_others for other in others])
+        found.append([Struck(name, sent, moment, times) for moment in of_others for sent, times in others])
     return found
 
 
@@ -57,9 +57,8 @@ def damages(stage: Stage) -> list[list[Trial]]:
                 if (name, state) != ("embed", "stopped"):
                     found.append([Damaged(name, state, file, how) for file in there])
     for name in ("run", "prepare"):
-        found += [
-            [Read(name, file, how) for file in damage.files(stage.base / name)] for how in damage.DAMAGES
-        ]
+        there = damage.files(stage.base / name)
+        found += [[Read(name, file, how) for file in there] for how in damage.DAMAGES]
     return found
 
 
@@ -71,9 +70,8 @@ def plan(stage: Stage, seed: int, kills: int) -> Iterator[Trial]:
     mountable.mkdir(exist_ok=True)
     if disks.can_mount(mountable):
         kinds += full(rng)
-        kinds.append(
-            [ReadOnly(name, state) for name in SIZES for state in ("fresh", "stopped", "finished")]
-        )
+        states = "fresh", "stopped", "finished"
+        kinds.append([ReadOnly(name, state) for name in SIZES for state in states])
     kinds += damages(stage)
     for trials in kinds:
         rng.shuffle(trials)

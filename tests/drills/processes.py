@@ -37,13 +37,11 @@ def held(pid: int) -> Held:
             told = dict(
                 line.split(":", 1) for line in (PROC / str(one) / "status").read_text().splitlines()
             )
-            rss += (
-                (one == pid)
-                * 1024
-                * sum(int(told.get(name, "0 kB").split()[0]) for name in ("RssAnon", "RssFile"))
-            )
+            if one == pid:
+                kinds = (told.get(name, "0 kB") for name in ("RssAnon", "RssFile"))
+                rss = 1024 * sum(int(kind.split()[0]) for kind in kinds)
             threads += int(told["Threads"])
-            descriptors += len(os.listdir(PROC / str(one) / "fd"))
+            descriptors += len([*(PROC / str(one) / "fd").iterdir()])
             processes += 1
     return Held(rss, descriptors, threads, processes)
 

@@ -3,9 +3,10 @@
     python -m tests.drills.soak --minutes=30 [--workers=1] --report=FILE.md
 
 Every second the memory of the command, and the open file descriptors, threads, temporary files and shared
-memory of it and of its worker processes are sampled, and the compilations counted that JAX logs. After the warm-up, a fifth of
-the time, there must be no further compilation, no more descriptors, threads or files, and a memory slope
-that is below a limit at 95 % confidence. The training is ended by SIGTERM, and must then leave nothing.
+memory of it and of its worker processes are sampled, and the compilations counted that JAX logs. After the
+warm-up, a fifth of the time, there must be no further compilation, no more descriptors, threads or files,
+and a memory slope that is not above a limit at 95 % confidence. The training is ended by SIGTERM, and must
+then leave nothing.
 """
 
 import argparse
@@ -80,7 +81,7 @@ def soak(folder: Path, seconds: float, workers: int = 0) -> Soak:
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # else the command starts itself anew with it
     }
     shm = Path("/dev/shm")
-    before = {*os.listdir(shm)}
+    before = {*shm.iterdir()}
     with log.open("w") as err:
         process = subprocess.Popen(
             [sys.executable, "-m", *command], cwd=ROOT, env=environment, stdout=err, stderr=err
@@ -92,7 +93,7 @@ def soak(folder: Path, seconds: float, workers: int = 0) -> Soak:
             now = time.monotonic()
             if not count:
                 start = now
-            ours = len({*os.listdir(shm)} - before)
+            ours = len({*shm.iterdir()} - before)
             found = held(process.pid), files_below(temporary), ours, count, len(compiled(log))
             samples.append(Sample(now - start, *found))
             if now - start >= seconds:
@@ -100,7 +101,7 @@ def soak(folder: Path, seconds: float, workers: int = 0) -> Soak:
                 break
             time.sleep(1)
         status = process.wait(timeout=300)
-    left = sorted({*os.listdir(shm)} - before) + sorted(map(str, temporary.rglob("*")))
+    left = sorted(map(str, {*shm.iterdir()} - before)) + sorted(map(str, temporary.rglob("*")))
     last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-1]
     return Soak(samples, compiled(log), status, last, left)
 
@@ -128,10 +129,8 @@ def judged(found: Soak, seconds: float) -> dict[str, tuple[str, bool]]:
     def steady(name: str, of, slack: int) -> tuple[str, tuple[str, bool]]:
         values = [of(sample) for sample in warm]
         early, late = (int(np.median(part)) for part in (values[:third], values[-third:]))
-        return name, (
-            f"{early} in the first third, {late} in the last, {max(values)} at most",
-            late <= 1.2 * early + slack,
-        )
+        text = f"{early} in the first third, {late} in the last, {max(values)} at most"
+        return name, (text, late <= 1.2 * early + slack)
 
     twice = [name for name, n in Counter(found.compiled).items() if n > 1]
     after = last.compilations - first.compilations
@@ -153,7 +152,7 @@ def judged(found: Soak, seconds: float) -> dict[str, tuple[str, bool]]:
             ]
         ),
         "compilations": (
-            f"{len(found.compiled)} in all, {len(twice)} programs more than once, {after} after the warm-up",
+            f"{len(found.compiled)} in all, {len(twice)} of them again, {after} after the warm-up",
             not twice and not after,
         ),
         "end by SIGTERM": (
@@ -166,9 +165,8 @@ def judged(found: Soak, seconds: float) -> dict[str, tuple[str, bool]]:
 def report(found: Soak, seconds: float) -> str:
     """The report, as Markdown."""
     verdicts, last = judged(found, seconds), found.samples[-1]
-    rows = [
-        f"| {name} | {'ok' if good else '**BAD**'} | {text} |" for name, (text, good) in verdicts.items()
-    ]
+    rows = [f"| {name} | {'ok' if ok else '**BAD**'} | {text} |" for name, (text, ok) in verdicts.items()]
+    good = all(ok for _, ok in verdicts.values())
     every = found.samples[:: max(len(found.samples) // 12, 1)]
     table = [
         f"| {x.seconds:.0f} | {x.evaluations} | {x.held.rss / 1e6:.1f} | {x.held.descriptors} | "
@@ -181,13 +179,13 @@ def report(found: Soak, seconds: float) -> str:
             "",
             f"{last.seconds / 60:.1f} minutes, {last.evaluations} evaluations, {os.cpu_count()} cores "
             f"({platform.machine()}), Python {platform.python_version()}: "
-            f"{'all as it should be' if all(good for _, good in verdicts.values()) else 'NOT as it should be'}.",
+            f"{'all' if good else 'NOT'} as it should be.",
             "",
             "| what | verdict | seen after the warm-up |",
             "| --- | --- | --- |",
             *rows,
             "",
-            "| seconds | evaluations | MB | descriptors | threads | temporary files | /dev/shm | compilations |",
+            "| seconds | evaluations | MB | descriptors | threads | temporary | /dev/shm | compilations |",
             "| --- | --- | --- | --- | --- | --- | --- | --- |",
             *table,
             "",

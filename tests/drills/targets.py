@@ -89,7 +89,8 @@ def left_by_embed(folder: Path) -> object:
     """Embeddings, with what they belong to."""
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     arrays = [np.load(folder / f"{name}.npy") for name in ("embeddings", "labels", "parts")]
-    assert np.isfinite(arrays[0]).all() and np.abs(arrays[0]).sum(1).all(), "rows are missing"
+    assert np.isfinite(arrays[0]).all(), "rows are not finite"
+    assert np.abs(arrays[0]).sum(1).all(), "rows are missing"
     names = (folder / "names.txt").read_text(encoding="utf-8")
     assert not (folder.with_name(f".{folder.name}.part")).exists(), "left over"
     assert not (folder / "done.json").exists(), "left over"
@@ -114,18 +115,9 @@ RUN = Target(
     whole_run,
     (
         *("run/.lock", "run/checkpoints", "run/tensorboard/*", "run/metrics.jsonl", "run/config.json"),
-        *(
-            "run/checkpoints/*6*tmp*",
-            "run/checkpoints/6",
-            "run/checkpoints/*12*tmp*/default",
-            "run/checkpoints/12",
-        ),
-        *(
-            "run/checkpoints/*18*tmp*/record",
-            "run/checkpoints/*24*tmp*",
-            "run/checkpoints/24",
-            "run/mining.json",
-        ),
+        *("run/checkpoints/*6*tmp*", "run/checkpoints/6", "run/checkpoints/*12*tmp*/default"),
+        *("run/checkpoints/12", "run/checkpoints/*18*tmp*/record", "run/checkpoints/*24*tmp*"),
+        *("run/checkpoints/24", "run/mining.json"),
         *("run/.*-convergence.png", "run/convergence.png", "run/.*-gallery.png", "run/gallery.png"),
         *("run/.*-results.json", "run/results.json"),
     ),
@@ -144,10 +136,7 @@ PREPARE = Target(
     left_by_prepare,
     whole_prepare,
     (
-        "prepare/.lock",
-        "prepare/.*-images-*",
-        "prepare/images-00002*",
-        "prepare/images-00005*",
+        *("prepare/.lock", "prepare/.*-images-*", "prepare/images-00002*", "prepare/images-00005*"),
         "prepare/*.json",
     ),
 )

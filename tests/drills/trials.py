@@ -33,7 +33,7 @@ def must_be_equal(verdict: Verdict) -> Verdict:
 
 @dataclass(frozen=True)
 class Struck:
-    """A command is sent signals at some moment; the same command must then end as if nothing had happened."""
+    """A command is sent signals at some moment; the same command must then end as if nothing was."""
 
     kind = "signals"
     name: str
@@ -130,7 +130,7 @@ class ReadOnly:
 
 @dataclass(frozen=True)
 class Damaged:
-    """A file is damaged; the same command then ends equal or refuses by name, and never tells what is wrong."""
+    """A file is damaged; the same command then ends equal or refuses by name."""
 
     kind = "damaged file"
     name: str
@@ -162,12 +162,11 @@ class Damaged:
         target = TARGETS[self.name]
         ended = stage.launcher.run(target.command(stage.base, folder))
         expected = stage.expected[self.name]
-        if (self.name, self.state) == ("run", "finished") and ended.status == 0:
-            # A finished run is told from results.json; its other files are for others to read.
-            if self.file == "metrics.jsonl":
-                path = folder / self.file
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-                shutil.copy(stage.base / "run" / "metrics.jsonl", path)
+        rows = folder / "metrics.jsonl"
+        if (self.state, rows.name) == ("finished", self.file) and not ended.status:
+            # A finished run is told by results.json; its other files are for others to read.
+            shutil.rmtree(rows) if rows.is_dir() else rows.unlink(missing_ok=True)
+            shutil.copy(stage.base / "run" / rows.name, rows)
         return judged(ended, target, folder, expected, *self._named(folder))
 
 

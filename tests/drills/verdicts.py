@@ -1,4 +1,4 @@
-"""Whether a command ended as it may: equal to the undisturbed one, or refused in one line that says what."""
+"""Whether a command ended as it may: equal to the undisturbed one, or refused in one line."""
 
 from pathlib import Path
 from typing import NamedTuple
