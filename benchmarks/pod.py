@@ -39,7 +39,7 @@ from benchmarks.hlo import received_bytes
 from benchmarks.operations import operations
 from benchmarks.report import arguments, report
 from experiments.configs import photos
-from experiments.runner import make_recipe
+from experiments.recipe import make_recipe
 from pddm_jax.objectives import has_classifier
 from pddm_jax.training import data_mesh, init_state, make_train_step, replicated, sharded
 from pddm_jax.types import Batch

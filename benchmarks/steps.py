@@ -23,7 +23,7 @@ from benchmarks.operations import operations
 from benchmarks.pod import CLASSES, experiment_config
 from benchmarks.report import arguments, report
 from benchmarks.timing import interleaved
-from experiments.runner import make_recipe
+from experiments.recipe import make_recipe
 from pddm_jax.objectives import has_classifier
 from pddm_jax.training import data_mesh, global_batches, init_state, make_train_step
 from pddm_jax.types import Batch

@@ -22,7 +22,7 @@ from benchmarks.report import arguments, report
 from benchmarks.timing import interleaved
 from experiments import machine
 from experiments.configs import base
-from experiments.runner import make_recipe
+from experiments.recipe import make_recipe
 from pddm_jax import PDDM, mine_quadruplets_fused
 from pddm_jax.training import data_mesh, global_batches, init_state, make_train_step
 from pddm_jax.types import Batch

@@ -12,7 +12,7 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from experiments import transfer
 from experiments.check_config import accepted, check_config
 from experiments.configs import imagenet10k, imagenet2010, transfers
-from experiments.runner import make_recipe
+from experiments.recipe import make_recipe
 from pddm_jax.data import ClosedSet, Images, Split, load_closed_set, ordered_batches
 from pddm_jax.data.images import some
 from pddm_jax.data.streams import WAYS, stream

@@ -12,6 +12,9 @@ from test_sources import birds, picture
 from experiments import icons, retrieval, runner
 from experiments.check_config import check_config
 from experiments.configs import cars196, cub200, folder, sop
+from experiments.recipe import make_recipe
+from experiments.training_run import train
+from pddm_jax import data
 from pddm_jax.data import protocols
 from pddm_jax.data.protocols import Count, Expected
 from pddm_jax.data.rgb import MAX_PIXELS
@@ -97,7 +100,7 @@ def test_every_variant_makes_a_recipe(name, variant, tmp_path):
     if config.network.freeze_statistics:
         config.network.pretrained = str(weights)
     check_config(config)
-    recipe = runner.make_recipe(config)
+    recipe = make_recipe(config)
     assert recipe.objective["per"] == ("batch" if variant == "paper" else "positive")
     width = {"paper": 0, "lite0": 512 if name == "folder" else 64}.get(variant, 64)
     assert recipe.network.embedding_dim == width
@@ -112,7 +115,7 @@ def test_unknown_variants_list_what_exists():
 
 def test_statistics_are_not_frozen_without_weights():
     with pytest.raises(ValueError, match=r"network\.pretrained must be given"):
-        runner.make_recipe(cars196.get_config("tuned"))
+        make_recipe(cars196.get_config("tuned"))
 
 
 def without_gradient(network, loss, optimizer, mesh):
@@ -147,9 +150,9 @@ def test_published_weights_are_where_training_starts_and_their_statistics_stay(
     }
     config.network.update(fields)
     config = config.copy_and_resolve_references()
-    recipe = runner.make_recipe(config)
-    split = runner.data.load("folder", config.data.root, None, 0)
-    state = runner.train(config, tmp_path / "run", recipe, split.train, split.test, "").state
+    recipe = make_recipe(config)
+    split = data.load("folder", config.data.root, None, 0)
+    state = train(config, tmp_path / "run", recipe, split.train, split.test, "").state
     weights = load_pretrained(
         "efficientnet_lite0",
         fields["pretrained"],

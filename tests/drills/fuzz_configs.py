@@ -10,7 +10,7 @@ import optax
 from absl import flags
 from hypothesis import strategies as st
 
-from experiments import runner
+from experiments import recipe
 from experiments.check_config import RULES, accepted, check_machine
 from experiments.command import LOWER, Experiment
 from pddm_jax import cli
@@ -188,7 +188,7 @@ def check_config(case):
 def check_works(config):
     """One step of the objective and the optimizer of a config that was accepted."""
     objective = attempt(
-        lambda: make_objective(config.objective.name, **runner.objective_fields(config)), ("objective",)
+        lambda: make_objective(config.objective.name, **recipe.objective_fields(config)), ("objective",)
     )
     if objective.error is not None:
         return  # refused by `runner.check`, as early

@@ -1,0 +1,91 @@
+"""What happens after each training step: rows of logs, evaluations, checkpoints, the end by a signal."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+
+from experiments.resuming import is_due
+from experiments.training_setup import Embedder, Training
+from pddm_jax import metrics
+from pddm_jax.checkpoint import Checkpoints
+from pddm_jax.diagnosis import Collapse, MiningCounts
+from pddm_jax.files import write_sealed
+from pddm_jax.training import TrainState
+from pddm_jax.writer import Writer
+
+
+@dataclass
+class Schedule:
+    """What is due after a step.
+
+    Attributes:
+        training: what is trained.
+        embed: embeds the evaluated images.
+        fields: of config.json.
+        checkpoints: of the run.
+        writer: of its rows.
+        mined: counts of quadruplets.
+        collapse: signs of it.
+        last: the last step at which something was due.
+    """
+
+    training: Training
+    embed: Embedder
+    fields: dict[str, Any]
+    checkpoints: Checkpoints
+    writer: Writer
+    mined: MiningCounts
+    collapse: Collapse
+    last: int
+    _since: float = field(default_factory=time.perf_counter)
+
+    def after_step(self, step: int, state: TrainState, logs: Callable[[], dict[str, float]]) -> bool:
+        """Whether the run is to stop after this step."""
+        train = self.training.config.train
+        if (
+            step == 1 and jax.process_index() == 0
+        ):  # what could not make one step does not claim the workdir
+            write_sealed(self.training.workdir / "config.json", self.fields)
+        stop = self.checkpoints.preempted(step)
+        log, evaluate = self._is_due(step, train.log_every), self._is_due(step, train.eval_every)
+        scored = evaluate and self.training.validates
+        save = stop or scored or self._is_due(step, train.checkpoint_every)
+        self.writer.progress(step)
+        if not (log or evaluate or save):
+            return stop
+        values = logs()
+        if log:
+            self._log(step, values)
+        recall = self._evaluate(step, state) if evaluate else None
+        if save:
+            about = {
+                "config": self.fields,
+                "metrics": self.writer.known(step),
+                "mining": self.mined.known(),
+            }
+            self.checkpoints.save(step, state, recall if scored else None, about)
+        self.last, self._since = step, time.perf_counter()
+        return stop
+
+    def _is_due(self, step: int, every: int) -> bool:
+        return is_due(step, every, self.training.steps)
+
+    def _log(self, step: int, values: dict[str, float]) -> None:
+        fields = self.training.config.data
+        images = fields.classes_per_batch * fields.images_per_class * (step - self.last)
+        rate = round(images / (time.perf_counter() - self._since), 1)
+        self.writer.row(step, {**values, **self.mined.row(step), "images_per_second": rate})
+
+    def _evaluate(self, step: int, state: TrainState) -> float:
+        """Recall@1 of the evaluated images."""
+        evaluated = self.training.evaluated
+        embeddings = self.embed(state, evaluated)
+        means = metrics.summarize(metrics.query_measures(embeddings, evaluated.labels), [1])
+        recall = means.recall_at_k[1]
+        found = {"recall_at_1": recall, "map_at_r": means.map_at_r, **self.collapse.row(step, embeddings)}
+        prefix = "validation_" if self.training.validates else ""
+        self.writer.row(step, {f"{prefix}{name}": x for name, x in found.items()})
+        return recall

@@ -1,0 +1,148 @@
+"""The training of a run: where it resumes, the loop, and the record of a step that diverges."""
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import FrozenConfigDict
+
+from experiments import replay
+from experiments.recipe import Recipe
+from experiments.resuming import began, go_on, is_due, rows_of
+from experiments.schedule import Schedule
+from experiments.training_setup import Embedder, Training
+from pddm_jax.checkpoint import Checkpoints
+from pddm_jax.checks import as_labels
+from pddm_jax.console import say
+from pddm_jax.data import Images
+from pddm_jax.diagnosis import Collapse, MiningCounts, counts_of_old
+from pddm_jax.training import Diverged, TrainState, data_mesh, fit, global_batches
+from pddm_jax.writer import Known, Row, Writer, known_rows
+
+
+class Trained(NamedTuple):
+    """What training leaves."""
+
+    state: TrainState  # at the last step, or at the one that the validation classes chose
+    embed: Callable[[TrainState, Images], np.ndarray]
+    rows: list[Row]
+    image_shape: tuple[int, ...]
+
+
+class Start(NamedTuple):
+    """Where a run starts or resumes."""
+
+    state: TrainState
+    fields: dict[str, Any]  # of config.json
+    known: Known | None  # the rows that metrics.jsonl must hold
+    mining: Mapping[str, Any] | None  # the counts so far
+
+
+def resume(training: Training, checkpoints: Checkpoints) -> Start:
+    """The state of the newest intact checkpoint, or a first one.
+
+    Raises:
+        ValueError: the run in the workdir is on other images, or cannot be extended.
+    """
+    config, workdir, state = training.config, training.workdir, training.fresh_state()
+    before = began(workdir)
+    _leave_out_last(training, checkpoints, before)
+    resumed = checkpoints.resume(state)
+    state = training.pretrained(state) if resumed is None else resumed.state
+    start, about = int(state.step), (resumed.about if resumed else None) or {}
+    fields = json.loads(config.to_json()) | {
+        "devices": training.mesh.size,
+        "image_shape": training.image_shape,
+        "classes": training.classes,
+        "train_sha256": training.train_sha256,
+    }
+    if not start:
+        return Start(state, fields, None, None)
+    assert before is not None  # there are checkpoints
+    if before["train_sha256"] != training.train_sha256:
+        raise ValueError(
+            f"{workdir} holds a run on other images than are there now; choose another --workdir"
+        )
+    here, there = training.mesh.size, before["devices"]
+    other = f" on {here} devices, {there} before: results may differ in their last digits"
+    say(f"{workdir}: goes on after step {start}{other if here != there else ''}")
+    known = rows_of(known_rows(about), fields["train"]) if about else None
+    if jax.process_index() == 0:
+        go_on(workdir, before, fields["train"])
+    mining = about.get("mining") or counts_of_old(workdir / "mining.json", start)
+    return Start(state, before | {"train": fields["train"]}, known, mining)
+
+
+def _leave_out_last(training: Training, checkpoints: Checkpoints, before: Mapping[str, Any] | None) -> None:
+    """Leave out the last checkpoint of a run of fewer steps if it is not evaluated in a longer run."""
+    config, steps = training.config, training.steps
+    end = before["train"]["steps"] if before else steps
+    if end >= steps or not training.validates or is_due(end, config.train.eval_every, steps):
+        return
+    if not checkpoints.leave_out(end):
+        raise ValueError(
+            f"{training.workdir} holds a run of {end} train.steps, a step that is not evaluated in a run "
+            f"of {steps}, and no checkpoint before it to go on from (train.max_to_keep "
+            f"{config.train.max_to_keep}): begin another run with its weights, by "
+            f"--config.network.pretrained={training.workdir} and another --workdir"
+        )
+
+
+def _record(training: Training, checkpoints: Checkpoints, diverged: Diverged) -> str:
+    """Write the record of a step that diverged, by running again to it; what is said of it."""
+    state, latest = training.fresh_state(), checkpoints.latest_step()
+    if latest is None:
+        state = training.pretrained(state)
+    else:
+        checkpoints.wait()
+        state = checkpoints.restore(latest, state)
+    start, step = int(state.step), diverged.step
+    say(f"step {step} is not finite: running again from step {start} to save it")
+    with closing(training.batches(start)) as batches:
+        state = replay.run_to(step, state, training.train_step, global_batches(batches, training.mesh))
+    whole = training.whole_batch(step)
+    return replay.record(training.workdir, training.config, diverged, state, whole, training.classes)
+
+
+def train(
+    config: FrozenConfigDict,
+    workdir: Path,
+    recipe: Recipe,
+    images: Images,
+    evaluated: Images,
+    train_sha256: str,
+) -> Trained:
+    """Train to the last step, from the last checkpoint if there is one; see `Training`.
+
+    Raises:
+        FloatingPointError: a step diverged; its record is written.
+        Preempted: a signal came, and the state is saved.
+    """
+    labels = np.asarray(as_labels("labels", images.labels, len(images.labels)))
+    images = images._replace(labels=labels)
+    training = Training(config, workdir, recipe, images, evaluated, train_sha256, data_mesh())
+    embed, diverged = Embedder(training), None
+    with Checkpoints(workdir / "checkpoints", config.train.max_to_keep, training.validates) as checkpoints:
+        state, fields, known, mining = resume(training, checkpoints)
+        start, writes = int(state.step), jax.process_index() == 0
+        mined, collapse = MiningCounts(say), Collapse(say, len(images.class_names))
+        if mining:
+            mined.resume(mining)
+        batches = training.batches(start)
+        with Writer(workdir, start, training.steps, writes, known) as writer, closing(batches):
+            schedule = Schedule(training, embed, fields, checkpoints, writer, mined, collapse, start)
+            given = training.train_step, global_batches(batches, training.mesh), training.steps
+            try:
+                state = fit(state, *given, schedule.after_step, mined.observe)
+            except Diverged as error:
+                diverged = error.with_traceback(None)  # which holds the last state
+        if diverged:
+            raise FloatingPointError(f"{diverged}; {_record(training, checkpoints, diverged)}")
+        best = checkpoints.best_step() if int(state.step) == training.steps else None
+        if best is not None:
+            state = checkpoints.restore(best, state)
+    return Trained(state, embed, writer.rows, training.image_shape)

@@ -1,0 +1,129 @@
+"""What a run trains on, how its batches and steps are made, and how its images are embedded."""
+
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import FrozenConfigDict
+
+from experiments.recipe import Recipe
+from pddm_jax import data, first_weights
+from pddm_jax.data import Images
+from pddm_jax.objectives import Logs, has_classifier
+from pddm_jax.training import Diverged, TrainState, init_state, make_embed, make_train_step
+from pddm_jax.types import Batch
+
+EMBED = 128
+"""Images embedded at a time, by all devices together, or the next multiple of their number."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a run trains on, and how its first state, its batches and its steps are made.
+
+    Attributes:
+        config: of the run.
+        workdir: of the run.
+        recipe: of the config.
+        images: for training; their labels are columns of a classifier.
+        evaluated: images that are evaluated during training.
+        train_sha256: of what the images were taken from: a run resumes with no others.
+        mesh: of all devices.
+    """
+
+    config: FrozenConfigDict
+    workdir: Path
+    recipe: Recipe
+    images: Images
+    evaluated: Images
+    train_sha256: str
+    mesh: Mesh
+
+    @property
+    def steps(self) -> int:
+        """The number of steps of the run."""
+        return int(self.config.train.steps)
+
+    @property
+    def validates(self) -> bool:
+        """Whether the evaluated images are of validation classes, which choose the checkpoint."""
+        return bool(self.config.data.validation)
+
+    @cached_property
+    def image_shape(self) -> tuple[int, ...]:
+        """Of what the network is given: height, width, channels."""
+        return self.recipe.transform.test(self.images.images[0]).shape
+
+    @property
+    def classes(self) -> int:
+        """The columns of the classifier; 0 where the objective has none."""
+        return int(self.images.labels.max()) + 1 if has_classifier(self.recipe.objective) else 0
+
+    @cached_property
+    def train_step(self) -> Callable[[TrainState, Batch], tuple[TrainState, Logs]]:
+        """The jitted step."""
+        return make_train_step(self.recipe.network, self.recipe.loss, self.recipe.optimizer, self.mesh)
+
+    def fresh_state(self) -> TrainState:
+        """A random state."""
+        learned = self.recipe.network, self.recipe.unit, self.recipe.optimizer
+        return init_state(*learned, self.image_shape, self.config.seed, self.mesh, self.classes)
+
+    def pretrained(self, state: TrainState) -> TrainState:
+        """The state with the weights that the config names, if it names any."""
+        if not self.config.network.pretrained:
+            return state
+        return first_weights.with_weights(state, self.config, self.image_shape, self.mesh)
+
+    def batches(self, start: int) -> Generator[Batch]:
+        """This process's share of the batches after step `start`."""
+        fields = self.config.data
+        sampler = self._sampler(jax.process_index(), jax.process_count()).since(start)
+        given = self.images, sampler, self.recipe.transform, self.config.seed
+        return data.train_batches(*given, fields.workers)
+
+    def whole_batch(self, step: int) -> Batch:
+        """The batch of a step, of all processes."""
+        sampler = self._sampler(0, 1).since(step - 1)
+        with closing(
+            data.train_batches(self.images, sampler, self.recipe.transform, self.config.seed)
+        ) as batches:
+            return next(batches)
+
+    def _sampler(self, process: int, processes: int) -> data.PKSampler:
+        p, k = self.config.data.classes_per_batch, self.config.data.images_per_class
+        return data.PKSampler(
+            self.images.labels, p, k, range(self.steps), self.config.seed, process, processes
+        )
+
+
+class Embedder:
+    """Embeds images; those of the evaluated images at the last step are kept, to be measured at the end."""
+
+    def __init__(self, training: Training) -> None:
+        self._training = training
+        self._forward = make_embed(training.recipe.network, training.mesh)
+        self._kept: tuple[int, np.ndarray] | None = None
+
+    def __call__(self, state: TrainState, images: Images) -> np.ndarray:
+        """The embeddings [n, d]; `Diverged` where some are not finite."""
+        training, step = self._training, int(state.step)
+        is_evaluated = images is training.evaluated
+        if is_evaluated and self._kept is not None and self._kept[0] == step:
+            return self._kept[1]
+        devices = training.mesh.size
+        size, workers = -(-EMBED // devices) * devices, training.config.data.workers
+        place = jax.process_index(), jax.process_count()
+        batches = data.ordered_batches(images.images, training.recipe.transform, size, workers, *place)
+        embeddings = self._forward(state, batches)[: len(images.labels)]
+        wrong = int((~np.isfinite(embeddings).all(1)).sum())
+        if wrong:
+            raise Diverged(step, {f"embeddings of {wrong} of {len(embeddings)} images": float("nan")})
+        if is_evaluated:
+            self._kept = step, embeddings
+        return embeddings
