@@ -67,6 +67,11 @@ class Experiment:
         except (TypeError, IndexError) as error:  # such as a group that is given a value
             raise ValueError(f"--config: {config_file.told(error)}") from error
         except flags.Error as error:
+            if group := re.match(r"flag --(config\.\w+)=.* as a ConfigDict", str(error), re.DOTALL):
+                name = group[1]
+                raise ValueError(
+                    f"--{name} is a group of fields: give --{name}.FIELD=VALUE for one of them"
+                ) from error
             raise ValueError(re.sub(r"^[A-Z][A-Za-z]*:+ ", "", str(error))) from error
         for optional in self.none:
             group, field = optional.split(".", 1)

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from tests.drills import fuzz
+from tests.drills import fuzz, fuzz_configs
 from tests.drills.fuzz_core import Wrong, check_line
 
 TARGETS = fuzz.targets()
@@ -27,6 +27,14 @@ def test_inputs_of_every_kind_give_the_right_value_or_one_line(name):
     fuzz.fuzz(TARGETS[name], INPUTS.get(name, 8), 0, report)
     assert not failures
     assert counts["begun"] == counts["right values"] + counts["refusals"] > 0
+
+
+@pytest.mark.parametrize("value", ["inf", "x", "(1", "None"])
+def test_a_value_for_a_group_of_fields_is_refused_by_its_name(value):
+    with pytest.raises(
+        ValueError, match=r"--config\.data( is a group of fields: give --config\.data\.FIELD=|: )"
+    ):
+        fuzz_configs.define_and_parse("quickstart", [f"--config.data={value}"])
 
 
 @pytest.mark.parametrize("text", ["", "a\nb: x", "x \x1b[1m", "x" * 9999, "no name of it", "x at 0x7f00"])

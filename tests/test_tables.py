@@ -115,6 +115,17 @@ def test_paths_stay_in_their_folder(text):
     assert inner_path("a/b..c/.d") == "a/b..c/.d"
 
 
+def test_a_missing_image_of_a_long_name_is_shown_in_part(tmp_path):
+    rows = kaggle(tmp_path / "cars")
+    changed(2, lambda line: "x" * 5000 + line)(tmp_path / "cars" / "anno_test.csv")
+    assert len(rows) == 11
+    with pytest.raises(
+        ValueError, match=r"anno_test\.csv names 6 images, of which 1 .*xxx\.\.\.$"
+    ) as caught:
+        find_cars196(tmp_path / "cars")
+    assert len(one_line(caught.value)) < 700
+
+
 def test_a_long_line_is_shown_in_part(tmp_path):
     (tmp_path / "a.txt").write_text(f"1 a\nx {'b ' * 5000}c\n")
     with pytest.raises(

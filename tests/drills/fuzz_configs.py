@@ -3,6 +3,7 @@
 import contextlib
 import io
 import sys
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -146,6 +147,7 @@ def define_and_parse(name, arguments):
     before = {*flags.FLAGS}
     former, sys.argv = sys.argv, ["python", *arguments]
     try:
+        warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)  # of ml_collections
         experiment.define()
         command = cli.Command(experiment.main, experiment.define, LOWER, "", experiment.parse)
         command.parsed(sys.argv)

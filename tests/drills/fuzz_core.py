@@ -78,7 +78,7 @@ def _attempt(
             redirect_stderr(printed),
             redirect_stdout(printed),
         ):
-            warnings.simplefilter("always")
+            warnings.filterwarnings("always", append=True)  # after those of the library
             try:
                 outcome = Outcome(function(), None)
             except Wrong:

@@ -65,10 +65,15 @@ def from_store(folder: Path, first: int) -> Source:
     return Source(Encoded(store), labels + 1, class_names, boxes, None, "a TensorFlow Datasets store")
 
 
+LONGEST = 400
+"""Characters of a value in an error; paths of files that exist are rarely longer."""
+
+
 def few(values: Sequence[object], most: int = 3) -> str:
-    """The first of them, and how many more there are."""
+    """The first of them, each cut off where it is long, and how many more there are."""
     more = f" and {len(values) - most} more" if len(values) > most else ""
-    return ", ".join(map(str, values[:most])) + more
+    texts = [str(value) for value in values[:most]]
+    return ", ".join(x if len(x) <= LONGEST else f"{x[:LONGEST]}..." for x in texts) + more
 
 
 def nothing(root: Path, what: str, *looked_for: str, hints: Sequence[str] = ()) -> FileNotFoundError:
