@@ -241,7 +241,7 @@ def _in_float32(scores: AnyArray, exponent: int) -> Scores:
 
 @partial(jax.jit, static_argnums=2)
 def _about(origin: Float[Array, " d"], x: Float[Array, "n d"], dtype: DTypeLike) -> Float[Array, "n d"]:
-    wide = jnp.promote_types(x.dtype, dtype)
+    wide = jnp.float64 if jnp.float64 in (x.dtype, dtype) else jnp.float32
     return (x.astype(wide) - origin.astype(wide)[None]).astype(dtype)
 
 

@@ -145,6 +145,7 @@ def test_all_forms_make_the_same_shards(lists, tmp_path):
     for index in indices:
         index["names"] = [Path(name).name for name in index["names"]]
         assert "images by WordNet id" in index.pop("layout")
+        assert len(index.pop("sha256")) == 64
     assert indices[0] == indices[1] == indices[2]
     assert indices[0]["skipped"] == []
 
