@@ -512,6 +512,7 @@ def test_what_cannot_be_decoded_stops_or_is_named_and_counted(lists, tmp_path, m
     monkeypatch.undo()
     # An index of before it told what was skipped is read as well.
     index = json.loads((out / "pddm_records.json").read_text())
+    del index["sha256"]  # as of earlier versions
     assert index.pop("skipped") == [5, 9]
     for version, error in ((1, None), (3, "version is 3")):
         (out / "pddm_records.json").write_text(json.dumps(index | {"version": version}))
