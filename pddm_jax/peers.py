@@ -75,7 +75,7 @@ def join(coordinator: str | None, count: int | None, place: int | None) -> None:
             heartbeat_timeout_seconds=HEARTBEAT,
             shutdown_timeout_seconds=SHUTDOWN,
         )
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         _to_filter(_QUIET)
         line = " ".join(str(error).split())[:200]
         raise ValueError(
