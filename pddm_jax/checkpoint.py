@@ -10,7 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
-from pddm_jax import saved, signals
+from pddm_jax import memory, saved, signals
 from pddm_jax.agreement import any_problem, together
 from pddm_jax.console import tell
 from pddm_jax.files import NotWritten, explained, is_full, no_space
@@ -246,6 +246,8 @@ class Checkpoints:
         record = saved.make_record(step, state, self._scores, about)
         args = {saved.STATE: ocp.args.StandardSave(state), saved.RECORD: ocp.args.JsonSave(record)}
         with self._told("saved"):
+            self._manager.wait_until_finished()
+            memory.trim()
             self._manager.save(step, args=ocp.args.Composite(**args), metrics=metrics, force=True)
 
     @contextmanager

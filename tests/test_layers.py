@@ -12,7 +12,8 @@ LAYERS = (
     ("pddm_jax.console",),
     (
         *("pddm_jax.agreement", "pddm_jax.checks", "pddm_jax.cores"),
-        *("pddm_jax.digests", "pddm_jax.files", "pddm_jax.peers", "pddm_jax.quiet", "pddm_jax.regular"),
+        *("pddm_jax.digests", "pddm_jax.files", "pddm_jax.memory", "pddm_jax.peers", "pddm_jax.quiet"),
+        "pddm_jax.regular",
     ),
     ("pddm_jax.lock", "pddm_jax.signals"),
     ("pddm_jax.cli",),

@@ -45,11 +45,9 @@ def train(root: Path, workdir: Path, **other) -> list[str]:
     return ["experiments.folder", f"--workdir={workdir}", *flags_of(fields)]
 
 
-def train_glyphs(cache: Path, workdir: Path) -> list[str]:
-    """The command of a run on glyphs, which are rendered into a cache when they are not there."""
-    few = {"train.steps": STEPS // 4, "data.image_size": 8, "data.validation": 0.0}
-    fields = RUN | {"data.root": cache} | few
-    return ["experiments.quickstart", f"--workdir={workdir}", *flags_of(fields)]
+def render(cache: Path) -> list[str]:
+    """The command that renders the glyphs into a cache, as a run on them does first."""
+    return ["tests.drills.render", str(cache)]
 
 
 def prepare(root: Path, out: Path) -> list[str]:

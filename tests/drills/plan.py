@@ -14,6 +14,7 @@ from tests.drills.trials import Damaged, Full, Read, ReadOnly, Struck, Trial
 SIZES = {
     "run": (4, 8, 16, 32, 64, 100, 150, 200, 260, 320, 400, 480, 560, 640, 720, 800),
     "prepare": (4, 8, 16, 32, 64, 100),
+    "glyphs": (4, 64, 512, 1024),
     "embed": (4, 8, 12, 16, 20),
 }
 """Sizes in KiB of disks that are too small, from the first file to the last."""
@@ -71,7 +72,8 @@ def plan(stage: Stage, seed: int, kills: int) -> Iterator[Trial]:
     if disks.can_mount(mountable):
         kinds += full(rng)
         states = "fresh", "stopped", "finished"
-        kinds.append([ReadOnly(name, state) for name in SIZES for state in states])
+        written = "run", "prepare", "embed"
+        kinds.append([ReadOnly(name, state) for name in written for state in states])
     kinds += damages(stage)
     for trials in kinds:
         rng.shuffle(trials)

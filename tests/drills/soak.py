@@ -121,7 +121,7 @@ def slope(samples: list[Sample]) -> tuple[float, float, float]:
 
 def judged(found: Soak, seconds: float) -> dict[str, tuple[str, bool]]:
     """For each thing that is watched, what was seen, and whether it is as it should be."""
-    warm = [sample for sample in found.samples if sample.seconds >= WARM_UP * seconds]
+    warm = [x for x in found.samples if x.seconds >= WARM_UP * seconds and x.held.processes]
     first, last, third = warm[0], warm[-1], max(len(warm) // 3, 1)
     middle, low, high = slope(warm)
     evaluations = max(last.evaluations - first.evaluations, 1)

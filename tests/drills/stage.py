@@ -43,7 +43,6 @@ class Stage:
     def undisturbed(self, target: Target) -> None:
         """Run a command to see how long it takes and what it leaves."""
         folder = self.base / target.name
-        target.prepare(self.base, folder)
         ended = self.launcher.run(target.command(self.base, folder))
         assert ended.status == 0, ended.err
         target.whole(folder)

@@ -1,7 +1,6 @@
 """What is disturbed: commands that write a folder, and what an undisturbed one leaves."""
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,6 @@ class Target:
             where it is not whole.
         whole: `whole(folder)`: raises where a file under its final name is not whole.
         events: patterns of paths whose appearing is a moment to strike at, relative to `folder`'s parent.
-        prepare: `prepare(base, folder)`: what is done before the command is first started.
     """
 
     name: str
@@ -34,7 +32,6 @@ class Target:
     left: Callable[[Path], object]
     whole: Callable[[Path], None]
     events: tuple[str, ...]
-    prepare: Callable[[Path, Path], None] = lambda base, folder: None
 
 
 def lasting(row: dict) -> dict:
@@ -103,9 +100,20 @@ def whole_embed(folder: Path) -> None:
         left_by_embed(folder)
 
 
-def clear_cache(base: Path, folder: Path) -> None:
-    """So that the glyphs are rendered."""
-    shutil.rmtree(folder.with_name("cache"), ignore_errors=True)
+def left_by_render(folder: Path) -> object:
+    """The rendered images."""
+    (path,) = folder.iterdir()
+    with np.load(path) as stored:
+        return [(name, stored[name].tolist()) for name in ("labels", "characters")], stored[
+            "images"
+        ].tobytes()
+
+
+def whole_render(folder: Path) -> None:
+    """Raise where a rendering is there but not whole."""
+    for path in folder.glob("*.npz"):
+        with np.load(path) as stored:
+            assert len(stored["images"]) == len(stored["labels"])
 
 
 RUN = Target(
@@ -124,11 +132,10 @@ RUN = Target(
 )
 GLYPHS = Target(
     "glyphs",
-    lambda base, folder: material.train_glyphs(folder.with_name("cache"), folder),
-    left_by_run,
-    whole_run,
-    ("cache", "cache/.*.npz", "cache/*.npz", "glyphs/config.json"),
-    clear_cache,
+    lambda base, folder: material.render(folder),
+    left_by_render,
+    whole_render,
+    ("glyphs", "glyphs/.*.npz", "glyphs/*.npz"),
 )
 PREPARE = Target(
     "prepare",

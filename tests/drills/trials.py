@@ -15,8 +15,13 @@ from tests.drills.verdicts import BAD, EQUAL, REFUSED, Verdict, judged, not_whol
 
 Moment = After | Appears
 
-LEGAL = {"SIGTERM": {0, 143}, "SIGHUP": {0, 143}, "SIGINT": {0, 130}, "SIGKILL": {-9, 0}}
-"""The statuses that a command may end with after a signal; SIGTERM where nobody listens: -15."""
+LEGAL = {
+    "SIGTERM": {0, 143, -15},
+    "SIGHUP": {0, 143, -1},
+    "SIGINT": {0, 130, -2},
+    "SIGKILL": {-9, 0},
+}
+"""The statuses that a command may end with after a signal; below 0: nobody listened."""
 
 
 def again(stage: Stage, name: str, folder, *named: str) -> Verdict:
