@@ -67,8 +67,8 @@ class Experiment:
         except (TypeError, IndexError) as error:  # such as a group that is given a value
             raise ValueError(f"--config: {config_file.told(error)}") from error
         except flags.Error as error:
-            if group := re.match(r"flag --(config\.\w+)=.* as a ConfigDict", str(error), re.DOTALL):
-                name = group[1]
+            if named := re.match(r"flag --(config\.\w+)=.* as a ConfigDict", str(error), re.DOTALL):
+                name = named[1]
                 raise ValueError(
                     f"--{name} is a group of fields: give --{name}.FIELD=VALUE for one of them"
                 ) from error

@@ -51,9 +51,8 @@ def rescaled(x: Float[Array, "*s d"]) -> Float[Array, "*s d"]:
     """Each vector times a power of two, which is 1 unless its squares could underflow or overflow."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0))
     exponent = jnp.clip(jnp.frexp(largest)[1], -126, 126)
-    return x * jnp.where(
-        (largest > 2.0**50) | (largest < 2.0**-40), jnp.ldexp(jnp.ones((), x.dtype), -exponent), 1
-    ).astype(x.dtype)
+    power = jnp.ldexp(jnp.ones((), x.dtype), -exponent)
+    return x * jnp.where((largest > 2.0**50) | (largest < 2.0**-40), power, 1).astype(x.dtype)
 
 
 def squared_distances(x: Float[Array, "*n d"], y: Float[Array, "*m d"]) -> Float[Array, "*nm"]:
