@@ -294,7 +294,7 @@ def nmi(embeddings: Float[AnyArray, "n d"], labels: Int[AnyArray, " n"], seed: i
     if not len(x):
         raise ValueError("embeddings must hold at least one image")
     x = np.ldexp(x, -int(np.frexp(np.abs(x).max(initial=0))[1]))
-    codes = np.asarray(as_labels("labels", np.asarray(labels), len(x)))
+    codes = np.asarray(as_labels("labels", labels, len(x)))
     with warnings.catch_warnings():
         # Fewer distinct images than classes make fewer clusters, which is what is measured.
         warnings.simplefilter("ignore", ConvergenceWarning)

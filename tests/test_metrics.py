@@ -465,6 +465,13 @@ def test_nmi_of_fewer_distinct_images_than_classes():
     assert pddm_jax.nmi(x, np.arange(6)) == pytest.approx(2 * np.log(2) / (np.log(6) + np.log(2)))
 
 
+def test_nmi_names_labels_that_are_no_vector_of_integers():
+    x = np.eye(3)
+    for wrong in ([[1], [1, 2]], [0, 1], [[0, 1, 2]], [0.0, 1.0, 2.0], None, "abc"):
+        with pytest.raises(ValueError, match=r"^labels must "):
+            pddm_jax.nmi(x, wrong)
+
+
 def test_nmi_does_not_depend_on_the_names_of_the_classes():
     x, names = clusters(121, [10, 20, 5, 13])
     mixed = np.where(np.random.default_rng(122).random(len(names)) < 0.3, (names + 1) % 4, names)
