@@ -27,6 +27,8 @@ SOONEST, SOONER = (f"--xla_backend_optimization_level={level}" for level in (0, 
 
 # A shell starts what runs behind it deaf to Ctrl-C, and commands started from here would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):  # likewise behind nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_configure(config):

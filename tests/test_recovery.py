@@ -12,7 +12,7 @@ from conftest import LIMIT, free_address
 from ml_collections import ConfigDict, FrozenConfigDict
 from PIL import Image
 
-from experiments import retrieval, runner
+from experiments import retrieval, runner, training_setup
 from experiments.resuming import began, check_same_run
 from pddm_jax.files import write_json
 from pddm_jax.trained import read_config, read_results
@@ -223,7 +223,9 @@ def config_of(workdir):
 def test_embeddings_that_are_not_finite_end_training_as_a_step_does(finished, monkeypatch, tmp_path):
     config = config_of(finished)
     config.train.update(steps=2, eval_every=2)
-    monkeypatch.setattr(runner, "make_embed", lambda *_: lambda state, batches: np.full((24, 8), np.nan))
+    monkeypatch.setattr(
+        training_setup, "make_embed", lambda *_: lambda state, batches: np.full((24, 8), np.nan)
+    )
     told = r"training diverged at step 2: \{'embeddings of 12 of 12 images': nan\}; --replay=.*step-2\.npz"
     with pytest.raises(FloatingPointError, match=told):
         runner.run(config, tmp_path, "folder", retrieval.EVALUATION)

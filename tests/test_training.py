@@ -839,3 +839,21 @@ def test_other_processes_write_nothing(tmp_path):
 
 def test_no_file_is_no_rows(tmp_path):
     assert read_rows(tmp_path / "metrics.jsonl") == []
+
+
+def test_orbax_collects_no_io_metrics_whose_memory_is_never_freed(tmp_path, monkeypatch):
+    tensorstore_utils = pytest.importorskip("orbax.checkpoint._src.serialization.tensorstore_utils")
+    assert hasattr(tensorstore_utils, "get_tensorstore_raw_bytes")
+    calls = []
+    collect = tensorstore_utils.ts.experimental_collect_matching_metrics
+    monkeypatch.setattr(
+        tensorstore_utils.ts,
+        "experimental_collect_matching_metrics",
+        lambda *given: calls.append(given) or collect(*given),
+    )
+    state = make_problem("pddm", "adamw", 0.01).state
+    with Checkpoints(tmp_path, 2) as checkpoints:
+        checkpoints.save(1, state)
+    with Checkpoints(tmp_path, 2) as checkpoints:
+        assert checkpoints.resume(state) is not None
+    assert not calls
