@@ -851,7 +851,8 @@ def test_orbax_collects_no_io_metrics_whose_memory_is_never_freed(tmp_path, monk
         "experimental_collect_matching_metrics",
         lambda *given: calls.append(given) or collect(*given),
     )
-    state = make_problem("pddm", "adamw", 0.01).state
+    problem = make_problem("pddm", "adamw", 0.01)
+    state, _ = problem.step(problem.state, problem.batch)
     with Checkpoints(tmp_path, 2) as checkpoints:
         checkpoints.save(1, state)
     with Checkpoints(tmp_path, 2) as checkpoints:
