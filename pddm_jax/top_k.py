@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from pddm_jax.types import AnyArray
 
@@ -172,7 +172,7 @@ def _best(scores: Float[Array, "a n"], index: Int[Array, "a n"], k: int) -> tupl
     return scores, jnp.take_along_axis(index, place, axis=1)
 
 
-def blocks_of(x: Float[Array, "n d"], most: int) -> Float[Array, "blocks size d"]:
+def blocks_of(x: Shaped[Array, "n d"], most: int) -> Shaped[Array, "blocks size d"]:
     """Equal blocks of at most `most` rows, the last one filled up with zeros."""
     count = max(-(-len(x) // most), 1)
     size = -(-len(x) // count)

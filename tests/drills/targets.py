@@ -11,7 +11,7 @@ from pddm_jax.data.records import check_shards, open_shard, read_index
 from pddm_jax.writer import read_rows
 from tests.drills import material
 
-VARYING = ("seconds", "images_per_second", "versions")
+VARYING = ("seconds", "images_per_second", "versions", "sha256")
 
 
 @dataclass(frozen=True)
