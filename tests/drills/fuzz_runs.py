@@ -47,9 +47,10 @@ def whole():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(png(n))
     config = folder.get_config()
-    config.data.update(root=str(base / "photos"), image_size=16)
+    config.data.update(root=str(base / "photos"), image_size=16, classes_per_batch=2, images_per_class=2)
     config.network.update(embedding_dim=5, unit_dim=4)
-    config = json.loads(config.to_json()) | {"image_shape": list(SHAPE)}
+    given = json.loads(config.to_json())
+    config = given | {"image_shape": list(SHAPE)}
     workdir = base / "whole"
     workdir.mkdir()
     (workdir / "config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -64,7 +65,7 @@ def whole():
     results = {"evaluation": "retrieval", "protocol": {}, "steps": 7, "params_sha256": digests[7]}
     (workdir / "results.json").write_text(json.dumps(results), encoding="utf-8")
     images = np.zeros((4, *SHAPE), np.uint8)
-    about = {"config": config, "step": 3, "not_finite": {}, "classes": 0, "versions": {}}
+    about = {"config": given, "step": 3, "not_finite": {}, "classes": 0, "versions": {}}
     replay.write_record(
         workdir / "diverged-step-3.npz", about, state_of(config, 3), Batch(images, np.arange(4) // 2)
     )
