@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-from absl import flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from experiments import config_file, machine, replay, retrieval
@@ -82,8 +82,6 @@ class Experiment:
 
     def main(self, _: list[str]) -> None:
         """Check what is known before JAX starts, start it, and run the body."""
-        if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)
         machine.use_huge_pages()
         if flags.FLAGS.replay is not None:
             path = cli.given_path("--replay", flags.FLAGS.replay)
@@ -103,7 +101,10 @@ def _no_field(error: Exception) -> str:
     told: object = error
     while isinstance(told, Exception) and told.args:
         told = told.args[0]
-    return f"the config has no field {'; '.join(str(told).splitlines())}"
+    lines = [
+        re.sub(r'^Did you mean ("\w+").*', r"did you mean \1?", line) for line in str(told).splitlines()
+    ]
+    return f"the config has no field {'; '.join(lines)}"
 
 
 def workdir() -> Path:

@@ -124,6 +124,8 @@ def _run(
     train_sha256 = digest_of_images(parts.split.train)
     first_weights.check_unseen(recipe.pretrained, config.data.name, parts.split.rule, train_sha256)
     prepared = evaluation.ready(config, parts.split)
+    p, k = config.data.classes_per_batch, config.data.images_per_class
+    data.PKSampler(parts.train.labels, p, k, range(1), config.seed)  # raises if there are too few classes
     _announce(config, experiment, recipe, parts)
     try:
         trained = train(config, workdir, recipe, parts.train, parts.evaluated, train_sha256)

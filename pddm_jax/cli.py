@@ -8,6 +8,7 @@ import dis
 import errno
 import logging as python_logging
 import os
+import re
 import sys
 import threading
 import traceback
@@ -74,9 +75,12 @@ class Command:
         except SystemExit:  # --help and its kin, after which absl exits with 1
             raise SystemExit(0) from None
         except (flags.Error, OSError) as error:
-            raise ValueError(str(error)) from error
+            missing = re.fullmatch(r"flag --(\w+)=None: .* must have a value other than None\.", str(error))
+            raise ValueError(f"--{missing[1]} must be given" if missing else str(error)) from error
         if len(rest) > 1 and not self.rest:
             raise ValueError(f"unknown argument {rest[1]!r}")
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
         return rest
 
 

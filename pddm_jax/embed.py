@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
-from absl import flags, logging
+from absl import flags
 from jaxtyping import Float32, Int
 from tqdm import tqdm
 
@@ -352,7 +352,6 @@ def _save(folder: Path, embeddings: np.memmap, rows: int, before: Written) -> Wr
 
 def main(_: list[str]) -> None:
     """Run with the flags of the command line."""
-    logging.set_verbosity(logging.ERROR)
     workdir, out = (cli.given_path(f"--{name}", FLAGS[name].value) for name in ("checkpoint", "out"))
     cli.check_folder("--out", out)
     if FLAGS.root is not None:

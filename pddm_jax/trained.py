@@ -171,7 +171,7 @@ def _check_reported(workdir: Path, state: TrainState, told: str) -> None:
     """Refuse parameters other than those that results.json is about."""
     if digest_of(state.params, state.batch_stats) != read_results(workdir)["params_sha256"]:
         raise ValueError(
-            f"the checkpoint that {workdir / 'results.json'} was measured by is not there: "
-            f"{told or f'that of step {int(state.step)} holds other parameters'}; delete results.json and "
-            "give the run's command again, which makes it anew"
+            f"{workdir / 'results.json'} reports other parameters than the checkpoint of step "
+            f"{int(state.step)}{f' ({told})' if told else ''}: delete results.json and repeat the command "
+            "of the run, which evaluates it again"
         )

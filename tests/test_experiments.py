@@ -496,7 +496,7 @@ def assert_one_line(err):
         ("network.parts=3", ["network.parts must divide", "5 x 8 / 1", "got 3"]),
         ("data.root=/nowhere/at/all", ["/nowhere/at/all", "data.root"]),
         ("train.log_every=0", ["train.log_every", "0"]),
-        ("data.classes_per_batch=6", ["data.classes_per_batch", "6", "5 classes"]),
+        ("data.classes_per_batch=6", ["data.classes_per_batch", "6", "only 5 have two images"]),
     ],
 )
 def test_a_wrong_config_is_told_in_one_line_and_can_be_mended(

@@ -266,9 +266,7 @@ def test_other_extensions_are_told(tmp_path):
         (root / name).write_bytes(b"x")
     source = find_folder(root)
     (note,) = source.notes
-    assert note.startswith(
-        "21 files are left out, since they have other extensions than images: .HEIC (18), "
-    )
+    assert note.startswith("files that are no images by their extension are left out: .HEIC (18), ")
     for words in (".avif (1)", ".jxl (1)", "no extension (1)"):
         assert words in note
     assert source.layout == "a folder for each class; 21 other files left aside"

@@ -320,9 +320,7 @@ def test_other_extensions_are_told(form, lists, tmp_path):
         path = tmp_path / "data" / "train" / f"{WNIDS[0]}.tar"
         write(path, tar(TRAIN[WNIDS[0]] | {"a.HEIC": b"x"}))
     (note,) = find("imagenet", tmp_path / "data", **lists).notes
-    assert note.startswith(
-        "1 files are left out, since they have other extensions than images: .HEIC (1); "
-    )
+    assert note.startswith("files that are no images by their extension are left out: .HEIC (1); ")
 
 
 def test_an_inner_tar_that_is_truncated_is_named(lists, tmp_path):

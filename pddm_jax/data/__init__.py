@@ -179,7 +179,8 @@ def _readable(split: Parts, skip: bool) -> Parts:
     if bad and not skip:
         raise ValueError(
             f"{len(bad)} of {sum(len(part.labels) for part in parts)} images cannot be read: "
-            f"{'; '.join(bad[:3])}{'; ...' if len(bad) > 3 else ''} (data.on_error=skip leaves them out)"
+            f"{'; '.join(bad[:3])}{'; ...' if len(bad) > 3 else ''} "
+            "(--config.data.on_error=skip leaves them out)"
         )
     for error in errors:
         logging.warning("left out: %s", error)

@@ -92,8 +92,8 @@ def other_extensions(found: Counter[str]) -> str | None:
         return None
     each = few([f"{extension} ({count})" for extension, count in found.most_common()], 8)
     return (
-        f"{found.total()} files are left out, since they have other extensions than images: {each}; "
-        f"{', '.join(sorted(EXTENSIONS))} are read"
+        f"files that are no images by their extension are left out: {each}; "
+        f"read are {', '.join(sorted(EXTENSIONS))}"
     )
 
 
