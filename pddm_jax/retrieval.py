@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
@@ -28,6 +29,8 @@ MAX_COORDINATES = 2**24
 
 CPU_MAX_COORDINATES = 2**18
 """The same on a CPU: few enough for its caches."""
+
+SHARDED = PartitionSpec("queries")
 
 Scores = Float[Array, "q k"]
 Indices = Int[Array, "q k"]
@@ -59,7 +62,7 @@ def nearest(
             probability of at least `top_k.RECALL`; elsewhere the ranking is exact.
 
     Returns:
-        Scores in float32 (a distance beyond its range is -inf, or 0) and gallery indices, each [q, k].
+        Scores in float32 (-inf or 0 beyond its range) and gallery indices, each [q, k].
 
     Raises:
         ValueError: queries or gallery are no matrices of one width or are not finite, k is no integer in
@@ -220,8 +223,8 @@ def _search(
         origin = _central(images)
         seen = [_about(origin, x, step.dtype) for x in ([images] if given is images else [given, images])]
         some = step.candidates(k, len(gallery))
-        approximate, index = jax.device_put(find(seen[0], seen[-1], some, approx=approx), device)
-        exact, bound = _rescored(given, images, origin, approximate, index, step)
+        approximate, index = find(seen[0], seen[-1], some, approx=approx)
+        exact, bound = _rescored_by_all(step, given, images, origin, approximate, index)
         best, order = ordered(exact, index, k)
         certain = np.asarray(-best[:, -1] < bound)
         if not certain.all() and (
@@ -245,14 +248,34 @@ def _about(origin: Float[Array, " d"], x: Float[Array, "n d"], dtype: DTypeLike)
     return (x.astype(wide) - origin.astype(wide)[None]).astype(dtype)
 
 
-@partial(jax.jit, static_argnums=5)
+def _rescored_by_all(
+    step: _Pass, queries: Array, gallery: Array, origin: Array, approximate: Array, candidates: Array
+) -> tuple[Float[Array, "q c"], Float[Array, " q"]]:
+    """`_rescored`, the queries sharded over the devices of this process if they compute in float64."""
+    devices = [_wide_device()] if _wide_device() not in jax.local_devices() else jax.local_devices()
+    mesh = Mesh(np.array(devices), ("queries",), axis_types=(AxisType.Auto,))
+    count, extra = len(queries), -len(queries) % mesh.size
+    by_query = [jnp.pad(x, ((0, extra), (0, 0))) for x in (queries, approximate, candidates)]
+    queries, *found = jax.device_put(by_query, NamedSharding(mesh, SHARDED))
+    whole = jax.device_put((gallery, origin), NamedSharding(mesh, PartitionSpec()))
+    scores, bound = _rescored_sharded(step, mesh, queries, *whole, *found)
+    return scores[:count], bound[:count]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _rescored_sharded(step: _Pass, mesh: Mesh, *given: Array) -> tuple[Array, Array]:
+    specs = SHARDED, PartitionSpec(), PartitionSpec(), SHARDED, SHARDED
+    rescored = partial(_rescored, step)
+    return jax.shard_map(rescored, mesh=mesh, in_specs=specs, out_specs=SHARDED, check_vma=False)(*given)
+
+
 def _rescored(
+    step: _Pass,
     queries: Float[Array, "q d"],
     gallery: Float[Array, "g d"],
     origin: Float[Array, " d"],
     approximate: Float[Array, "q c"],
     candidates: Int[Array, "q c"],
-    step: _Pass,
 ) -> tuple[Float[Array, "q c"], Float[Array, " q"]]:
     """The negative squared distances of the candidates, and a distance that no other image falls below.
 
