@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from benchmarks.report import Rows, arguments, report
 from benchmarks.timing import interleaved
-from pddm_jax import PDDM, scoring
+from pddm_jax import PDDM, backends
 from pddm_jax.mesh import kind_of
 from pddm_jax.pairwise import l2_normalize
 from pddm_jax.types import DTYPES
@@ -32,11 +32,11 @@ def rows(b: int, d: int, dtype: str, side: int, rounds: int) -> Rows:
     params = jax.jit(PDDM(d, d).init)(jax.random.key(1), x[:1], x[:1])["params"]
     batch = params, x, jnp.arange(b) // EACH
     forms = {
-        "chosen": partial(scoring.hardest_partners, dtype=dtype),
-        "plain": partial(scoring._share_out, scoring.PLAIN, dtype),
+        "chosen": partial(backends.hardest_partners, dtype=dtype),
+        "plain": partial(backends.shared_out, backends.PLAIN, dtype),
     }
-    kernel = scoring.KERNELS.get(kind_of(x))
-    if kernel is None or not kernel.takes(dtype, d, d, d):
+    kernel = backends.KERNELS.get(kind_of(x))
+    if kernel is None or not kernel().takes(dtype, d, d, d):
         del forms["chosen"]  # it is the plain one
     programs = {name: jax.jit(form).lower(*batch).compile() for name, form in forms.items()}
     square = jax.random.normal(jax.random.key(2), (side, side)).astype(dtype)

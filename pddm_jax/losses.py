@@ -21,7 +21,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from pddm_jax.checks import as_labels, as_matrix, as_scalar, as_scalars, check_choice
@@ -298,6 +297,7 @@ def _as_numbers(classes: Int[AnyArray, " b"], length: int) -> Int[AnyArray, " b"
 
 @jax.jit
 def _softmax(w: Array, x: Array, y: Array, temperature: Array) -> Array:
+
     x, y = spread((x, y), like=x)
     known = (y >= 0) & (y < w.shape[1])
     if not w.shape[1] or not len(x):

@@ -13,10 +13,11 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from pddm_jax.backends import hardest_partners
 from pddm_jax.checks import as_count, as_labels, as_matrix, check_choice
 from pddm_jax.pairwise import all_distances, all_finite
 from pddm_jax.partners import NOBODY, Best, Extremes, best_partners
-from pddm_jax.scoring import as_unit, check_dtype, check_unit, hardest_partners
+from pddm_jax.scoring import as_unit, check_dtype, check_unit
 from pddm_jax.types import AnyArray, Params, Quadruplets
 
 SCOPES = ("batch", "anchor", "positive")

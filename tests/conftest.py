@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 
-from pddm_jax import scoring
+from pddm_jax import tiles
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 600  # seconds after which a command counts as hung
@@ -107,7 +107,7 @@ def glyph_root(common):
 @pytest.fixture
 def few_tiles_a_step(monkeypatch):
     """Scores in steps of a few tiles, so that small data takes many of them."""
-    monkeypatch.setattr(scoring, "STEP", 2**13)
+    monkeypatch.setattr(tiles, "STEP", 2**13)
     jax.clear_caches()
     yield
     jax.clear_caches()

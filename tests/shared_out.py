@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import pddm_jax
-from pddm_jax import scoring
+from pddm_jax import backends
+from pddm_jax import tiles as tile_scores
 from pddm_jax.kernels import tpu
 from pddm_jax.objectives import make_objective
 
 B, RAGGED, WIDTH, EACH = 104, 37, 12, 4  # B divides over eight devices, RAGGED does not
-SETTINGS = {(scoring, "STEP"): 2**13, (scoring, "_scan"): jax.lax.scan, (tpu, "TILE"): 16}
+SETTINGS = {(tile_scores, "STEP"): 2**13, (backends, "scan"): jax.lax.scan, (tpu, "TILE"): 16}
 """31 steps for B, which do not divide over eight either; loops that compile sooner; 28 tiles by kernel."""
 STEPS = 31
 OBJECTIVES = ("pddm", "quadruplet", "multi_similarity", "softmax")
@@ -46,8 +47,8 @@ def found(place=lambda tree, spread: tree, **shardings):
     mined = mine(place(params, False), *place(images, False))
     results = {f"mined {name}": index for name, index in mined._asdict().items()}
     unit, *images = batch(B)
-    kernel = scoring.ON_A_TPU._replace(search=partial(tpu.search, interpret=True), tile=tpu.TILE)
-    mine = jax.jit(partial(scoring._share_out, kernel, "float32"), **shardings)
+    kernel = backends.tpu_backend()._replace(search=partial(tpu.search, interpret=True), tile=tpu.TILE)
+    mine = jax.jit(partial(backends.shared_out, kernel, "float32"), **shardings)
     extremes = mine(place(unit, False), *place(images, True))
     results |= {f"mined by a kernel, {name}": best.partner for name, best in extremes._asdict().items()}
     classifier = np.random.default_rng(0).normal(size=(WIDTH, B // EACH)).astype(np.float32)

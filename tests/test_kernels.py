@@ -18,9 +18,10 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType, NamedSharding, 
 import pddm_jax
 from benchmarks import pod
 from benchmarks.kernels import abstract_batch
-from pddm_jax import scoring
+from pddm_jax import backends
 from pddm_jax.kernels import gpu, tpu
 from pddm_jax.partners import NOBODY
+from pddm_jax.tiles import Tiles, cut_tiles, score_tiles, tiles_per_step
 
 B, WIDTH = 21, 5
 RACES = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
@@ -70,9 +71,9 @@ def test_kernel_for_tpus_finds_what_loops_and_the_plain_form_find(
     params, images, scores, dtype, monkeypatch
 ):
     monkeypatch.setattr(tpu, "TILE", 16)  # so that few images take several tiles, the last of them ragged
-    interpreted = scoring.ON_A_TPU._replace(search=partial(tpu.search, interpret=RACES), tile=16)
-    kernel = jax.jit(partial(scoring._share_out, interpreted, dtype))
-    plain = jax.jit(partial(scoring._share_out, scoring.PLAIN, dtype))
+    interpreted = backends.tpu_backend()._replace(search=partial(tpu.search, interpret=RACES), tile=16)
+    kernel = jax.jit(partial(backends.shared_out, interpreted, dtype))
+    plain = jax.jit(partial(backends.shared_out, backends.PLAIN, dtype))
     for name, labels in LABELS.items():
         found = kernel(params, images, jnp.asarray(labels, jnp.int32))
         assert not on_tpus.races.races_found
@@ -102,7 +103,7 @@ def test_kernel_for_gpus_scores_as_loops_do(monkeypatch):
     monkeypatch.setattr(gpu, "PROGRAMS", 4)  # two for each tile, of two turns
     monkeypatch.setattr(gpu, "read", lambda vector, features: vector[features])  # for jax 0.10
     params, x = unit_and_images(29, d=70, h=130, c=200)  # two steps, and two chunks of each layer
-    tiles = scoring._cut(params, x, "bfloat16", 8)
+    tiles = cut_tiles(params, x, "bfloat16", 8)
     races = InterpretGPUParams(detect_races=True, uninitialized_memory="nan")
     found = gpu.score_tiles(params, *tiles, jnp.array([0, 2]), jnp.array([3, 2]), interpret=races)
     assert not on_gpus.get_races().races_found
@@ -117,12 +118,12 @@ def test_kernel_for_gpus_scores_as_loops_do(monkeypatch):
 
 def test_tiles_that_a_gpu_scores_are_searched_as_all_are(params, images, scores, monkeypatch):
     def exact(params, x, mean, r, c):
-        rows = scoring._Tiles(x, mean)
-        return scoring._score_tiles(params, rows, rows, r, c, "float32")
+        rows = Tiles(x, mean)
+        return score_tiles(params, rows, rows, r, c, "float32")
 
     monkeypatch.setattr(gpu, "score_tiles", exact)
-    form = scoring.ON_A_GPU._replace(tile=16, together=2)  # of three tiles
-    kernel = jax.jit(partial(scoring._share_out, form, "float32"))
+    form = backends.gpu_backend()._replace(tile=16, tiles_per_step=2)  # of three tiles
+    kernel = jax.jit(partial(backends.shared_out, form, "float32"))
     for name, labels in LABELS.items():
         found = kernel(params, images, jnp.asarray(labels, jnp.int32))
         partners = np.stack([best.partner for best in found], axis=1).tolist()
@@ -143,7 +144,7 @@ def lowered(b, d, dtype, kind, platform):
     mesh = absent(kind)
     batch = abstract_batch(b, d, NamedSharding(mesh, PartitionSpec()))
     with jax.sharding.use_abstract_mesh(mesh):
-        traced = jax.jit(partial(scoring.hardest_partners, dtype=dtype)).trace(*batch)
+        traced = jax.jit(partial(backends.hardest_partners, dtype=dtype)).trace(*batch)
         return traced.lower(lowering_platforms=(platform,)).as_text()
 
 
@@ -173,7 +174,7 @@ def test_the_plain_form_takes_large_steps_on_a_gpu_and_enough_of_them_for_severa
     def together(kind, devices):
         batch = abstract_batch(512, 128, NamedSharding(absent(kind, devices), PartitionSpec()))
         found = []
-        jax.eval_shape(lambda params, x, labels: found.append(scoring._together(params, x, 2080)), *batch)
+        jax.eval_shape(lambda params, x, labels: found.append(tiles_per_step(params, x, 2080)), *batch)
         return found[0]
 
     assert together("NVIDIA A100-SXM4-40GB", 1) == 2**25 // (64 * 512)
@@ -183,16 +184,16 @@ def test_the_plain_form_takes_large_steps_on_a_gpu_and_enough_of_them_for_severa
 
 @pytest.mark.parametrize("widths", [(64, 32, 32), (100, 512, 300), (1024, 128, 128)])
 def test_on_a_gpu_it_finds_what_the_plain_form_finds(widths):
-    if scoring.KERNELS.get(jax.devices()[0].device_kind) is not scoring.ON_A_GPU:
+    if backends.KERNELS.get(jax.devices()[0].device_kind) is not backends.gpu_backend:
         pytest.skip("needs an H100 or H200")
     params, x = unit_and_images(300, *widths)
     labels = jnp.arange(300, dtype=jnp.int32) * 7 % 300 // 4
     kernel, plain, exact = (
-        jax.jit(partial(scoring._share_out, form, dtype))(params, x, labels)
+        jax.jit(partial(backends.shared_out, form, dtype))(params, x, labels)
         for form, dtype in (
-            (scoring.ON_A_GPU, "bfloat16"),
-            (scoring.PLAIN, "bfloat16"),
-            (scoring.PLAIN, "float32"),
+            (backends.gpu_backend(), "bfloat16"),
+            (backends.PLAIN, "bfloat16"),
+            (backends.PLAIN, "float32"),
         )
     )
     for kind in kernel._fields:
@@ -211,7 +212,7 @@ import jax
 from functools import partial
 from jax.experimental import topologies
 from benchmarks.kernels import abstract_batch
-from pddm_jax.scoring import hardest_partners
+from pddm_jax.backends import hardest_partners
 from pddm_jax.training import data_mesh, replicated
 for pod in ("v5e:2x2", "v5p:2x2x1", "v6e:2x2"):
     mesh = data_mesh(topologies.get_topology_desc(platform="tpu", topology_name=pod).devices)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pddm_jax
-from pddm_jax import mining, scoring
+from pddm_jax import backends, mining
 from pddm_jax.kernels import tpu
 from pddm_jax.objectives import OBJECTIVES, make_objective
 from pddm_jax.pairwise import inverse_sqrt, l2_normalize, safe_sqrt
@@ -281,8 +281,8 @@ def test_mining_under_vmap_and_grad_spoils_its_own_batch_alone(params):
 def test_the_kernel_for_tpus_says_so(params, monkeypatch):
     """By values: the maximum of what holds NaN is NaN."""
     monkeypatch.setattr(tpu, "TILE", 16)
-    form = scoring.ON_A_TPU._replace(search=partial(tpu.search, interpret=True), tile=16)
-    kernel = jax.jit(partial(scoring._share_out, form, "float32"))
+    form = backends.tpu_backend()._replace(search=partial(tpu.search, interpret=True), tile=16)
+    kernel = jax.jit(partial(backends.shared_out, form, "float32"))
     for bad in (np.nan, np.inf, -np.inf):
         found = kernel(params["unit"], spoilt(unit_rows(15), 2, bad), jnp.asarray(LABELS["pairs"]))
         negative = np.isnan(found.negative.value)

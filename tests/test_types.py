@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import pddm_jax
-from pddm_jax import scoring
+from pddm_jax import backends
 from pddm_jax.kernels import tpu
 from pddm_jax.objectives import OBJECTIVES, make_objective
 
@@ -164,10 +164,10 @@ def test_wide_labels_of_the_device_are_told_apart(params):
 
 def test_the_kernel_for_tpus_where_the_default_is_float64(params, monkeypatch):
     monkeypatch.setattr(tpu, "TILE", 16)
-    form = scoring.ON_A_TPU._replace(search=partial(tpu.search, interpret=True), tile=16)
-    expected = scoring._share_out(scoring.PLAIN, "float32", params["unit"], unit_rows(6), LABELS)
+    form = backends.tpu_backend()._replace(search=partial(tpu.search, interpret=True), tile=16)
+    expected = backends.shared_out(backends.PLAIN, "float32", params["unit"], unit_rows(6), LABELS)
     with jax.enable_x64(True):
-        kernel = jax.jit(partial(scoring._share_out, form, "float32"))
+        kernel = jax.jit(partial(backends.shared_out, form, "float32"))
         found = kernel(params["unit"], unit_rows(6), LABELS.astype(np.int32))
     for got, want in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert got.dtype == want.dtype
