@@ -303,6 +303,8 @@ def _softmax(w: Array, x: Array, y: Array, temperature: Array) -> Array:
     if not w.shape[1] or not len(x):
         return nan_unless_finite(jnp.zeros((), jnp.float32), w, x, temperature, fine=jnp.all(known))
     cosines = jnp.matmul(x, l2_normalize(rescaled(w.T)).T, precision="highest")
+    import optax  # slow to import, and needed here only
+
     of_images = optax.softmax_cross_entropy_with_integer_labels(
         cosines / temperature, jnp.where(known, y, 0).astype(jnp.int32)
     )
