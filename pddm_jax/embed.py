@@ -25,7 +25,7 @@ from absl import flags
 from jaxtyping import Float32, Int
 from tqdm import tqdm
 
-from pddm_jax import cli, data, peers
+from pddm_jax import cli, data, peers, signals
 from pddm_jax.agreement import together
 from pddm_jax.data import ClosedSet, Split
 from pddm_jax.data.rgb import MAX_PIXELS
@@ -51,6 +51,7 @@ SAVED = 64
 """Batches after which it is written down how far all processes have come."""
 
 FLAGS = flags.FLAGS
+INTERRUPTED = "the same command goes on where it was"
 
 
 class Stored(NamedTuple):
@@ -359,7 +360,7 @@ def main(_: list[str]) -> None:
     cli.check_distributed_flags()
     if FLAGS.distributed:
         peers.join(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
-    with peers.watched():
+    with peers.watched(), signals.at_once(INTERRUPTED, 143):
         stored = embed(workdir, out, FLAGS.data, FLAGS.root, FLAGS.parts, FLAGS.batch, FLAGS.workers)
     if jax.process_index() == 0:
         n, d = stored.embeddings.shape
@@ -381,4 +382,4 @@ def define_flags() -> None:
 
 
 if __name__ == "__main__":
-    cli.launch(cli.Command(main, define_flags, "--batch", "the same command goes on where it was"))
+    cli.launch(cli.Command(main, define_flags, "--batch", INTERRUPTED))

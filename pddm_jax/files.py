@@ -64,6 +64,10 @@ def explained(path: Path, kept: str = "what was written whole before is kept") -
             raise NotWritten(
                 error.errno, f"{path} cannot be written: a folder above it is a file; choose another folder"
             ) from error
+        if error.errno == errno.EISDIR:
+            raise NotWritten(
+                error.errno, f"{path} is a folder where a file belongs: remove it and repeat the command"
+            ) from error
         if error.errno in _CLOSED:
             reason = os.strerror(error.errno).lower()
             raise NotWritten(

@@ -432,6 +432,14 @@ def test_a_folder_below_a_file_is_told(tmp_path):
         raise NotADirectoryError(errno.ENOTDIR, "Not a directory")
 
 
+def test_a_folder_in_the_place_of_a_file_is_told(tmp_path):
+    (tmp_path / "x").mkdir()
+    told = pytest.raises(NotWritten, match="x is a folder where a file belongs")
+    with told, replacing(tmp_path / "x") as part:
+        part.write_bytes(b"x")
+    assert [*tmp_path.iterdir()] == [tmp_path / "x"]
+
+
 def test_a_full_disk_keeps_no_folder_from_being_locked_and_none_locked(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")

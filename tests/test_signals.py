@@ -9,9 +9,11 @@ from types import SimpleNamespace
 
 import jax
 import pytest
+from PIL import Image
 
 from pddm_jax import signals
 from pddm_jax.checkpoint import Checkpoints, Preempted
+from pddm_jax.data.prepare import INTERRUPTED
 from pddm_jax.quiet import Quiet
 
 
@@ -146,3 +148,28 @@ regular.open_regular(Path(sys.argv[1])).close()
 """
     status, _, err = python("-c", code, __file__)
     assert status == 0, err
+
+
+@pytest.mark.parametrize("number", signals.ENDING)
+def test_prepare_ends_in_one_line_and_its_processes_with_it(number, tmp_path, python):
+    root = tmp_path / "images"
+    for name in ("a", "b"):
+        (root / name).mkdir(parents=True)
+        for image in range(4):
+            Image.new("RGB", (8, 8), (image, 0, 0)).save(root / name / f"{image}.png")
+    code = """
+import os, signal
+from pddm_jax import cli
+from pddm_jax.data import prepare
+def struck(*arguments):
+    results = in_processes(*arguments)
+    yield next(results)
+    signal.raise_signal(int(os.environ["NUMBER"]))
+    yield from results
+in_processes, prepare.in_processes = prepare.in_processes, struck
+cli.launch(cli.Command(prepare.main, prepare.define_flags, "--workers", prepare.INTERRUPTED, rest=True))
+"""
+    given = ["--source=folder", f"--root={root}", f"--out={tmp_path / 'out'}", "--shard_images=2"]
+    status, _, err = python("-c", code, *given, "--workers=2", NUMBER=str(int(number)))
+    assert (status, err) == (143, f"ended by {signal.Signals(number).name}: {INTERRUPTED}\n")
+    assert not [*(tmp_path / "out").glob(".*")]

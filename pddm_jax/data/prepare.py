@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags, logging
 from tqdm import tqdm
 
-from pddm_jax import cli
+from pddm_jax import cli, signals
 from pddm_jax.console import errors_in_one_line
 from pddm_jax.cores import cores
 from pddm_jax.data.beam import in_beam
@@ -32,6 +32,7 @@ from pddm_jax.data.shards import Done, Task, make
 from pddm_jax.lock import Lock
 
 FLAGS = flags.FLAGS
+INTERRUPTED = "the same command goes on after the shards that are whole"
 
 
 @errors_in_one_line()
@@ -148,7 +149,7 @@ def main(arguments: list[str]) -> None:
             return in_processes(make, tasks, workers)
         return in_beam(tasks, out.absolute(), FLAGS.runner, arguments[1:])
 
-    with Lock(out, "--out"):
+    with signals.at_once(INTERRUPTED, 143), Lock(out, "--out"):
         source = find(FLAGS.source, root, FLAGS.classes, FLAGS.ground_truth, skip, workers)
         source = source._replace(images=source.images.limited(FLAGS.max_pixels))
         skipped = prepare(FLAGS.source, source, root, out, FLAGS.shard_images, skip, run)
@@ -173,5 +174,4 @@ def define_flags() -> None:
 
 
 if __name__ == "__main__":
-    interrupted = "the same command goes on after the shards that are whole"
-    cli.launch(cli.Command(main, define_flags, "--workers", interrupted, rest=True))
+    cli.launch(cli.Command(main, define_flags, "--workers", INTERRUPTED, rest=True))
