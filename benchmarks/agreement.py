@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.report import Rows, arguments, report
 from pddm_jax import PDDM, mine_quadruplets_fused, pair_scores
-from pddm_jax.pairwise import l2_normalize
+from pddm_jax.numerics import l2_normalize
 
 EACH = 8
 

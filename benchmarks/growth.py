@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from benchmarks.report import Rows, arguments, report
 from benchmarks.timing import interleaved
 from pddm_jax import PDDM, mine_quadruplets_fused, score_matrix
-from pddm_jax.pairwise import l2_normalize
+from pddm_jax.numerics import l2_normalize
 
 AXES = {"b": "images in the batch, d = h = c = 128", "d": "d = h = c, 512 images"}
 MOST = 2**31

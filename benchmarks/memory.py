@@ -22,7 +22,7 @@ from benchmarks.pod import compile_step, pod_config
 from benchmarks.report import arguments, report
 from pddm_jax import PDDM, mine_quadruplets_fused, score_matrix
 from pddm_jax.networks import NETWORKS
-from pddm_jax.pairwise import l2_normalize
+from pddm_jax.numerics import l2_normalize
 
 MIB = 2**20
 

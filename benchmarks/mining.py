@@ -17,9 +17,10 @@ import jax.numpy as jnp
 
 from benchmarks.report import Rows, arguments, report
 from benchmarks.timing import interleaved
-from pddm_jax import PDDM, backends
-from pddm_jax.mesh import kind_of
-from pddm_jax.pairwise import l2_normalize
+from pddm_jax import PDDM
+from pddm_jax.numerics import l2_normalize
+from pddm_jax.pddm import backends
+from pddm_jax.sharding import kind_of
 from pddm_jax.types import DTYPES
 
 EACH = 8

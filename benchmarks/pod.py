@@ -40,8 +40,8 @@ from benchmarks.operations import operations
 from benchmarks.report import arguments, report
 from experiments.configs import photos
 from experiments.recipe import make_recipe
-from pddm_jax.objectives import has_classifier
-from pddm_jax.training import data_mesh, init_state, make_train_step, replicated, sharded
+from pddm_jax.losses.objectives import has_classifier
+from pddm_jax.train.loop import data_mesh, init_state, make_train_step, replicated, sharded
 from pddm_jax.types import Batch
 
 EACH = 8

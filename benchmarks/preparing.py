@@ -14,11 +14,11 @@ from pathlib import Path
 
 from benchmarks.reading import write_images
 from benchmarks.report import arguments, report
-from pddm_jax.data.imagenet import find_imagenet
-from pddm_jax.data.prepare import prepare
-from pddm_jax.data.processes import in_processes
-from pddm_jax.data.shards import make
-from pddm_jax.data.tars import Place, members
+from pddm_jax.data.layouts.imagenet import find_imagenet
+from pddm_jax.data.prepare.command import prepare
+from pddm_jax.data.prepare.shards import make
+from pddm_jax.data.storage.tars import Place, members
+from pddm_jax.system.processes import in_processes
 
 SIZE = 110_000  # bytes of an image of ILSVRC, about
 

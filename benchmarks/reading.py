@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmarks.report import arguments, report
 from pddm_jax.data import Images, PKSampler, make_transform, train_batches
-from pddm_jax.data.decode import Encoded, Files
+from pddm_jax.data.storage.decode import Encoded, Files
 from pddm_jax.data.transforms import Transform
 
 CLASSES, EACH, SIZE = 16, 4, 224

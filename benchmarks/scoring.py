@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.report import arguments, report
 from benchmarks.timing import interleaved
 from pddm_jax import PDDM, mine_quadruplets_fused, score_matrix
-from pddm_jax.pairwise import l2_normalize
+from pddm_jax.numerics import l2_normalize
 
 
 def main() -> None:

@@ -24,8 +24,8 @@ from benchmarks.pod import CLASSES, experiment_config
 from benchmarks.report import arguments, report
 from benchmarks.timing import interleaved
 from experiments.recipe import make_recipe
-from pddm_jax.objectives import has_classifier
-from pddm_jax.training import data_mesh, global_batches, init_state, make_train_step
+from pddm_jax.losses.objectives import has_classifier
+from pddm_jax.train.loop import data_mesh, global_batches, init_state, make_train_step
 from pddm_jax.types import Batch
 
 

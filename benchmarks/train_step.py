@@ -24,7 +24,7 @@ from experiments import machine
 from experiments.configs import base
 from experiments.recipe import make_recipe
 from pddm_jax import PDDM, mine_quadruplets_fused
-from pddm_jax.training import data_mesh, global_batches, init_state, make_train_step
+from pddm_jax.train.loop import data_mesh, global_batches, init_state, make_train_step
 from pddm_jax.types import Batch
 
 OBJECTIVES = ("pddm", "multi_similarity")

@@ -7,4 +7,4 @@ from pathlib import Path
 _package = find_spec("pddm_jax")
 if _package is not None and _package.origin is not None:
     # Without the package itself, which loads JAX.
-    runpy.run_path(str(Path(_package.origin).with_name("early.py")))["begin"]("experiments")
+    runpy.run_path(str(Path(_package.origin).parent / "system" / "early.py"))["begin"]("experiments")

@@ -11,13 +11,13 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from experiments.configs import base
 from pddm_jax import data
-from pddm_jax.cli import MAX_WORKERS, check_file, expanded, one_line
-from pddm_jax.data.on_disk import LISTED
+from pddm_jax.data.layouts.by_name import LISTED
 from pddm_jax.data.transforms import AUGMENT
-from pddm_jax.mining import SCOPES
+from pddm_jax.losses.objectives import OBJECTIVES
 from pddm_jax.networks import NETWORKS
-from pddm_jax.objectives import OBJECTIVES
-from pddm_jax.training import OPTIMIZERS, SCHEDULES
+from pddm_jax.pddm.mining import SCOPES
+from pddm_jax.system.cli import MAX_WORKERS, check_file, expanded, one_line
+from pddm_jax.train.loop import OPTIMIZERS, SCHEDULES
 from pddm_jax.types import DTYPES
 
 NONE = ("None", "none")

@@ -13,7 +13,7 @@ from ml_collections import config_flags
 from experiments import config_file, machine, replay, retrieval
 from experiments.check_config import accepted
 from experiments.runner import Evaluation, run
-from pddm_jax import cli, peers, signals
+from pddm_jax.system import cli, peers, signals
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -125,7 +125,7 @@ def _start_jax() -> None:
 
 
 def launch(experiment: Experiment) -> None:
-    """Parse the flags and run an experiment; see `pddm_jax.cli.launch`."""
+    """Parse the flags and run an experiment; see `pddm_jax.system.cli.launch`."""
     interrupted = "the same command goes on after the last checkpoint, or anew where there is none"
     cli.launch(cli.Command(experiment.main, experiment.define, LOWER, interrupted, experiment.parse))
 

@@ -20,9 +20,9 @@ from experiments import command, naming, plots, retrieval, runner, transfer
 from experiments.results import Results
 from experiments.runner import Evaluation
 from pddm_jax.checks import check_choice
-from pddm_jax.files import write_json, write_text
-from pddm_jax.objectives import OBJECTIVES
-from pddm_jax.writer import read_rows
+from pddm_jax.losses.objectives import OBJECTIVES
+from pddm_jax.system.files import write_json, write_text
+from pddm_jax.train.writer import read_rows
 
 EVALUATIONS = {
     evaluation.name: evaluation

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from experiments.check_config import NONE, RULES
-from pddm_jax.cli import check_file, one_line
+from pddm_jax.system.cli import check_file, one_line
 
 
 class Arguments(NamedTuple):

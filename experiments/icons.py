@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from experiments import command
-from pddm_jax.cli import check_folder, given_path
+from pddm_jax.system.cli import check_folder, given_path
 
 THEMES = (
     *("Adwaita", "Faenza", "Mint-Y", "Moka", "Obsidian", "Tango", "elementary-xfce"),

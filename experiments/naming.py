@@ -10,9 +10,9 @@ from ml_collections import FrozenConfigDict
 from experiments import plots
 from experiments.results import Results, align
 from experiments.runner import Evaluation, Learned
-from pddm_jax.console import say
 from pddm_jax.data import ClosedSet, Split
 from pddm_jax.data.glyphs import character_names
+from pddm_jax.system.console import say
 from pddm_jax.transfer import zero_shot
 from pddm_jax.transfer.descriptions import read_descriptions, word_descriptions
 from pddm_jax.transfer.placement import KS, harmonic_mean, hit_at_k, likeliest, places

@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 import optax
 from ml_collections import FrozenConfigDict
 
-from pddm_jax import first_weights
 from pddm_jax.data.transforms import Transform
+from pddm_jax.losses.objectives import Loss, make_objective
 from pddm_jax.networks import EmbeddingNetwork
-from pddm_jax.objectives import Loss, make_objective
-from pddm_jax.pddm import PDDM
-from pddm_jax.trained import network_of, transform_of
-from pddm_jax.training import make_optimizer
+from pddm_jax.pddm.unit import PDDM
+from pddm_jax.train import warm_start
+from pddm_jax.train.loop import make_optimizer
+from pddm_jax.train.restore import network_of, transform_of
 
 
 class Recipe(NamedTuple):
@@ -42,7 +42,7 @@ def make_recipe(config: FrozenConfigDict) -> Recipe:
         PDDM(config.network.unit_dim, config.network.unit_dim),
         make_optimizer(**config.optimizer, steps=config.train.steps),
         transform_of(config),
-        first_weights.origin(config),
+        warm_start.origin(config),
     )
 
 

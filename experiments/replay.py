@@ -11,13 +11,10 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from experiments.check_config import FILES, accepted, check_machine, fields
 from experiments.configs import base
-from pddm_jax.cli import one_line
-from pddm_jax.objectives import make_objective
-from pddm_jax.pddm import PDDM
-from pddm_jax.provenance import versions
-from pddm_jax.replay import check_batch, examine, read_record, report, write_record
-from pddm_jax.trained import network_of
-from pddm_jax.training import (
+from pddm_jax.losses.objectives import make_objective
+from pddm_jax.pddm.unit import PDDM
+from pddm_jax.system.cli import one_line
+from pddm_jax.train.loop import (
     Diverged,
     TrainState,
     TrainStep,
@@ -26,6 +23,9 @@ from pddm_jax.training import (
     init_state,
     make_optimizer,
 )
+from pddm_jax.train.provenance import versions
+from pddm_jax.train.replay import check_batch, examine, read_record, report, write_record
+from pddm_jax.train.restore import network_of
 from pddm_jax.types import Batch
 
 

@@ -8,11 +8,11 @@ from typing import Any
 from ml_collections import FrozenConfigDict
 
 from experiments.results import Results
-from pddm_jax.console import tell
-from pddm_jax.files import write_sealed
-from pddm_jax.saved import Damaged, read_record, steps_in
-from pddm_jax.trained import read_config, read_results
-from pddm_jax.writer import Known, Row
+from pddm_jax.system.console import tell
+from pddm_jax.system.files import write_sealed
+from pddm_jax.train.checkpoint_files import Damaged, read_record, steps_in
+from pddm_jax.train.restore import read_config, read_results
+from pddm_jax.train.writer import Known, Row
 
 MAY_DIFFER = ("classes", "data.max_pixels", "data.workers", "devices", "image_shape", "train_sha256")
 """Fields that a run may go on with other values of: they change nothing of what it leaves, or are told."""

@@ -10,11 +10,11 @@ from ml_collections import FrozenConfigDict
 from experiments import plots
 from experiments.results import Results, align
 from experiments.runner import Evaluation, Learned
-from pddm_jax import metrics
-from pddm_jax.console import say
 from pddm_jax.data import ClosedSet, Split
-from pddm_jax.objectives import OBJECTIVES
-from pddm_jax.scoring import score_matrix
+from pddm_jax.evaluate import metrics
+from pddm_jax.losses.objectives import OBJECTIVES
+from pddm_jax.pddm.scoring import score_matrix
+from pddm_jax.system.console import say
 
 
 def ready(config: FrozenConfigDict, split: Split | ClosedSet) -> None:

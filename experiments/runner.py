@@ -17,19 +17,21 @@ from experiments.recipe import Recipe, make_recipe, objective_fields
 from experiments.results import Results
 from experiments.resuming import check_same_run, finished, mend_config
 from experiments.training_run import Trained, train
-from pddm_jax import data, first_weights, signals
-from pddm_jax.checkpoint import Preempted
-from pddm_jax.cli import check_folder
-from pddm_jax.console import say
+from pddm_jax import data
 from pddm_jax.data import ClosedSet, Images, Split
 from pddm_jax.data.transforms import AUGMENT
-from pddm_jax.diagnosis import total_without
-from pddm_jax.files import write_sealed
-from pddm_jax.lock import Lock
-from pddm_jax.objectives import make_objective
-from pddm_jax.provenance import digest, digest_of_images, versions
-from pddm_jax.training import TrainState
-from pddm_jax.writer import Row
+from pddm_jax.losses.objectives import make_objective
+from pddm_jax.system import signals
+from pddm_jax.system.cli import check_folder
+from pddm_jax.system.console import say
+from pddm_jax.system.files import write_sealed
+from pddm_jax.system.lock import Lock
+from pddm_jax.train import warm_start
+from pddm_jax.train.checkpoint import Preempted
+from pddm_jax.train.diagnosis import total_without
+from pddm_jax.train.loop import TrainState
+from pddm_jax.train.provenance import digest, digest_of_images, versions
+from pddm_jax.train.writer import Row
 
 
 class Learned(NamedTuple):
@@ -119,10 +121,10 @@ def _run(
 ) -> Results:
     """Train and evaluate in a workdir that is ours alone; `stack` ends when all is written."""
     package_versions, recipe = versions(), make_recipe(config)
-    first_weights.check_file(config)
+    warm_start.check_file(config)
     parts = load_parts(config, evaluation.closed_sets)
     train_sha256 = digest_of_images(parts.split.train)
-    first_weights.check_unseen(recipe.pretrained, config.data.name, parts.split.rule, train_sha256)
+    warm_start.check_unseen(recipe.pretrained, config.data.name, parts.split.rule, train_sha256)
     prepared = evaluation.ready(config, parts.split)
     p, k = config.data.classes_per_batch, config.data.images_per_class
     data.PKSampler(parts.train.labels, p, k, range(1), config.seed)  # raises if there are too few classes
@@ -162,7 +164,7 @@ def _announce(config: FrozenConfigDict, experiment: str, recipe: Recipe, parts: 
     for warning in warnings(config):
         say(f"warning: {warning}")
     if recipe.pretrained:
-        say(f"weights of {first_weights.describe(recipe.pretrained)}")
+        say(f"weights of {warm_start.describe(recipe.pretrained)}")
 
 
 def _protocol(

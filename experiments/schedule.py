@@ -9,12 +9,12 @@ import jax
 
 from experiments.resuming import is_due
 from experiments.training_setup import Embedder, Training
-from pddm_jax import metrics
-from pddm_jax.checkpoint import Checkpoints
-from pddm_jax.diagnosis import Collapse, MiningCounts
-from pddm_jax.files import write_sealed
-from pddm_jax.training import TrainState
-from pddm_jax.writer import Writer
+from pddm_jax.evaluate import metrics
+from pddm_jax.system.files import write_sealed
+from pddm_jax.train.checkpoint import Checkpoints
+from pddm_jax.train.diagnosis import Collapse, MiningCounts
+from pddm_jax.train.loop import TrainState
+from pddm_jax.train.writer import Writer
 
 
 @dataclass

@@ -15,13 +15,13 @@ from experiments.recipe import Recipe
 from experiments.resuming import began, go_on, is_due, rows_of
 from experiments.schedule import Schedule
 from experiments.training_setup import Embedder, Training
-from pddm_jax.checkpoint import Checkpoints
 from pddm_jax.checks import as_labels
-from pddm_jax.console import say
 from pddm_jax.data import Images
-from pddm_jax.diagnosis import Collapse, MiningCounts, counts_of_old
-from pddm_jax.training import Diverged, TrainState, data_mesh, fit, global_batches
-from pddm_jax.writer import Known, Row, Writer, known_rows
+from pddm_jax.system.console import say
+from pddm_jax.train.checkpoint import Checkpoints
+from pddm_jax.train.diagnosis import Collapse, MiningCounts, counts_of_old
+from pddm_jax.train.loop import Diverged, TrainState, data_mesh, fit, global_batches
+from pddm_jax.train.writer import Known, Row, Writer, known_rows
 
 
 class Trained(NamedTuple):

@@ -12,10 +12,11 @@ from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
 from experiments.recipe import Recipe
-from pddm_jax import data, first_weights
+from pddm_jax import data
 from pddm_jax.data import Images
-from pddm_jax.objectives import Logs, has_classifier
-from pddm_jax.training import Diverged, TrainState, init_state, make_embed, make_train_step
+from pddm_jax.losses.objectives import Logs, has_classifier
+from pddm_jax.train import warm_start
+from pddm_jax.train.loop import Diverged, TrainState, init_state, make_embed, make_train_step
 from pddm_jax.types import Batch
 
 EMBED = 128
@@ -78,7 +79,7 @@ class Training:
         """The state with the weights that the config names, if it names any."""
         if not self.config.network.pretrained:
             return state
-        return first_weights.with_weights(state, self.config, self.image_shape, self.mesh)
+        return warm_start.with_weights(state, self.config, self.image_shape, self.mesh)
 
     def batches(self, start: int) -> Generator[Batch]:
         """This process's share of the batches after step `start`."""

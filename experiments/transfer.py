@@ -17,13 +17,13 @@ from experiments.results import Results, align
 from experiments.runner import Evaluation, Learned
 from pddm_jax import data
 from pddm_jax.checks import check_choice
-from pddm_jax.console import say
 from pddm_jax.data import ClosedSet, Images, Split
 from pddm_jax.data.images import some
 from pddm_jax.data.streams import WAYS, stream
-from pddm_jax.objectives import OBJECTIVES
-from pddm_jax.scoring import score_matrix
-from pddm_jax.top_k import ScoreFn
+from pddm_jax.evaluate.top_k import ScoreFn
+from pddm_jax.losses.objectives import OBJECTIVES
+from pddm_jax.pddm.scoring import score_matrix
+from pddm_jax.system.console import say
 from pddm_jax.transfer import linear_probe
 from pddm_jax.transfer.class_means import class_means
 from pddm_jax.transfer.classification import KS, nearest_classes, per_class_accuracy, top_k_accuracy

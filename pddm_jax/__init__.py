@@ -1,11 +1,12 @@
 """Deep metric learning in JAX: PDDM, the losses it is measured against, and how to measure them."""
 
-from pddm_jax.early import begin
+from pddm_jax.system.early import begin
 
 begin("pddm_jax")  # before JAX is loaded
 
 # ruff: noqa: E402
-from pddm_jax.double_header import double_header_hinge
+from pddm_jax.evaluate.metrics import map_at_r, nmi, r_precision, recall_at_k
+from pddm_jax.evaluate.retrieval import nearest
 from pddm_jax.losses import (
     contrastive_loss,
     lifted_structure_loss,
@@ -13,11 +14,10 @@ from pddm_jax.losses import (
     softmax_loss,
     triplet_loss,
 )
-from pddm_jax.metrics import map_at_r, nmi, r_precision, recall_at_k
-from pddm_jax.mining import mine_quadruplets, mine_quadruplets_fused
-from pddm_jax.pddm import PDDM
-from pddm_jax.retrieval import nearest
-from pddm_jax.scoring import pair_scores, score_matrix
+from pddm_jax.losses.double_header import double_header_hinge
+from pddm_jax.pddm.mining import mine_quadruplets, mine_quadruplets_fused
+from pddm_jax.pddm.scoring import pair_scores, score_matrix
+from pddm_jax.pddm.unit import PDDM
 from pddm_jax.types import Quadruplets
 
 __version__ = "0.1.0"

@@ -25,23 +25,17 @@ from absl import flags
 from jaxtyping import Float32, Int
 from tqdm import tqdm
 
-from pddm_jax import cli, data, peers, signals
-from pddm_jax.agreement import together
+from pddm_jax import data
 from pddm_jax.data import ClosedSet, Split
-from pddm_jax.data.rgb import MAX_PIXELS
-from pddm_jax.files import (
-    explained,
-    read_sealed,
-    sweep,
-    sync_folder,
-    write_json,
-    write_sealed,
-)
-from pddm_jax.listing import Listing, listing, read_names, write_names
-from pddm_jax.lock import Lock
-from pddm_jax.provenance import digest, versions
-from pddm_jax.trained import Config, load, read_config, transform_of
-from pddm_jax.training import data_mesh, make_embed
+from pddm_jax.data.listing import Listing, listing, read_names, write_names
+from pddm_jax.data.storage.rgb import MAX_PIXELS
+from pddm_jax.system import cli, peers, signals
+from pddm_jax.system.agreement import together
+from pddm_jax.system.files import explained, read_sealed, sweep, sync_folder, write_json, write_sealed
+from pddm_jax.system.lock import Lock
+from pddm_jax.train.loop import data_mesh, make_embed
+from pddm_jax.train.provenance import digest, versions
+from pddm_jax.train.restore import Config, load, read_config, transform_of
 
 PARTS = ("train", "test")
 FILES = ("embeddings.npy", "labels.npy", "parts.npy", "names.txt")

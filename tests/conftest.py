@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 
-from pddm_jax import tiles
+from pddm_jax.pddm import tiles
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 600  # seconds after which a command counts as hung

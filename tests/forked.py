@@ -11,9 +11,9 @@ import runpy
 import sys
 from pathlib import Path
 
+import pddm_jax.data.prepare.command  # noqa: F401
 from experiments import compare, icons  # noqa: F401 (what every experiment loads)
 from pddm_jax import embed  # noqa: F401
-from pddm_jax.data import prepare  # noqa: F401
 
 for line in sys.stdin:
     module, arguments, environment, folder = json.loads(line)

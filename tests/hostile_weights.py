@@ -356,7 +356,7 @@ def write(folder):
 
 def main():
     """Read each file of a folder with little room; a line of JSON for each: name, seconds, what is said."""
-    from pddm_jax.networks.tensors import read_tensors
+    from pddm_jax.networks.pretrained.tensors import read_tensors
 
     used = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + SPARE, used + SPARE))

@@ -12,11 +12,11 @@ import numpy as np
 
 from benchmarks.hlo import RECEIVED, parse
 from pddm_jax import PDDM
-from pddm_jax.mesh import in_one, in_parts
+from pddm_jax.losses.objectives import make_objective
 from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.networks.small_cnn import SmallCNN
-from pddm_jax.objectives import make_objective
-from pddm_jax.training import (
+from pddm_jax.sharding import in_one, in_parts
+from pddm_jax.train.loop import (
     data_mesh,
     global_batches,
     init_state,

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import pddm_jax
-from pddm_jax import backends
-from pddm_jax import tiles as tile_scores
-from pddm_jax.kernels import tpu
-from pddm_jax.objectives import make_objective
+from pddm_jax.losses.objectives import make_objective
+from pddm_jax.pddm import backends
+from pddm_jax.pddm import tiles as tile_scores
+from pddm_jax.pddm.kernels import tpu
 
 B, RAGGED, WIDTH, EACH = 104, 37, 12, 4  # B divides over eight devices, RAGGED does not
 SETTINGS = {(tile_scores, "STEP"): 2**13, (backends, "scan"): jax.lax.scan, (tpu, "TILE"): 16}
@@ -74,7 +74,7 @@ def main(out, coordinator=None, rank="0"):
         jax.distributed.initialize(
             coordinator, 2, int(rank), initialization_timeout=60, shutdown_timeout_seconds=30
         )
-    from pddm_jax.training import data_mesh, replicated, sharded
+    from pddm_jax.train.loop import data_mesh, replicated, sharded
 
     mesh = data_mesh()
 

@@ -11,13 +11,13 @@ import jaxtyping
 with jaxtyping.install_import_hook("pddm_jax", "beartype.beartype"):
     import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
     import pddm_jax
-    import pddm_jax.objectives
+    import pddm_jax.losses.objectives
     from pddm_jax.data import PKSampler, make_transform, ordered_batches, train_batches
     from pddm_jax.data.closed_set import halves
     from pddm_jax.data.images import Images, split_half
     from pddm_jax.networks import EmbeddingNetwork, make_network
-    from pddm_jax.pairwise import masked_mean
-    from pddm_jax.training import data_mesh, init_state, make_embed, make_optimizer, make_train_step
+    from pddm_jax.numerics import masked_mean
+    from pddm_jax.train.loop import data_mesh, init_state, make_embed, make_optimizer, make_train_step
     from pddm_jax.transfer import class_means, classification, descriptions, hierarchy, linear_probe
     from pddm_jax.transfer import neighbours, placement, zero_shot
 import sys
@@ -58,11 +58,11 @@ jax.eval_shape(make_network("small_cnn", 6).init, jax.random.key(0), images)
 network, mesh = EmbeddingNetwork(Flat(), 6), data_mesh()
 optimizer = make_optimizer("adamw", 0.1, 0.1, "cosine", 1.0, 1, 2.0, 1.0, steps=2)
 state = init_state(network, unit, optimizer, (16, 16, 1), 0, mesh)
-for name in pddm_jax.objectives.OBJECTIVES:
-    loss, _ = pddm_jax.objectives.make_objective(name, pairs=5)
+for name in pddm_jax.losses.objectives.OBJECTIVES:
+    loss, _ = pddm_jax.losses.objectives.make_objective(name, pairs=5)
     learned = {"unit": params, "classifier": {"kernel": jnp.ones((6, 5))}}
     assert jax.eval_shape(loss, learned, x, jnp.asarray(labels))[0].shape == ()
-loss, _ = pddm_jax.objectives.make_objective("pddm", pairs=3)
+loss, _ = pddm_jax.losses.objectives.make_objective("pddm", pairs=3)
 state, _ = make_train_step(network, loss, optimizer, mesh)(state, batch)
 batches = ordered_batches(images, transform, 8)
 assert make_embed(network, mesh)(state, batches).shape == (16, 6)

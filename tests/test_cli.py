@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from absl import app, flags
 
-from pddm_jax.cli import check_file, check_folder, given_path, one_line, verdict, wants_debug
+from pddm_jax.system.cli import check_file, check_folder, given_path, one_line, verdict, wants_debug
 
 
 @pytest.mark.parametrize(
@@ -65,20 +65,24 @@ def raised(code, module, folder):
         ('raise ValueError("mine")', "__main__", 2),
         ('raise ValueError("of a worker")', "grain._src.python.dataset", 2),
         ('raise ValueError("of a library")', "scipy.stats", 1),
-        ("np.zeros(2) + np.zeros(3)", "pddm_jax.metrics", 1),
-        ("np.zeros((2, 3)) @ np.zeros((2, 3))", "pddm_jax.metrics", 1),
+        ("np.zeros(2) + np.zeros(3)", "pddm_jax.evaluate.metrics", 1),
+        ("np.zeros((2, 3)) @ np.zeros((2, 3))", "pddm_jax.evaluate.metrics", 1),
         ("np.concatenate([])", "experiments.runner", 1),
         ("np.stack([np.zeros(2), np.zeros(3)])", "experiments.runner", 1),
-        ("jnp.reshape(np.zeros(5), (2, 3))", "pddm_jax.metrics", 1),
-        ("a, b = 1, 2, 3", "pddm_jax.metrics", 1),
-        ("int('x')", "pddm_jax.metrics", 1),
-        ("[].index(3)", "pddm_jax.metrics", 1),
+        ("jnp.reshape(np.zeros(5), (2, 3))", "pddm_jax.evaluate.metrics", 1),
+        ("a, b = 1, 2, 3", "pddm_jax.evaluate.metrics", 1),
+        ("int('x')", "pddm_jax.evaluate.metrics", 1),
+        ("[].index(3)", "pddm_jax.evaluate.metrics", 1),
         (
             "try:\n  np.load(folder)\nexcept OSError as e:\n  raise ValueError('--x is a folder') from e",
             "pddm_jax.data",
             2,
         ),
-        ("try:\n  int('x')\nexcept ValueError as e:\n  raise ValueError('--x') from e", "pddm_jax.cli", 2),
+        (
+            "try:\n  int('x')\nexcept ValueError as e:\n  raise ValueError('--x') from e",
+            "pddm_jax.system.cli",
+            2,
+        ),
     ],
 )
 def test_only_what_the_project_refuses_is_the_users_mistake(code, module, code_of, tmp_path):

@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 
 from experiments.configs import quickstart
 from experiments.replay import replay
-from pddm_jax import diagnosis
-from pddm_jax.diagnosis import Alarm, Collapse, MiningCounts, counts_of_old, spread, total_without
+from pddm_jax.losses.objectives import make_objective
 from pddm_jax.networks import make_network
-from pddm_jax.objectives import make_objective
-from pddm_jax.pddm import PDDM
-from pddm_jax.replay import Finding, examine, read_record, report, write_record
-from pddm_jax.training import (
+from pddm_jax.pddm.unit import PDDM
+from pddm_jax.train import diagnosis
+from pddm_jax.train.diagnosis import Alarm, Collapse, MiningCounts, counts_of_old, spread, total_without
+from pddm_jax.train.loop import (
     Diverged,
     PendingLogs,
     data_mesh,
@@ -28,6 +27,7 @@ from pddm_jax.training import (
     make_optimizer,
     make_train_step,
 )
+from pddm_jax.train.replay import Finding, examine, read_record, report, write_record
 from pddm_jax.types import Batch
 
 
@@ -170,7 +170,7 @@ class Counter(NamedTuple):
 
 
 def test_every_step_is_observed_once_in_order(monkeypatch):
-    monkeypatch.setattr("pddm_jax.training.MOST_PENDING", 4)
+    monkeypatch.setattr("pddm_jax.train.loop.MOST_PENDING", 4)
     seen = []
 
     def step(state, batch):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pddm_jax import console, early
+from pddm_jax.system import console, early
 
 INTERRUPTED = "interrupted: nothing was begun; give the same command again\n"
 

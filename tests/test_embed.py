@@ -19,16 +19,16 @@ from PIL import Image
 from experiments.configs import folder
 from pddm_jax import data
 from pddm_jax import embed as module
-from pddm_jax.checkpoint import Checkpoints
 from pddm_jax.data.images import Images
-from pddm_jax.data.prepare import prepare
+from pddm_jax.data.listing import listing, read_names, write_names
+from pddm_jax.data.prepare.command import prepare
 from pddm_jax.data.sources import find_folder
 from pddm_jax.embed import embed, read
-from pddm_jax.listing import listing, read_names, write_names
 from pddm_jax.networks import make_network
-from pddm_jax.pddm import PDDM
-from pddm_jax.trained import Trained, load, read_config, transform_of
-from pddm_jax.training import TrainState, data_mesh, init_state, make_optimizer
+from pddm_jax.pddm.unit import PDDM
+from pddm_jax.train.checkpoint import Checkpoints
+from pddm_jax.train.loop import TrainState, data_mesh, init_state, make_optimizer
+from pddm_jax.train.restore import Trained, load, read_config, transform_of
 
 CLASSES, EACH = 6, 7
 

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import pddm_jax
-from pddm_jax import metrics, retrieval
-from pddm_jax import top_k as search
+from pddm_jax.evaluate import metrics, retrieval
+from pddm_jax.evaluate import top_k as search
 
 SCALES = (1e-44, 1e-40, 1e-30, 1e-20, 1e-6, 1.0, 1e6, 1e18, 1e20, 1e30, 1e37)
 

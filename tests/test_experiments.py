@@ -11,7 +11,7 @@ import pytest
 from conftest import LIMIT, free_address
 from PIL import Image
 
-from pddm_jax.writer import read_rows
+from pddm_jax.train.writer import read_rows
 
 STEPS = 60
 VARYING = ("seconds", "images_per_second")

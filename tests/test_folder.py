@@ -13,9 +13,9 @@ from PIL import Image
 from test_sources import picture, rows_of
 
 from pddm_jax.data import load, load_closed_set
-from pddm_jax.data.decode import check
-from pddm_jax.data.prepare import prepare
+from pddm_jax.data.prepare.command import prepare
 from pddm_jax.data.sources import find_folder
+from pddm_jax.data.storage.decode import check
 
 
 @pytest.fixture
@@ -335,7 +335,7 @@ def test_images_of_the_same_bytes_in_training_and_test_are_told(tmp_path, warned
 
 def test_images_of_the_same_length_and_checksum_are_compared(tmp_path, warned, monkeypatch):
     tree(tmp_path, *(f"{c}/{n}.jpg" for c in "ab" for n in range(2)))
-    monkeypatch.setattr("pddm_jax.data.decode.key_of", lambda data: (1, 2))
+    monkeypatch.setattr("pddm_jax.data.storage.decode.key_of", lambda data: (1, 2))
     load("folder", str(tmp_path), None, 0)
     assert not equal_images(warned)
 

@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_sources import contents, files_of, pixels
 
-from pddm_jax.data import decode, load_closed_set, protocols
-from pddm_jax.data.on_disk import find
-from pddm_jax.data.prepare import prepare
-from pddm_jax.data.processes import in_processes
+from pddm_jax.data import load_closed_set, protocols
+from pddm_jax.data.layouts.by_name import find
+from pddm_jax.data.layouts.wnids import read_ground_truth, read_wnids
+from pddm_jax.data.prepare.command import prepare
 from pddm_jax.data.protocols import Count, Expected
-from pddm_jax.data.tars import Place, members
-from pddm_jax.data.wnids import read_ground_truth, read_wnids
+from pddm_jax.data.storage import decode
+from pddm_jax.data.storage.tars import Place, members
+from pddm_jax.system.processes import in_processes
 
 WNIDS = ["n02000003", "n01000001", "n01000002"]  # in the order of the list, which is not that of ids
 COUNTS = dict(zip(WNIDS, (5, 4, 3), strict=True))

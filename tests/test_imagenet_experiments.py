@@ -16,8 +16,8 @@ from experiments.recipe import make_recipe
 from pddm_jax.data import ClosedSet, Images, Split, load_closed_set, ordered_batches
 from pddm_jax.data.images import some
 from pddm_jax.data.streams import WAYS, stream
-from pddm_jax.trained import load, read_config, transform_of
-from pddm_jax.training import data_mesh, make_embed
+from pddm_jax.train.loop import data_mesh, make_embed
+from pddm_jax.train.restore import load, read_config, transform_of
 
 GLYPHS = "--config=experiments/configs/imagenet2010.py:glyphs"
 SMALL = {

@@ -15,15 +15,16 @@ from ml_collections import FrozenConfigDict
 
 from experiments.configs import quickstart
 from experiments.resuming import began, finished, rows_of
-from pddm_jax import agreement, saved, signals
-from pddm_jax.checkpoint import Checkpoints
 from pddm_jax.embed import _finish, file_digest, read
-from pddm_jax.files import NotWritten, explained, read_sealed, replacing, sweep, write_sealed
-from pddm_jax.lock import InUse, Lock
-from pddm_jax.saved import Damaged, make_record, read_record, read_state
-from pddm_jax.trained import read_config, read_results
-from pddm_jax.training import TrainState, data_mesh, replicated
-from pddm_jax.writer import Writer, copy_of, known_rows, read_rows
+from pddm_jax.system import agreement, signals
+from pddm_jax.system.files import NotWritten, explained, read_sealed, replacing, sweep, write_sealed
+from pddm_jax.system.lock import InUse, Lock
+from pddm_jax.train import checkpoint_files
+from pddm_jax.train.checkpoint import Checkpoints
+from pddm_jax.train.checkpoint_files import Damaged, make_record, read_record, read_state
+from pddm_jax.train.loop import TrainState, data_mesh, replicated
+from pddm_jax.train.restore import read_config, read_results
+from pddm_jax.train.writer import Writer, copy_of, known_rows, read_rows
 
 
 def state_of(step):
@@ -124,7 +125,7 @@ def test_a_record_that_cannot_be_read_now_is_not_damaged(number, two, monkeypatc
     def failing(_):
         raise OSError(number, os.strerror(number), "the file")
 
-    monkeypatch.setattr(saved.Path, "read_bytes", failing)
+    monkeypatch.setattr(checkpoint_files.Path, "read_bytes", failing)
     with pytest.raises(OSError, match="the file") as caught:
         read_record(two, 2)
     assert caught.value.errno == number
@@ -381,7 +382,7 @@ def test_a_kill_at_the_end_loses_no_embeddings(moment, stored, monkeypatch):
     (part / "done.json").write_text("4")
     digests = {name: file_digest(part / name) for name in NAMES[1:]}
 
-    happens = getattr(saved.Path, moment)
+    happens = getattr(checkpoint_files.Path, moment)
 
     def killed(path, *rest, **named):
         if path in (part, stored / "done.json"):
@@ -389,7 +390,7 @@ def test_a_kill_at_the_end_loses_no_embeddings(moment, stored, monkeypatch):
         return happens(path, *rest, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(saved.Path, moment, killed)
+        patch.setattr(checkpoint_files.Path, moment, killed)
         with pytest.raises(KeyboardInterrupt):
             _finish(part, stored, about_of(4))
     there = part if moment == "rename" else stored

@@ -18,10 +18,10 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType, NamedSharding, 
 import pddm_jax
 from benchmarks import pod
 from benchmarks.kernels import abstract_batch
-from pddm_jax import backends
-from pddm_jax.kernels import gpu, tpu
-from pddm_jax.partners import NOBODY
-from pddm_jax.tiles import Tiles, cut_tiles, score_tiles, tiles_per_step
+from pddm_jax.pddm import backends
+from pddm_jax.pddm.kernels import gpu, tpu
+from pddm_jax.pddm.partners import NOBODY
+from pddm_jax.pddm.tiles import Tiles, cut_tiles, score_tiles, tiles_per_step
 
 B, WIDTH = 21, 5
 RACES = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
@@ -212,8 +212,8 @@ import jax
 from functools import partial
 from jax.experimental import topologies
 from benchmarks.kernels import abstract_batch
-from pddm_jax.backends import hardest_partners
-from pddm_jax.training import data_mesh, replicated
+from pddm_jax.pddm.backends import hardest_partners
+from pddm_jax.train.loop import data_mesh, replicated
 for pod in ("v5e:2x2", "v5p:2x2x1", "v6e:2x2"):
     mesh = data_mesh(topologies.get_topology_desc(platform="tpu", topology_name=pod).devices)
     for dtype in ("float32", "bfloat16"):

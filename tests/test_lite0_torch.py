@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from pddm_jax.networks.efficientnet_lite import EfficientNetLite0
-from pddm_jax.networks.pretrained import load_pretrained, weights_path
-from pddm_jax.networks.tensors import read_tensors
+from pddm_jax.networks.pretrained.load import load_pretrained, weights_path
+from pddm_jax.networks.pretrained.tensors import read_tensors
 
 torch = pytest.importorskip("torch")
 theirs = pytest.importorskip("efficientnet_lite_pytorch")

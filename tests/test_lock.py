@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from pddm_jax.files import NotWritten
-from pddm_jax.lock import InUse, Lock
+from pddm_jax.system.files import NotWritten
+from pddm_jax.system.lock import InUse, Lock
 
 
 def test_a_folder_is_locked_by_one_and_free_and_as_it_was_afterwards(tmp_path):

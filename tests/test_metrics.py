@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import normalized_mutual_info_score
 
 import pddm_jax
-from pddm_jax import metrics
-from pddm_jax import top_k as search
+from pddm_jax.evaluate import metrics
+from pddm_jax.evaluate import top_k as search
 
 N, M, WIDTH = 24, 17, 3
 KS = (1, 2, 4, 8, 16, 32)  # the last is more than there are others

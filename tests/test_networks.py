@@ -25,10 +25,10 @@ from pddm_jax.networks.depthwise import DepthwiseConv, depthwise_conv
 from pddm_jax.networks.efficientnet_lite import EfficientNetLite0
 from pddm_jax.networks.googlenet import GoogLeNet
 from pddm_jax.networks.pointwise import PointwiseConv
-from pddm_jax.networks.pretrained import file_sha256, load_pretrained, weights_path
+from pddm_jax.networks.pretrained.load import file_sha256, load_pretrained, weights_path
+from pddm_jax.networks.pretrained.tensors import read_tensors
 from pddm_jax.networks.resnet import ResNet50
 from pddm_jax.networks.small_cnn import SmallCNN
-from pddm_jax.networks.tensors import read_tensors
 
 NETWORKS = {
     "alexnet": (AlexNet(), 4096),
@@ -308,7 +308,7 @@ def test_depthwise_and_its_gradients(k, stride, size, padding):
 ON_TWO_DEVICES = """
 import jax, jax.numpy as jnp, numpy as np
 from pddm_jax.networks.depthwise import depthwise_conv
-from pddm_jax.training import data_mesh, replicated, sharded
+from pddm_jax.train.loop import data_mesh, replicated, sharded
 mesh = data_mesh()
 rng = np.random.default_rng(0)
 x, kernel = (rng.normal(size=s).astype(np.float32) for s in ((6, 9, 8, 3), (3, 3, 1, 3)))

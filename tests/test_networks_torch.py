@@ -11,9 +11,9 @@ import pytest
 from pddm_jax.networks.alexnet import AlexNet, adaptive_mean
 from pddm_jax.networks.efficientnet_lite import EfficientNetLite0
 from pddm_jax.networks.googlenet import GoogLeNet, local_response_norm, max_pool
-from pddm_jax.networks.pretrained import load_pretrained
+from pddm_jax.networks.pretrained.load import load_pretrained
+from pddm_jax.networks.pretrained.tensors import read_tensors
 from pddm_jax.networks.resnet import ResNet50
-from pddm_jax.networks.tensors import read_tensors
 
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pddm_jax
-from pddm_jax import backends, mining
-from pddm_jax.kernels import tpu
-from pddm_jax.objectives import OBJECTIVES, make_objective
-from pddm_jax.pairwise import inverse_sqrt, l2_normalize, safe_sqrt
+from pddm_jax.losses.objectives import OBJECTIVES, make_objective
+from pddm_jax.numerics import inverse_sqrt, l2_normalize, safe_sqrt
+from pddm_jax.pddm import backends, mining
+from pddm_jax.pddm.kernels import tpu
 
 B, WIDTH = 8, 4
 LABELS = {

@@ -6,7 +6,7 @@ import sys
 import jax
 import pytest
 
-from pddm_jax import peers
+from pddm_jax.system import peers
 
 JaxError = jax.errors.JaxRuntimeError
 

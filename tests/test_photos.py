@@ -17,9 +17,9 @@ from experiments.training_run import train
 from pddm_jax import data
 from pddm_jax.data import protocols
 from pddm_jax.data.protocols import Count, Expected
-from pddm_jax.data.rgb import MAX_PIXELS
+from pddm_jax.data.storage.rgb import MAX_PIXELS
 from pddm_jax.embed import embed
-from pddm_jax.networks.pretrained import load_pretrained
+from pddm_jax.networks.pretrained.load import load_pretrained
 
 CONFIGS = {"cars196": cars196, "cub200": cub200, "sop": sop, "folder": folder}
 

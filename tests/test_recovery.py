@@ -14,9 +14,9 @@ from PIL import Image
 
 from experiments import retrieval, runner, training_setup
 from experiments.resuming import began, check_same_run
-from pddm_jax.files import write_json
-from pddm_jax.trained import read_config, read_results
-from pddm_jax.writer import read_rows
+from pddm_jax.system.files import write_json
+from pddm_jax.train.restore import read_config, read_results
+from pddm_jax.train.writer import read_rows
 
 STEPS, EVERY = 12, 4
 

@@ -11,8 +11,8 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from pddm_jax.data import rgb
-from pddm_jax.data.decode import decode
+from pddm_jax.data.storage import rgb
+from pddm_jax.data.storage.decode import decode
 
 # ------------------------------------------------------------------- PNG, written by its definition
 
@@ -353,7 +353,7 @@ ALONE = """
 import resource, sys
 sys.path.insert(0, "tests")
 from test_rgb import chunk, PALETTE
-from pddm_jax.data.decode import decode
+from pddm_jax.data.storage.decode import decode
 import struct, zlib
 side = 5000
 packed = zlib.compressobj()

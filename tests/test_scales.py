@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pddm_jax
-from pddm_jax.mining import mine_by_distance
-from pddm_jax.pairwise import all_distances
+from pddm_jax.numerics import all_distances
+from pddm_jax.pddm.mining import mine_by_distance
 
 LOSSES = {
     "contrastive": (pddm_jax.contrastive_loss, oracles.contrastive, {}),

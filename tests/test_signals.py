@@ -11,10 +11,10 @@ import jax
 import pytest
 from PIL import Image
 
-from pddm_jax import signals
-from pddm_jax.checkpoint import Checkpoints, Preempted
-from pddm_jax.data.prepare import INTERRUPTED
-from pddm_jax.quiet import Quiet
+from pddm_jax.data.prepare.command import INTERRUPTED
+from pddm_jax.system import signals
+from pddm_jax.system.quiet import Quiet
+from pddm_jax.train.checkpoint import Checkpoints, Preempted
 
 
 @pytest.fixture

@@ -10,13 +10,14 @@ import pytest
 from experiments import retrieval
 from experiments.configs import fashion_mnist
 from experiments.runner import run
-from pddm_jax import PDDM, first_weights
-from pddm_jax.checkpoint import Checkpoints, Preempted
+from pddm_jax import PDDM
 from pddm_jax.losses import softmax_loss
-from pddm_jax.objectives import make_objective
-from pddm_jax.provenance import digest
-from pddm_jax.trained import load, network_of, read_config
-from pddm_jax.training import data_mesh, init_state, make_optimizer
+from pddm_jax.losses.objectives import make_objective
+from pddm_jax.train import warm_start
+from pddm_jax.train.checkpoint import Checkpoints, Preempted
+from pddm_jax.train.loop import data_mesh, init_state, make_optimizer
+from pddm_jax.train.provenance import digest
+from pddm_jax.train.restore import load, network_of, read_config
 
 SHAPE = (12, 12, 1)
 
@@ -177,7 +178,7 @@ def test_the_network_of_a_run_is_what_another_begins_with(finished, config):
     for width, whole in ((8, True), (6, False)):
         beginning = later(config, finished[0], embedding_dim=width)
         before = fresh(beginning)
-        after = first_weights.with_weights(before, beginning, SHAPE, data_mesh())
+        after = warm_start.with_weights(before, beginning, SHAPE, data_mesh())
         assert same(after.params["network"]["backbone"], theirs.params["network"]["backbone"])
         head = {"embedding": theirs.params["network"]["embedding"]} if whole else {}
         for name, part in (before.params["network"] | head).items():
@@ -202,21 +203,21 @@ def test_a_run_tells_what_it_began_with(finished, config, tmp_path, capsys):
 
 def test_weights_of_no_finished_run_and_of_another_network_are_refused(finished, config, tmp_path):
     with pytest.raises(OSError, match="holds no finished run"):
-        first_weights.origin(later(config, tmp_path))
+        warm_start.origin(later(config, tmp_path))
     with pytest.raises(ValueError, match=r"network\.name 'small_cnn', not 'resnet50'"):
-        first_weights.origin(later(config, finished[0], name="resnet50"))
+        warm_start.origin(later(config, finished[0], name="resnet50"))
     with pytest.raises(ValueError, match=r"images of shape \[12, 12, 1\], not \[9, 9, 1\]"):
-        first_weights.with_weights(fresh(config), later(config, finished[0]), (9, 9, 1), data_mesh())
+        warm_start.with_weights(fresh(config), later(config, finished[0]), (9, 9, 1), data_mesh())
 
 
 def test_weights_of_a_run_that_may_have_seen_the_test_are_refused():
     told = {"data": "glyphs", "split": "half by seed 0", "train_sha256": "ab"}
     of_run = {"protocol": told}
-    first_weights.check_unseen(of_run, "glyphs", "half by seed 0", "ab")
-    first_weights.check_unseen(of_run, "icons", "half by seed 1", "cd")
+    warm_start.check_unseen(of_run, "glyphs", "half by seed 0", "ab")
+    warm_start.check_unseen(of_run, "icons", "half by seed 1", "cd")
     for of_file in (None, {"from": "weights.pth", "sha256": "0"}):
-        first_weights.check_unseen(of_file, "glyphs", "half by seed 1", "cd")
+        warm_start.check_unseen(of_file, "glyphs", "half by seed 1", "cd")
     with pytest.raises(ValueError, match=r"network\.pretrained.*glyphs.*seed 0.*seed 1"):
-        first_weights.check_unseen(of_run, "glyphs", "half by seed 1", "ab")
+        warm_start.check_unseen(of_run, "glyphs", "half by seed 1", "ab")
     with pytest.raises(ValueError, match=r"network\.pretrained.*or of other images"):
-        first_weights.check_unseen(of_run, "glyphs", "half by seed 0", "cd")
+        warm_start.check_unseen(of_run, "glyphs", "half by seed 0", "cd")

@@ -16,9 +16,8 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from pddm_jax.data import load, protocols, records
-from pddm_jax.data.decode import Encoded, Files, LeftOut, check, decode
-from pddm_jax.data.prepare import prepare
+from pddm_jax.data import load, protocols
+from pddm_jax.data.prepare.command import prepare
 from pddm_jax.data.protocols import Count, Expected
 from pddm_jax.data.sources import (
     SOURCES,
@@ -30,6 +29,8 @@ from pddm_jax.data.sources import (
     find_records,
     find_sop,
 )
+from pddm_jax.data.storage import records
+from pddm_jax.data.storage.decode import Encoded, Files, LeftOut, check, decode
 
 # ----------------------------------------------------------------------------- small trees of each layout
 

@@ -112,7 +112,7 @@ FORBIDDEN = {
     *("yaml.load", "yaml.unsafe_load", "yaml.full_load", "joblib.load", "dill.load", "dill.loads"),
     *("cloudpickle.load", "cloudpickle.loads", "torch.load", "pandas.read_pickle"),
 }
-ALLOWED = {"pddm_jax.data.beam": {"pickle.loads"}}  # of a digest that it compares first
+ALLOWED = {"pddm_jax.data.prepare.beam": {"pickle.loads"}}  # of a digest that it compares first
 
 
 def code_out_of_data(source):

@@ -16,10 +16,10 @@ from test_sources import birds, kaggle, one_folder, products, rows_of, two_folde
 from pddm_jax.data import load, protocols
 from pddm_jax.data.layouts.mat import read_mat
 from pddm_jax.data.layouts.tables import inner_path, integer, read_table, real
+from pddm_jax.data.layouts.wnids import read_ground_truth, read_wnids
 from pddm_jax.data.protocols import Count, Expected
 from pddm_jax.data.sources import find_cars196, find_cub200, find_sop
-from pddm_jax.data.wnids import read_ground_truth, read_wnids
-from pddm_jax.regular import read_bytes, read_lines, read_text
+from pddm_jax.system.regular import read_bytes, read_lines, read_text
 
 
 def one_line(error):

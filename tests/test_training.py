@@ -19,13 +19,13 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from pddm_jax import PDDM
-from pddm_jax.checkpoint import Checkpoints, Preempted
-from pddm_jax.files import NotWritten, replacing, write_json, write_text
 from pddm_jax.losses import contrastive_loss
+from pddm_jax.losses.objectives import OBJECTIVES, has_classifier, make_objective
 from pddm_jax.networks import EmbeddingNetwork, make_network
-from pddm_jax.objectives import OBJECTIVES, has_classifier, make_objective
-from pddm_jax.saved import Damaged, restore_chosen
-from pddm_jax.training import (
+from pddm_jax.system.files import NotWritten, replacing, write_json, write_text
+from pddm_jax.train.checkpoint import Checkpoints, Preempted
+from pddm_jax.train.checkpoint_files import Damaged, restore_chosen
+from pddm_jax.train.loop import (
     TrainState,
     data_mesh,
     fit,
@@ -36,8 +36,8 @@ from pddm_jax.training import (
     make_train_step,
     replicated,
 )
+from pddm_jax.train.writer import Writer, known_rows, read_rows
 from pddm_jax.types import Batch
-from pddm_jax.writer import Writer, known_rows, read_rows
 
 P, K, WIDTH = 8, 3, 8
 LABELS = np.repeat(np.arange(P, dtype=np.int32), K)

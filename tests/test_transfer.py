@@ -170,7 +170,7 @@ labels = rng.integers(-40, 3000, 1600)
 ON_EIGHT_DEVICES = (
     DATA
     + """
-from pddm_jax.training import data_mesh, sharded
+from pddm_jax.train.loop import data_mesh, sharded
 from pddm_jax.transfer.class_means import class_means, over_processes, save
 from pathlib import Path
 there = jax.device_put(x, sharded(data_mesh()))
@@ -184,7 +184,7 @@ IN_TWO_PROCESSES = (
     DATA
     + """
 jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]), initialization_timeout=60)
-from pddm_jax.training import data_mesh, sharded
+from pddm_jax.train.loop import data_mesh, sharded
 from pddm_jax.transfer import class_means as module
 from pddm_jax.transfer import linear_probe
 from pddm_jax.transfer.class_means import class_means, over_processes, save

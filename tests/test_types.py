@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import pddm_jax
-from pddm_jax import backends
-from pddm_jax.kernels import tpu
-from pddm_jax.objectives import OBJECTIVES, make_objective
+from pddm_jax.losses.objectives import OBJECTIVES, make_objective
+from pddm_jax.pddm import backends
+from pddm_jax.pddm.kernels import tpu
 
 B, WIDTH = 9, 4
 LABELS = np.array([0, 1, 2, 0, 1, 2, 0, 1, 5])

@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from pddm_jax.networks.pretrained import file_sha256, load_pretrained
-from pddm_jax.networks.tensor_pickle import MAX_OPCODES, PickleReader
-from pddm_jax.networks.tensors import open_tensors, read_tensors
-from pddm_jax.regular import open_regular
+from pddm_jax.networks.pretrained.load import file_sha256, load_pretrained
+from pddm_jax.networks.pretrained.tensor_pickle import MAX_OPCODES, PickleReader
+from pddm_jax.networks.pretrained.tensors import open_tensors, read_tensors
+from pddm_jax.system.regular import open_regular
 from tests import hostile_weights
 from tests.hostile_weights import GOOD, HEAD, entry, safetensors, state, stored, tensor
 

@@ -20,8 +20,8 @@ from experiments.runner import Learned, load, run
 from pddm_jax import embed
 from pddm_jax.data import drawn, glyphs, some
 from pddm_jax.data.images import of_classes
-from pddm_jax.data.on_disk import find
-from pddm_jax.data.prepare import prepare
+from pddm_jax.data.layouts.by_name import find
+from pddm_jax.data.prepare.command import prepare
 from pddm_jax.transfer import placement, zero_shot
 from pddm_jax.transfer.descriptions import read_descriptions, word_descriptions
 

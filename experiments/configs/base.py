@@ -14,7 +14,7 @@ def get_config(variant: str, variants: Sequence[str] = VARIANTS) -> ConfigDict:
     a batch and the constants that its re-implementations agree on.
 
     A field of `objective` that is None stands at the objective's own default; the defaults, and
-    which fields an objective has, are in `pddm_jax/objectives.py`.
+    which fields an objective has, are in `pddm_jax/losses/objectives.py`.
     """
     if variant not in variants:
         raise ValueError(f"the variant of a config must be one of {list(variants)}, got {variant!r}")

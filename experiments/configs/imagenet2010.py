@@ -14,7 +14,7 @@ both at once:
 
 Glyphs need no data: 1,419 characters that were not trained on, class means of half of each one's typefaces,
 the others classified. ImageNet 2010: DIR, IDS.txt and VAL.txt as the release has them, or as
-`pddm_jax.data.prepare` made of them; see `pddm_jax/data/imagenet.py`. What was run on glyphs is in
+`pddm_jax.data.prepare` made of them; see `pddm_jax/data/layouts/imagenet.py`. What was run on glyphs is in
 docs/results.md; on the images of ImageNet it has not been run.
 """
 

@@ -10,17 +10,18 @@ import numpy as np
 from absl import logging
 
 from pddm_jax.checks import check_choice
-from pddm_jax.console import errors_in_one_line
-from pddm_jax.data import closed_set, fashion_mnist, glyphs, on_disk, protocols
+from pddm_jax.data import closed_set, fashion_mnist, glyphs, protocols
 from pddm_jax.data.closed_set import ClosedSet, drawn
-from pddm_jax.data.decode import Encoded, LeftOut, Survey, survey
 from pddm_jax.data.images import Images, Split, hold_out, some
+from pddm_jax.data.layouts import by_name
 from pddm_jax.data.layouts.base import Source, cropped
 from pddm_jax.data.notes import same_bytes, small_classes
 from pddm_jax.data.pipeline import ordered_batches, train_batches
-from pddm_jax.data.rgb import MAX_PIXELS
 from pddm_jax.data.sampler import PKSampler
+from pddm_jax.data.storage.decode import Encoded, LeftOut, Survey, survey
+from pddm_jax.data.storage.rgb import MAX_PIXELS
 from pddm_jax.data.transforms import make_transform
+from pddm_jax.system.console import errors_in_one_line
 
 __all__ = [
     "CLOSED_SETS",
@@ -49,7 +50,7 @@ PROTOCOLS: dict[str, Callable[[Source, int], Split]] = {
 }
 
 DATASETS = (*IN_MEMORY, *PROTOCOLS)
-CLOSED_SETS = ("glyphs", "folder", *on_disk.LISTED)
+CLOSED_SETS = ("glyphs", "folder", *by_name.LISTED)
 
 Parts = TypeVar("Parts", Split, ClosedSet)
 
@@ -82,7 +83,7 @@ def load(
         FileNotFoundError: the data is not there.
         ValueError: it is corrupt, or not the whole data set; or an argument is wrong.
     """
-    check_choice("data.name", name, DATASETS if unseen is None else (*DATASETS, *on_disk.LISTED))
+    check_choice("data.name", name, DATASETS if unseen is None else (*DATASETS, *by_name.LISTED))
     check_choice("data.crop", crop, ("none", "bbox"))
     check_choice("data.on_error", on_error, ("stop", "skip"))
     if name in IN_MEMORY:
@@ -91,7 +92,7 @@ def load(
         if unseen is not None:
             raise ValueError(f"data.unseen does not apply to {name}, which has test classes of its own")
         return IN_MEMORY[name](root, image_size, seed)
-    source = _limited(on_disk.find(name, _given(root, name), skip=on_error == "skip"), max_pixels)
+    source = _limited(by_name.find(name, _given(root, name), skip=on_error == "skip"), max_pixels)
     source = cropped(source) if crop == "bbox" else source
     split = protocols.by_class(source, unseen, seed) if unseen else PROTOCOLS[name](source, seed)
     split = _readable(_told(split, source), on_error == "skip")
@@ -136,7 +137,7 @@ def load_closed_set(
         found = closed_set.halves(split.test, seed)
         return found._replace(rule=f"the other {split.rule}; of these {found.rule}")
     skip = on_error == "skip"
-    source = on_disk.find(name, _given(root, name), classes, ground_truth, skip)
+    source = by_name.find(name, _given(root, name), classes, ground_truth, skip)
     source = _limited(source, max_pixels)
     found = protocols.imagenet(name, source, seed)
     return closed_set.checked(_readable(_told(found, source), skip))

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pddm_jax.data.images import Images, Split, of_classes
-from pddm_jax.regular import LARGEST, read_bytes
+from pddm_jax.system.regular import LARGEST, read_bytes
 
 NAMES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),

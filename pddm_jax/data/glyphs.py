@@ -15,8 +15,8 @@ from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from pddm_jax.data.images import Images, Split, split_half
-from pddm_jax.files import replacing
-from pddm_jax.regular import check_regular
+from pddm_jax.system.files import replacing
+from pddm_jax.system.regular import check_regular
 
 FACES = (
     *(f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),

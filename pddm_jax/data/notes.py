@@ -5,8 +5,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 
-from pddm_jax.data.decode import Key
 from pddm_jax.data.images import Images
+from pddm_jax.data.storage.decode import Key
 
 
 def same_bytes(

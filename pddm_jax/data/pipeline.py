@@ -10,11 +10,11 @@ import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
-from pddm_jax.cores import cores
 from pddm_jax.data.images import Images, ImageSequence
 from pddm_jax.data.sampler import PKSampler
 from pddm_jax.data.streams import IMAGE, stream
 from pddm_jax.data.transforms import Transform
+from pddm_jax.system.cores import cores
 from pddm_jax.types import Batch
 
 

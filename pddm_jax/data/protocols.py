@@ -10,7 +10,7 @@ from pddm_jax.data.closed_set import ClosedSet, halves, parted
 from pddm_jax.data.images import Images, Split, of_classes, split_half
 from pddm_jax.data.layouts.base import Source
 from pddm_jax.data.streams import SPLIT, stream
-from pddm_jax.regular import read_lines
+from pddm_jax.system.regular import read_lines
 
 
 class Count(NamedTuple):

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from pddm_jax.checks import check_choice
-from pddm_jax.mesh import in_one, in_parts
 from pddm_jax.networks import alexnet, efficientnet_lite, googlenet, resnet
 from pddm_jax.networks.alexnet import AlexNet
 from pddm_jax.networks.efficientnet_lite import EfficientNetLite0
 from pddm_jax.networks.googlenet import GoogLeNet
 from pddm_jax.networks.resnet import ResNet50
 from pddm_jax.networks.small_cnn import SmallCNN
-from pddm_jax.pairwise import l2_normalize
+from pddm_jax.numerics import l2_normalize
+from pddm_jax.sharding import in_one, in_parts
 from pddm_jax.types import DTYPES
 
 

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float, Float64, Int, Int64
 
 from pddm_jax.checks import as_rows
-from pddm_jax.retrieval import nearest
-from pddm_jax.top_k import ScoreFn
+from pddm_jax.evaluate.retrieval import nearest
+from pddm_jax.evaluate.top_k import ScoreFn
 from pddm_jax.transfer.class_means import ClassMeans
 from pddm_jax.types import AnyArray
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from pddm_jax.regular import check_regular, read_text
+from pddm_jax.system.regular import check_regular, read_text
 
 Row = tuple[str, str, Sequence[str]]  # where it stands, the id of a class, its numbers
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from pddm_jax.regular import read_text
+from pddm_jax.system.regular import read_text
 
 BLOCK = 4096
 """Pairs of classes that are compared at a time."""

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from pddm_jax.checks import as_finite_matrix
-from pddm_jax.retrieval import nearest
+from pddm_jax.evaluate.retrieval import nearest
 from pddm_jax.types import AnyArray, Scalar
 
 BLOCK = 4096

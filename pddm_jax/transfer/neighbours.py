@@ -4,8 +4,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pddm_jax.checks import as_rows
-from pddm_jax.retrieval import nearest
-from pddm_jax.top_k import ScoreFn
+from pddm_jax.evaluate.retrieval import nearest
+from pddm_jax.evaluate.top_k import ScoreFn
 from pddm_jax.types import AnyArray
 
 BLOCK = 2**16

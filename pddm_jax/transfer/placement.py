@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pddm_jax.checks import as_finite_matrix
-from pddm_jax.pairwise import l2_normalize
+from pddm_jax.numerics import l2_normalize
 from pddm_jax.transfer.zero_shot import Into, checked_rows
 from pddm_jax.types import AnyArray
 

@@ -18,7 +18,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from pddm_jax.checks import as_finite_matrix
-from pddm_jax.pairwise import l2_normalize, squared_distances
+from pddm_jax.numerics import l2_normalize, squared_distances
 from pddm_jax.types import AnyArray, Scalar
 
 Into = Callable[[Float[Array, "m d"]], Float[Array, "m a"]]

@@ -11,9 +11,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from pddm_jax import data
-from pddm_jax.data.on_disk import find
-from pddm_jax.data.prepare import prepare
-from pddm_jax.data.tars import Place, members
+from pddm_jax.data.layouts.by_name import find
+from pddm_jax.data.prepare.command import prepare
+from pddm_jax.data.storage.tars import Place, members
 from tests.drills.fuzz_core import Target, Wrong, attempt, settled
 from tests.drills.fuzz_mutate import DAMAGE, damaged
 from tests.drills.fuzz_places import ROOM, VALUES, fresh, png

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from experiments import replay as replay_command
 from experiments.configs import folder
 from experiments.resuming import began
-from pddm_jax import replay, trained
-from pddm_jax.checkpoint import Checkpoints
-from pddm_jax.digests import digest_of
 from pddm_jax.embed import embed
 from pddm_jax.networks import make_network
-from pddm_jax.pddm import PDDM
-from pddm_jax.training import data_mesh, init_state, make_optimizer
+from pddm_jax.pddm.unit import PDDM
+from pddm_jax.system.digests import digest_of
+from pddm_jax.train import replay, restore
+from pddm_jax.train.checkpoint import Checkpoints
+from pddm_jax.train.loop import data_mesh, init_state, make_optimizer
+from pddm_jax.train.writer import read_rows
 from pddm_jax.types import Batch
-from pddm_jax.writer import read_rows
 from tests.drills.fuzz_core import Target, Wrong, attempt, settled
 from tests.drills.fuzz_mutate import DAMAGE, damaged
 from tests.drills.fuzz_places import VALUES, png
@@ -114,7 +114,7 @@ def check_run(case):
     words = str(workdir), "data.", "network.", "checkpoint", "the config", "objective"
     if call == "load":
         outcome = attempt(
-            lambda: trained.load(workdir, trained.read_config(workdir), SHAPE, data_mesh()), words
+            lambda: restore.load(workdir, restore.read_config(workdir), SHAPE, data_mesh()), words
         )
         if outcome.error is None:
             found = digest(outcome.value.state)
@@ -137,7 +137,7 @@ def check_run(case):
             raise Wrong(f"{outcome.value}")
     else:
         outcome = attempt(
-            lambda: (began(workdir), trained.read_results(workdir) if not without else None), words
+            lambda: (began(workdir), restore.read_results(workdir) if not without else None), words
         )
     if same and outcome.error is not None and not removed:
         raise Wrong(f"refuses a whole run: {outcome.error}")

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 from hypothesis import strategies as st
 
-from pddm_jax.networks.tensors import read_tensors
+from pddm_jax.networks.pretrained.tensors import read_tensors
 from tests.drills.fuzz_core import Target, Wrong, attempt, settled
 from tests.drills.fuzz_mutate import DAMAGE, damaged
 from tests.drills.fuzz_places import fresh

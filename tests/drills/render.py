@@ -2,8 +2,8 @@
 
 from absl import logging
 
-from pddm_jax import cli
 from pddm_jax.data import glyphs
+from pddm_jax.system import cli
 
 SIZE = 8
 

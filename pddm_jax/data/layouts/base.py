@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from pddm_jax.data.decode import Encoded
-from pddm_jax.data.records import INDEX, Records, check_shards, read_index
-from pddm_jax.data.tfds_store import read_store
+from pddm_jax.data.storage.decode import Encoded
+from pddm_jax.data.storage.records import INDEX, Records, check_shards, read_index
+from pddm_jax.data.storage.tfds_store import read_store
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff"}
 

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from pddm_jax.data.decode import Encoded, Files
 from pddm_jax.data.layouts.base import Source, find_records, from_store, nothing
 from pddm_jax.data.layouts.mat import read_mat
 from pddm_jax.data.layouts.tables import (
@@ -18,9 +17,10 @@ from pddm_jax.data.layouts.tables import (
     named,
     read_table,
 )
-from pddm_jax.data.records import INDEX
-from pddm_jax.data.tfds_store import find_store
-from pddm_jax.regular import read_lines
+from pddm_jax.data.storage.decode import Encoded, Files
+from pddm_jax.data.storage.records import INDEX
+from pddm_jax.data.storage.tfds_store import find_store
+from pddm_jax.system.regular import read_lines
 
 BOX = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 Boxes = Int[np.ndarray, "n 4"]

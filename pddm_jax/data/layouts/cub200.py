@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 
-from pddm_jax.data.decode import Encoded, Files
 from pddm_jax.data.layouts.base import Source, few, find_records, from_store, nothing
 from pddm_jax.data.layouts.tables import (
     LIMIT,
@@ -16,8 +15,9 @@ from pddm_jax.data.layouts.tables import (
     read_table,
     real,
 )
-from pddm_jax.data.records import INDEX
-from pddm_jax.data.tfds_store import find_store
+from pddm_jax.data.storage.decode import Encoded, Files
+from pddm_jax.data.storage.records import INDEX
+from pddm_jax.data.storage.tfds_store import find_store
 
 
 def find_cub200(root: str | Path) -> Source:

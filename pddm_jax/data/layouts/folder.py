@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pddm_jax.data.decode import Encoded, Files
 from pddm_jax.data.layouts.base import Source, few, find_records, nothing
 from pddm_jax.data.layouts.walk import (
     entries_in,
@@ -18,7 +17,8 @@ from pddm_jax.data.layouts.walk import (
     other_extensions,
     same_files,
 )
-from pddm_jax.data.records import INDEX
+from pddm_jax.data.storage.decode import Encoded, Files
+from pddm_jax.data.storage.records import INDEX
 
 SUFFIX = r"([-_ ]?(set|data|images|imgs|split))?"
 PARTS = {  # names of folders that hold a part of the classes or images, in lower case

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pddm_jax.regular import read_bytes
+from pddm_jax.system.regular import read_bytes
 
 LARGEST = 2**28
 """Bytes of a file, and of what is compressed in it."""

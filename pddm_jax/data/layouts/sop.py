@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pddm_jax.data.decode import Encoded, Files
 from pddm_jax.data.layouts.base import Source, find_records, nothing
 from pddm_jax.data.layouts.tables import existing, inner_path, integer, read_table
-from pddm_jax.data.records import INDEX
+from pddm_jax.data.storage.decode import Encoded, Files
+from pddm_jax.data.storage.records import INDEX
 
 
 def find_sop(root: str | Path) -> Source:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pddm_jax.data.layouts.base import few
-from pddm_jax.regular import check_regular, read_lines
+from pddm_jax.system.regular import check_regular, read_lines
 
 LIMIT = 2**31
 SHOWN = 80

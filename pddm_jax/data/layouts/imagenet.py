@@ -1,0 +1,203 @@
+"""ImageNet as its releases are kept: images by WordNet id, in tars that stay packed, or in folders."""
+
+import os
+import re
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from pddm_jax.data.layouts.base import Source, few, find_records, nothing
+from pddm_jax.data.layouts.walk import entries_in, extensions, is_image, once, other_extensions
+from pddm_jax.data.layouts.wnids import WNID, read_ground_truth, read_wnids
+from pddm_jax.data.storage.decode import Encoded
+from pddm_jax.data.storage.records import INDEX
+from pddm_jax.data.storage.tars import WHOLE, Member, Place, Stretches, members, shown
+from pddm_jax.system.processes import in_processes
+
+
+class Found(NamedTuple):
+    """The images of one place in the order of their names, whichever form it has."""
+
+    names: Shaped[np.ndarray, " n"]
+    offsets: Int[np.ndarray, " n"]
+    sizes: Int[np.ndarray, " n"]
+    aside: Counter[str]  # files that are no images, by extension
+
+
+def find_imagenet(
+    name: str,
+    root: str | Path,
+    classes: str | Path | None,
+    ground_truth: str | Path | None,
+    skip: bool = False,
+    workers: int = 1,
+) -> Source:
+    """Images by WordNet id; class ids are the places in the list, from 1, and a class is called by its id.
+
+    Args:
+        name: of the set.
+        root: a folder with images for training: in `train/`, in one tar `*train*.tar`, or else in the
+            folder itself; and, where they are parted, with images for test: in `val/` or one tar
+            `*val*.tar`, or else in `test/` or `*test*.tar`. Each holds a tar `n01440764.tar` or a folder
+            `n01440764/` for every id; or, for test, numbered images (`ILSVRC2010_val_00000001.JPEG`).
+            Or that tar itself; or what `prepare` made, for which neither of the two files is needed.
+        classes: file of WordNet ids, one to a line, in the order of the ground truth's numbers.
+        ground_truth: file of the classes of numbered test images, one to a line.
+        skip: leave aside the ids that are not in the list, and count them.
+        workers: processes that look through tars.
+
+    Raises:
+        FileNotFoundError: there are no such images, or not the files.
+        ValueError: an id has no images, or is not in the list; a tar is truncated, or holds what would lie
+            outside of it; images and ground truth do not fit.
+    """
+    root = Path(root).expanduser()
+    if (root / INDEX).is_file():
+        return find_records(root, name)
+    train, test = _part(root, "train") or root, _part(root, "val") or _part(root, "test")
+    if test and test.resolve() == train.resolve():
+        raise ValueError(f"{test} is a link to the images for training: give test images of their own")
+    by_id = _by_id(train)
+    if not by_id:
+        wanted = "n01440764.tar or n01440764/ for each WordNet id, also in train/ or in one tar *train*.tar"
+        raise nothing(root, f"images of {name}", wanted)
+    if classes is None:
+        raise ValueError(f"data.classes must be given for {name}: the file that lists its WordNet ids")
+    wnids = read_wnids(Path(classes).expanduser())
+    if missing := [wnid for wnid in wnids if wnid not in by_id]:
+        raise ValueError(f"{classes} lists {few(missing)}, for which {train} has neither tar nor folder")
+    test_by_id = _by_id(test) if test else {}
+    others = sorted({*by_id, *test_by_id} - {*wnids})
+    if others and not skip:
+        raise ValueError(
+            f"{root} holds {few(others)}, not listed in {classes} (on_error=skip leaves it out)"
+        )
+    numbered = [Place(test)] if test and not test_by_id else []
+    truth = _ground_truth(ground_truth, root, numbered, len(wnids))
+
+    pairs = [(n, x[wnid]) for x in (by_id, test_by_id) for n, wnid in enumerate(wnids, 1) if wnid in x]
+    places = [place for _, place in pairs] + numbered
+    found = [*in_processes(_found, places, workers)]
+    for place, images in zip(places, found, strict=True):
+        if not len(images.names):
+            raise ValueError(f"{place} holds no image")
+    of = np.repeat(np.arange(len(places), dtype=np.int32), [len(images.names) for images in found])
+    labels = np.array([label for label, _ in pairs] + [0] * len(numbered), np.int32)[of]
+    if numbered:
+        labels[of == len(pairs)] = truth[_numbers(numbered[0], found[-1].names, len(truth)) - 1]
+    names, offsets, sizes = (np.concatenate(x) for x in zip(*(images[:3] for images in found), strict=True))
+    aside = sum((images.aside for images in found), Counter[str]())
+    layout = f"images by WordNet id in {'folders' if places[0].path.is_dir() else 'tars'}"
+    if test:
+        layout += f", those for test {'numbered' if numbered else 'too'}, in {test.name}"
+    if others:
+        layout += f"; {len(others)} classes that are not listed left aside"
+    if aside:
+        layout += f"; {aside.total()} other files left aside"
+    return Source(
+        Encoded(Stretches(places, of, offsets, sizes, names)),
+        labels,
+        dict(enumerate(wnids, 1)),
+        None,
+        of < len(wnids) if test else None,
+        layout,
+        tuple(note for note in [other_extensions(aside)] if note),
+    )
+
+
+def _part(root: Path, name: str) -> Path | None:
+    """The folder of a part, or the one tar in whose name it stands."""
+    if (root / name).is_dir():
+        return root / name
+    tars = sorted(path for path in root.glob("*.tar") if name in path.name.lower())
+    if len(tars) > 1:
+        raise ValueError(
+            f"{root} holds {few([x.name for x in tars])}: which of them is {name} is not clear"
+        )
+    return tars[0] if tars else None
+
+
+def _by_id(part: Path) -> dict[str, Place]:
+    """The tar or folder of each WordNet id in a folder or in a tar of tars; of numbered images none."""
+    places: dict[str, Place] = {}
+
+    def add(name: str, place: Place) -> None:
+        if name in places:
+            raise ValueError(f"{part} holds {name} twice: as {places[name]} and as {place}")
+        places[name] = place
+
+    if part.is_dir():
+        paths = sorted(part.iterdir())
+        folders = {path for path in paths if WNID.fullmatch(path.name) and path.is_dir()}
+        if doubled := once(part, sorted(folders))[1]:
+            raise ValueError(f"{doubled[0]}: remove the link")
+        for path in paths:
+            if path in folders:
+                add(path.name, Place(path))
+            elif path.suffix == ".tar" and WNID.fullmatch(path.stem):
+                add(path.stem, Place(path))
+    elif part.is_file():
+        for member in members(Place(part)):
+            inner = PurePosixPath(member.name)
+            if inner.suffix == ".tar" and WNID.fullmatch(inner.stem):
+                add(inner.stem, Place(part, inner.name, member.offset, member.offset + member.size))
+            elif is_image(inner.name):
+                break
+    return places
+
+
+def _found(place: Place) -> Found:
+    """The images of a tar or folder, in the order of their file names."""
+    if place.path.is_dir():
+        paths = (entry.path.removeprefix(f"{place.path}/") for entry in entries_in(place.path))
+        entries = [Member(path, WHOLE, WHOLE) for path in paths]
+    else:
+        entries = [*members(place)]
+    by_name: dict[str, Member] = {}
+    for entry in entries:
+        path = PurePosixPath(entry.name)
+        if not is_image(path.name):
+            continue
+        if path.name in by_name:
+            raise ValueError(f"{place} holds {path.name!r} twice")
+        by_name[path.name] = entry
+    images = [by_name[name] for name in sorted(by_name, key=os.fsencode)]
+    return Found(
+        np.array([os.fsencode(image.name) for image in images], bytes),
+        np.array([image.offset for image in images], np.int64),
+        np.array([image.size for image in images], np.int64),
+        extensions(entry.name for entry in entries),
+    )
+
+
+def _ground_truth(
+    path: str | Path | None, root: Path, numbered: list[Place], classes: int
+) -> Int[np.ndarray, " n"]:
+    if numbered and path is None:
+        raise ValueError(
+            f"data.ground_truth must be given for {numbered[0]}: the file of its images' classes"
+        )
+    if path is None:
+        return np.zeros(0, np.int32)
+    if not numbered:
+        raise ValueError(f"data.ground_truth is for numbered images, of which {root} holds none for test")
+    return read_ground_truth(Path(path).expanduser(), classes)
+
+
+def _numbers(place: Place, names: Shaped[np.ndarray, " n"], count: int) -> Int[np.ndarray, " n"]:
+    """The numbers in which the names of images end, which must be 1 to `count`, in whatever order."""
+    found = [re.search(rb"(\d{1,9})\.\w+$", name) for name in names.tolist()]
+    if None in found:
+        raise ValueError(f"{place}/{shown(names[found.index(None)])} has no number at the end of its name")
+    numbers = np.array([int(match[1]) for match in found if match])
+    wanted = np.arange(1, count + 1)
+    odd = [*np.setdiff1d(wanted, numbers).tolist(), *np.setdiff1d(numbers, wanted).tolist()]
+    if odd or len(numbers) != count:
+        raise ValueError(
+            f"{place} holds {len(numbers)} images where the ground truth tells of {count}"
+            + (f"; only in one of them: number {few(odd)}" if odd else "; some have the same number")
+        )
+    return numbers

@@ -1,0 +1,86 @@
+"""Shards made by Apache Beam, on one machine or on many that see the same folders."""
+
+import hashlib
+import json
+import pickle
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pddm_jax.data.prepare.shards import Done, Task, make
+from pddm_jax.system.files import write_json
+
+
+def in_beam(tasks: Sequence[Task], out: Path, runner: str, options: Sequence[str]) -> list[Done]:
+    """The shards of tasks, in order, made by a Beam pipeline.
+
+    A pipeline holds no more of a task than where to read it: tasks and results pass through files in `out`,
+    which are taken away in the end.
+
+    Args:
+        tasks: what to make.
+        out: folder that every worker sees under this path, as it sees the images under theirs.
+        runner: name of Beam's.
+        options: further flags of Beam and of its runner, such as `--direct_num_workers=2`.
+
+    Raises:
+        ValueError: Beam is not installed, or does not take the flags.
+        OSError: the pipeline broke.
+    """
+    try:
+        import apache_beam as beam  # an extra, and slow to import
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ModuleNotFoundError as error:
+        raise ValueError(f'a runner needs Apache Beam: pip install "pddm_jax[beam]" ({error})') from error
+    run = uuid.uuid4().hex
+    plan, results = out / f".{run}-plan", out / f".{run}-results"
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        pieces = []
+        with plan.open("wb") as file:
+            for task in tasks:
+                data = pickle.dumps(task)
+                pieces.append(_Piece(file.tell(), len(data), hashlib.sha256(data).hexdigest()))
+                file.write(data)
+        try:
+            with beam.Pipeline(runner, PipelineOptions([*options], save_main_session=False)) as pipeline:
+                (
+                    pipeline
+                    | beam.Create([(number, *piece) for number, piece in enumerate(pieces)])
+                    | beam.Reshuffle()  # else one worker may be given all
+                    | beam.Map(_make, str(plan))
+                    | beam.combiners.ToList()
+                    | beam.Map(_write, str(results))
+                )
+        except SystemExit as error:  # of Beam's parser of flags
+            raise ValueError(f"Beam does not take the flags {' '.join(options)}") from error
+        except Exception as error:  # of every kind, by runner
+            raise OSError(f"the pipeline of {runner} broke: {error}") from error
+        rows = sorted(json.loads(results.read_text(encoding="utf-8")))
+        return [Done(*done) for _, done in rows]
+    finally:
+        plan.unlink(missing_ok=True)
+        results.unlink(missing_ok=True)
+
+
+class _Piece(NamedTuple):
+    """Where a task lies in the plan. Others may write to that file, so its digest goes by the pipeline."""
+
+    place: int
+    size: int
+    sha256: str
+
+
+def _make(numbered: tuple[int, int, int, str], plan: str) -> tuple[int, Done]:
+    number, piece = numbered[0], _Piece(*numbered[1:])
+    with Path(plan).open("rb") as file:
+        file.seek(piece.place)
+        data = file.read(piece.size)
+    if hashlib.sha256(data).hexdigest() != piece.sha256:
+        raise ValueError(f"{plan} was changed since it was written: start again")
+    return number, make(pickle.loads(data))
+
+
+def _write(done: list[tuple[int, Done]], results: str) -> None:
+    write_json(Path(results), done)

@@ -1,0 +1,91 @@
+"""One shard: some images, each decoded once, written whole or not at all; whichever process does it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from pddm_jax.data.storage.decode import Encoded, Key, key_of
+from pddm_jax.data.storage.records import INDEX, open_shard, write_shard
+
+
+class Task(NamedTuple):
+    """A shard that is wanted."""
+
+    path: Path
+    images: Encoded
+    skip: bool  # leave the record of an image that cannot be decoded empty, instead of stopping
+
+
+class Done(NamedTuple):
+    """A shard that is there: its bytes, which of its images were skipped, and the key of each record; or
+    else why it is not.
+    """
+
+    size: int
+    skipped: list[int]
+    error: str = ""
+    keys: list[Key] = []  # noqa: RUF012 (of a NamedTuple: never changed)
+
+
+def make(task: Task) -> Done:
+    """Write a shard, unless it is there with just these images; one image is held at a time.
+
+    An error is returned, so that it is the same through whatever ran this.
+    """
+    try:
+        found = _held(task)
+        if found is None:
+            found = [], []
+            (task.path.parent / INDEX).unlink(missing_ok=True)  # which would tell of what is now replaced
+            write_shard(task.path, _records(task, *found))
+        skipped, keys = found
+        return Done(task.path.stat().st_size, skipped, "", keys)
+    except (ValueError, OSError) as error:
+        return Done(0, [], str(error))
+
+
+def _records(task: Task, skipped: list[int], keys: list[Key]) -> Iterator[bytes]:
+    """The encoded images, whose keys are noted; empty and noted where one is skipped."""
+    for number in range(len(task.images)):
+        try:
+            data = task.images.read(number)
+            task.images.decode(number, data)
+        except (ValueError, OSError) as error:
+            if not task.skip:
+                raise ValueError(f"{error} (--on_error=skip leaves it out)") from error
+            skipped.append(number)
+            data = b""
+        keys.append(key_of(data))
+        yield data
+
+
+def _held(task: Task) -> tuple[list[int], list[Key]] | None:
+    """Which images were skipped in a shard that is there with just these, and all keys; else None."""
+    path, images, skip = task
+    if not path.is_file():
+        return None
+    reader = open_shard(path)
+    skipped: list[int] = []
+    keys: list[Key] = []
+    try:
+        if reader.num_records() != len(images):
+            return None
+        for number in range(len(images)):
+            data = reader.read([number])[0]
+            keys.append(key_of(data))
+            if data and data == images.read(number):  # what was written was decoded
+                continue
+            if data or not skip or _is_readable(images, number):
+                return None
+            skipped.append(number)
+    except RuntimeError:  # of ArrayRecord, where the file is corrupt
+        return None
+    return skipped, keys
+
+
+def _is_readable(images: Encoded, number: int) -> bool:
+    try:
+        images[number]
+    except (ValueError, OSError):
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Encoded images in files, records, tars and TFDS stores, and their decoding."""

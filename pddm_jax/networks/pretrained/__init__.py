@@ -1,0 +1,1 @@
+"""Published weights: readers of weight files, and the names of their tensors."""

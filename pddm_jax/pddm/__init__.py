@@ -1,0 +1,1 @@
+"""PDDM: the unit, its scores, and the mining of hard quadruplets by them."""

@@ -1,0 +1,109 @@
+"""The PDDM unit as the paper draws it: a learned score of a pair that knows where the pair lies."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from pddm_jax.checks import as_count, as_reals
+from pddm_jax.numerics import l2_normalize
+
+CHANCE = nn.initializers.lecun_normal()
+
+
+def _first_half(units: int) -> Float[Array, " units"]:
+    return (jnp.arange(units) < units / 2).astype(jnp.float32)
+
+
+def _difference_kernel(key: Array, shape: tuple[int, int], dtype: DTypeLike) -> Float[Array, "d h"]:
+    return CHANCE(key, shape, dtype) / 2 + 2 * shape[0] ** -0.5 * _first_half(shape[1])
+
+
+def _difference_bias(key: Array, shape: tuple[int], dtype: DTypeLike) -> Float[Array, " h"]:
+    del key, dtype
+    return 2 * (1 - _first_half(shape[0]))
+
+
+def _mean_bias(key: Array, shape: tuple[int], dtype: DTypeLike) -> Float[Array, " h"]:
+    return jax.random.uniform(key, shape, dtype, -1, 1) * shape[0] ** -0.5
+
+
+def _joint_kernel(key: Array, shape: tuple[int, int], dtype: DTypeLike) -> Float[Array, "hh c"]:
+    of_difference, of_mean = jnp.split(CHANCE(key, shape, dtype), 2)
+    falls = (1 - 2 * _first_half(len(of_difference))) * shape[0] ** -0.5
+    return jnp.concatenate([of_difference + falls[:, None], 0.3 * of_mean])
+
+
+def _score_kernel(key: Array, shape: tuple[int, int], dtype: DTypeLike) -> Float[Array, "c 1"]:
+    return jnp.abs(CHANCE(key, shape, dtype))
+
+
+class PDDM(nn.Module):
+    """Position-dependent deep metric: S(x, y), one real number, higher = more similar.
+
+        u  = |x - y|                                v  = (x + y) / 2
+        u' = l2_normalize(relu(u W_u + b_u))        v' = l2_normalize(relu(v W_v + b_v))
+        c  = relu([u', v'] W_c + b_c)               S  = c w_s + b_s
+
+    Shapes: x and y are [..., d] (unit-length embeddings), the score is [...]. S(x, y) = S(y, x).
+    The parameters are `difference` (W_u, b_u), `mean` (W_v, b_v), `joint` (W_c, b_c) and `score`
+    (w_s, b_s). A branch that is zero after its ReLU (of a length of 1e-12 or less) stays zero, with a
+    finite gradient. A score is float32 whatever comes in; it is NaN where x or y is not finite, or where
+    the square of a branch overflows.
+
+    A fresh score falls with distance, up to chance: half of the units of u' grow with |x - y|, the others
+    are constant, so that the normalised branch tells the length of x - y and not its direction alone,
+    and S takes the former with negative, the latter with positive weight. So what is mined
+    first are the pairs that are hard by distance, and what the score knows beyond distance it learns.
+
+    Source: Huang, Loy, Tang, "Local Similarity-Aware Deep Feature Embedding", NIPS 2016, section
+    3.1. Widths and initial values are not known; those here are this library's.
+
+    Attributes:
+        hidden: width of u' and v'.
+        joint: width of c.
+        dtype: type of the matrix products, float32 or bfloat16.
+    """
+
+    hidden: int = 128
+    joint: int = 128
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*s d"], y: Float[Array, "*s d"]) -> Float[Array, "*s"]:
+        """Scores [...] of the pairs (x, y); ValueError where their shapes differ or a width is below 1."""
+        x, y = as_reals("x", x), as_reals("y", y)
+        if x.shape != y.shape:
+            raise ValueError(f"y must have the shape of x, {x.shape}, got {y.shape}")
+        for name in ("hidden", "joint"):
+            as_count(name, getattr(self, name), least=1)
+
+        def dense(
+            width: int,
+            name: str,
+            kernel: nn.initializers.Initializer = CHANCE,
+            bias: nn.initializers.Initializer = nn.initializers.zeros,
+        ) -> nn.Dense:
+            return nn.Dense(
+                width,
+                dtype=self.dtype,
+                precision="highest",
+                kernel_init=kernel,
+                bias_init=bias,
+                dot_general=partial(jax.lax.dot_general, preferred_element_type=jnp.float32),
+                name=name,
+            )
+
+        far = dense(self.hidden, "difference", _difference_kernel, _difference_bias)
+        where = dense(self.hidden, "mean", bias=_mean_bias)
+        difference, mean = nn.relu(far(jnp.abs(x - y))), nn.relu(where((x + y) / 2))
+        branches = [l2_normalize(branch) for branch in (difference, mean)]
+        joint = nn.relu(dense(self.joint, "joint", _joint_kernel)(jnp.concatenate(branches, axis=-1)))
+        # A ReLU may have hidden what is not finite.
+        fine = jnp.isfinite(x).all(axis=-1) & jnp.isfinite(y).all(axis=-1)
+        return dense(1, "score", _score_kernel)(joint)[..., 0] + jnp.where(fine, 0, jnp.nan).astype(
+            jnp.float32
+        )

@@ -1,0 +1,141 @@
+"""A lock on a folder that one command at a time may write to; a kill frees it."""
+
+import errno
+import json
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+import jax
+
+from pddm_jax.system.agreement import from_first, together
+from pddm_jax.system.console import tell
+from pddm_jax.system.files import explained, sweep
+
+NAME = ".lock"
+_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EBADF}
+
+
+class InUse(ValueError):
+    """Another command writes to the folder."""
+
+
+class Lock:
+    """`with Lock(folder, "--workdir"):` holds FOLDER/.lock by `flock`, in process 0 for all processes.
+
+    The file names the process that holds it, and is gone when the block ends; so is the folder where the
+    block has left nothing in a folder that was not there. A file that a kill has left locks nothing.
+    Where the file system has no locks, a line says so and the block goes on.
+
+    Args:
+        folder: is made.
+        flag: what named it.
+        file: where the lock lies, if not in the folder.
+
+    Raises:
+        InUse: another command holds it.
+        NotWritten: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, flag: str, file: Path | None = None) -> None:
+        self._folder, self._flag = folder, flag
+        self._path = file or folder / NAME
+        self._file: int | None = None
+
+    def __enter__(self) -> Self:
+        with together():
+            problem = self._take() if jax.process_index() == 0 else ""
+        if problem := from_first(problem):
+            raise InUse(problem)
+        return self
+
+    def _take(self) -> str:
+        """Take the lock; what is wrong where another holds it."""
+        with explained(self._folder):
+            self._made = not self._path.parent.is_dir()
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            while self._file is None:
+                file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if self._is_current(file):  # else its holder has just removed it
+                        self._file = file
+                except OSError as error:
+                    return self._refused(file, error)
+                finally:
+                    if self._file is None:
+                        os.close(file)
+        _HELD.add(self)
+        # What the file says is for the message of others: a full disk does not keep it from locking.
+        with suppress(OSError):
+            os.ftruncate(self._file, 0)
+            os.write(self._file, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        if self._path.parent == self._folder:
+            sweep(self._folder)
+        return ""
+
+    def _refused(self, file: int, error: OSError) -> str:
+        holder = os.read(file, 1000)
+        if error.errno in _UNSUPPORTED:
+            tell(f"{self._folder}: its file system has no locks: give it to one command at a time")
+            return ""
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise error
+        try:
+            about = json.loads(holder)
+            who = f"process {about['pid']} on {about['host']}"
+        except (ValueError, KeyError, TypeError):
+            who = "another process"
+        return f"{self._folder} is in use by {who}: wait for its end, or give another {self._flag}"
+
+    def _is_current(self, file: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(file), self._path.stat())
+        except FileNotFoundError:
+            return False
+
+    def forget(self) -> None:
+        """Close the file: this process holds the lock no more, and leaves the file where it is."""
+        _HELD.discard(self)
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._file is None:
+            return
+        try:
+            with suppress(OSError):  # of a disk that has gone: a file that is left locks nothing
+                self._path.unlink(missing_ok=True)
+        finally:
+            self.forget()
+        if self._made:
+            with suppress(OSError):  # it is not empty
+                self._path.parent.rmdir()
+
+
+_HELD: set[Lock] = set()
+"""The locks that this process holds."""
+
+
+def _forget_all() -> None:
+    for lock in [*_HELD]:
+        lock.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    # A process that is forked must not hold them on when this one is killed.
+    os.register_at_fork(after_in_child=_forget_all)

@@ -1,0 +1,247 @@
+"""Checkpoints on disk: their steps, what each says of itself, and states read back and verified.
+
+A checkpoint is a folder CHECKPOINTS/<step>, written by Orbax, that appears when it is whole:
+
+    default/            the train state
+    record/metadata     a JSON object: the step, all scores so far, the digest of every array, and `about`,
+                        the config of the run and the digest of its rows so far; with a digest of its own
+    metrics/metrics     where checkpoints are scored: the score by which Orbax keeps the best
+
+Those of runs before there were records have none, and are not verified.
+"""
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+
+from pddm_jax.system.cli import MACHINE, is_out_of_memory
+from pddm_jax.system.digests import digests, shapes
+from pddm_jax.system.files import SEAL, seal_of
+from pddm_jax.system.quiet import Quiet
+from pddm_jax.train.loop import TrainState
+
+STATE, RECORD = "default", "record"
+_MACHINE = {
+    "PERMISSION_DENIED": errno.EACCES,
+    "Permission denied": errno.EACCES,
+    "Too many open files": errno.EMFILE,
+    "Stale file handle": errno.ESTALE,
+    "Input/output error": errno.EIO,
+    "DEADLINE_EXCEEDED": errno.ETIMEDOUT,
+    "timed out": errno.ETIMEDOUT,
+    "UNAVAILABLE": errno.EAGAIN,
+    "Cannot allocate memory": errno.ENOMEM,
+    "RESOURCE_EXHAUSTED": errno.ENOMEM,
+}
+"""Words in errors of TensorStore and JAX for which the machine is to blame, and not the files."""
+
+
+class Damaged(ValueError):
+    """A checkpoint is not what was saved."""
+
+
+class Record(NamedTuple):
+    """What a checkpoint says of itself; of an old one only the score is known."""
+
+    score: float | None
+    arrays: Mapping[str, Any] | None = None
+    scores: Mapping[int, float] | None = None  # of all checkpoints so far, also of those that are not kept
+    about: Mapping[str, Any] | None = None
+
+
+def steps_in(folder: Path) -> list[int]:
+    """The steps of which there is a checkpoint, sorted."""
+    try:
+        paths = [*folder.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(int(path.name) for path in paths if path.name.isdecimal() and path.is_dir())
+
+
+def make_record(
+    step: int, state: TrainState, scores: Mapping[int, float], about: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The record of a checkpoint, with its own digest; `scores` are those so far, its own among them.
+
+    It is a copy: Orbax writes it later, when what it was made of may have changed.
+    """
+    told = {str(step): score for step, score in scores.items()}
+    record = {"step": step, "scores": told, "arrays": digests(state), "about": about}
+    copy: dict[str, Any] = json.loads(json.dumps(record))
+    return copy | {SEAL: seal_of(copy)}
+
+
+def read_record(folder: Path, step: int) -> Record:
+    """The record of a checkpoint, whose score is the one that Orbax goes by.
+
+    Raises:
+        Damaged: files are missing, or they do not agree.
+        OSError: they cannot be read now, for which the machine is to blame.
+    """
+    where = folder / str(step)
+    if not _is_folder(where / STATE):
+        raise Damaged(f"it has no folder {STATE}")
+    overview = _json(where / "_CHECKPOINT_METADATA")
+    if overview is None:
+        raise Damaged("_CHECKPOINT_METADATA is missing")
+    items = overview.get("item_handlers")
+    if not isinstance(items, dict):
+        raise Damaged("_CHECKPOINT_METADATA does not list its parts")
+    record, metrics = _json(where / RECORD / "metadata"), _json(where / "metrics" / "metrics")
+    for name, found in ((RECORD, record), ("metrics", metrics)):
+        if name in items and found is None:
+            raise Damaged(f"{name} is missing")
+    score = None if metrics is None else metrics.get("score")
+    if metrics is not None and not isinstance(score, float | int):
+        raise Damaged("metrics holds no score")
+    if record is None:
+        return Record(score)
+    if record.pop(SEAL, None) != seal_of(record):
+        raise Damaged(f"{RECORD} does not have its digest")
+    if record["step"] != step:
+        raise Damaged(f"it was saved at step {record['step']}")
+    scores = {int(name): value for name, value in record["scores"].items()}
+    if scores.get(step) != score:
+        raise Damaged(f"its score is {score}, and was {scores.get(step)} when it was saved")
+    return Record(score, record["arrays"], scores, record["about"])
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    """The object in a file; None where the file is not there."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError, IsADirectoryError, NotADirectoryError) as error:
+        raise Damaged(f"{path.parent.name}/{path.name} cannot be read") from error
+    if not isinstance(value, dict):
+        raise Damaged(f"{path.parent.name}/{path.name} holds no object")
+    return value
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)  # noqa: PTH116 (is_dir hides some errors)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def read_state(folder: Path, step: int, like: TrainState) -> TrainState:
+    """The state of a checkpoint, in the structure and sharding of `like`, verified array by array.
+
+    Every process reads for itself; none waits for another.
+
+    Raises:
+        Damaged: it is not what was saved.
+        ValueError: it was saved by a run whose state has other arrays.
+        OSError: it cannot be read now, for which the machine is to blame: no permission, an unreachable
+            disk, too many open files.
+        MemoryError: there is no memory for it.
+    """
+    record = read_record(folder, step)
+    if record.arrays is not None:
+        _check_structure(folder / str(step), record.arrays, like)
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    handler = ocp.StandardCheckpointHandler()
+    try:
+        with Quiet():
+            state: TrainState = handler.restore(
+                (folder / str(step) / STATE).absolute(), args=ocp.args.StandardRestore(abstract)
+            )
+    except Exception as error:
+        _check_machine(folder / str(step), error)
+        raise Damaged(f"its state cannot be read ({_first_line(error)})") from error
+    finally:
+        handler.close()
+    if record.arrays is not None:
+        found = digests(state)
+        wrong = [name for name, digest in record.arrays.items() if found[name] != digest]
+        if wrong:
+            raise Damaged(
+                f"{len(wrong)} of {len(found)} arrays do not have their digests, first {wrong[0]}"
+            )
+    if int(state.step) != step:
+        raise Damaged(f"its state is of step {int(state.step)}")
+    return state
+
+
+def _check_machine(where: Path, error: Exception) -> None:
+    """Raise another error where the machine is to blame: that one may be over, and the files are whole."""
+    numbers = [number for words, number in _MACHINE.items() if words in str(error)]
+    number = error.errno if isinstance(error, OSError) else None
+    if number is not None and number in {*MACHINE, errno.EACCES, errno.EPERM}:
+        numbers.insert(0, number)
+    if is_out_of_memory(error) or numbers[:1] == [errno.ENOMEM]:
+        raise MemoryError(f"{where} cannot be read: {_first_line(error)}") from error
+    if numbers:
+        raise OSError(numbers[0], f"cannot be read now: {_first_line(error)}", str(where)) from error
+
+
+def _check_structure(where: Path, arrays: Mapping[str, Any], like: TrainState) -> None:
+    """Refuse an intact checkpoint of another network or optimizer, which is no damage."""
+    theirs = {name: (digest["shape"], digest["dtype"]) for name, digest in arrays.items()}
+    ours = shapes(like)
+    differing = sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
+    if differing:
+        name = differing[0]
+        raise ValueError(
+            f"{where} holds the state of another network or optimizer, or of another version of this "
+            f"software: {name} is {theirs.get(name)} there, {ours.get(name)} here"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:200]
+
+
+def set_aside(folder: Path, step: int, name: str) -> Path:
+    """Rename a checkpoint to `<name>-<step>`, which Orbax does not see; nothing is deleted."""
+    target, number = folder / f"{name}-{step}", 1
+    while target.exists():
+        number += 1
+        target = folder / f"{name}-{step}-{number}"
+    (folder / str(step)).rename(target)
+    return target
+
+
+def restore_chosen(folder: Path, like: TrainState, scored: bool) -> tuple[TrainState, str]:
+    """The checkpoint of highest score where they are scored, or else the newest; nothing is written.
+
+    A damaged one is passed over.
+
+    Args:
+        folder: of the checkpoints.
+        like: the structure and sharding of the state.
+        scored: whether the score chooses.
+
+    Returns:
+        The state, and what is to be told of damaged checkpoints; empty where there are none.
+
+    Raises:
+        FileNotFoundError: there is none.
+        Damaged: all of them are damaged.
+    """
+    records, told = {}, []
+    for step in steps_in(folder):
+        try:
+            records[step] = read_record(folder, step)
+        except Damaged as error:
+            told.append(f"checkpoint {folder / str(step)} is damaged: {error}")
+    best = [step for step, record in records.items() if scored and record.score is not None]
+    order = sorted(best, key=lambda step: (records[step].score, step), reverse=True)
+    for step in order + [step for step in sorted(records, reverse=True) if step not in order]:
+        try:
+            return read_state(folder, step, like), "; ".join(told)
+        except Damaged as error:
+            told.append(f"checkpoint {folder / str(step)} is damaged: {error}")
+    if told:
+        raise Damaged("; ".join(told))
+    raise FileNotFoundError(f"{folder} holds no checkpoint")

@@ -1,0 +1,177 @@
+"""A trained network, out of the folder that its run left."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from pddm_jax.data.transforms import AUGMENT, Transform, make_transform
+from pddm_jax.networks import EmbeddingNetwork, make_network
+from pddm_jax.pddm.unit import PDDM
+from pddm_jax.system.console import tell
+from pddm_jax.system.digests import digest_of
+from pddm_jax.system.files import read_sealed
+from pddm_jax.train.checkpoint_files import restore_chosen
+from pddm_jax.train.loop import TrainState, init_state, make_optimizer
+
+Config = Mapping[str, Any]
+
+NETWORK = ("name", "embedding_dim", "freeze_statistics", "dtype", "remat", "parts")
+"""Fields of `network` that make it; the others are of the unit and of the first weights."""
+
+COUNT, NUMBER, TEXT, FLAG, WORD = (int,), (int, float), (str,), (bool,), (str, type(None))
+
+REWRITE = "the run's own command writes it again from the last checkpoint; else choose another workdir"
+"""What to do where config.json is damaged."""
+
+KINDS: Mapping[str, tuple[type, ...]] = {
+    "seed": COUNT,
+    "image_shape": (list,),
+    "objective.name": TEXT,
+    **{f"train.{name}": COUNT for name in ("steps", "log_every", "eval_every", "checkpoint_every")},
+    **{f"network.{name}": COUNT for name in ("embedding_dim", "unit_dim", "parts")},
+    **{f"network.{name}": TEXT for name in ("name", "dtype")},
+    **{f"network.{name}": FLAG for name in ("freeze_statistics", "remat")},
+    **{f"optimizer.{name}": TEXT for name in ("name", "schedule")},
+    **{f"optimizer.{name}": NUMBER for name in ("learning_rate", "weight_decay", "clip_norm", "warmup")},
+    **{f"optimizer.{name}": NUMBER for name in ("unit_factor", "backbone_factor")},
+    **{f"data.{name}": TEXT for name in ("name", "crop", "on_error", "augment")},
+    **{f"data.{name}": WORD for name in ("root", "unseen", "classes", "ground_truth")},
+    **{f"data.{name}": NUMBER for name in ("validation", "least_area", "colour", "zoom")},
+    "data.shift": COUNT,
+    "data.flip": FLAG,
+    "data.image_size": (int, type(None)),
+}
+"""Types of the fields that a network and its images are made from."""
+
+WIDEST = 65_536
+"""Of embeddings and of the unit, as for configs of runs."""
+
+GROUPS = ("data", "network", "objective", "optimizer", "train")
+"""Groups of fields that every config has."""
+
+REQUIRED = (
+    *("seed", "image_shape", "data.name", "data.image_size", "data.augment", "data.validation"),
+    *(f"network.{name}" for name in (*NETWORK, "unit_dim")),
+    *("objective.name", "optimizer.schedule", "optimizer.learning_rate"),
+    *(f"train.{name}" for name in ("steps", "log_every", "eval_every", "checkpoint_every")),
+)
+"""Fields that every run has written."""
+
+
+class Trained(NamedTuple):
+    """A network and its state at some step."""
+
+    network: EmbeddingNetwork
+    state: TrainState
+
+
+def read_config(workdir: Path) -> Config:
+    """The fields of the run.
+
+    Raises:
+        FileNotFoundError: there is no run that has made a step.
+        ValueError: they are damaged.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{workdir} holds no run: it has no config.json")
+    config = read_sealed(path, REWRITE)
+    groups = [name for name in GROUPS if not isinstance(config.get(name), dict)]
+    if groups:
+        raise ValueError(f"{path} is damaged: it has no fields {', '.join(groups)}; {REWRITE}")
+    for name, kinds in KINDS.items():
+        group, _, field = name.rpartition(".")
+        fields = config[group] if group else config
+        if field not in fields and name in REQUIRED:
+            raise ValueError(f"{path} is damaged: {name} is missing; {REWRITE}")
+        if field in fields and not _fits(field, fields[field], kinds):
+            raise ValueError(f"{path} is damaged: {name} cannot be {str(fields[field])[:40]!r}; {REWRITE}")
+    return config
+
+
+def _fits(field: str, value: Any, kinds: tuple[type, ...]) -> bool:
+    """Whether a field may have a value: one of a type, and no width that no network has."""
+    if field in ("embedding_dim", "unit_dim") and isinstance(value, int) and not 0 <= value <= WIDEST:
+        return False
+    if field == "image_shape" and isinstance(value, list) and not all(type(x) is int for x in value):
+        return False
+    return isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds)
+
+
+def read_results(workdir: Path) -> dict[str, Any]:
+    """What the run ended with.
+
+    Raises:
+        FileNotFoundError: it has not ended.
+        ValueError: it is damaged.
+    """
+    path = workdir / "results.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{workdir} holds no finished run: it has no results.json")
+    todo = "delete it and give the run's command again, which measures anew from the last checkpoint"
+    results = read_sealed(path, todo)
+    kinds = {"evaluation": str, "protocol": dict, "steps": int, "params_sha256": str}
+    odd = [name for name, kind in kinds.items() if not isinstance(results.get(name), kind)]
+    if odd:
+        raise ValueError(f"{path} is damaged: {', '.join(odd)} missing or of a wrong type; {todo}")
+    return results
+
+
+def transform_of(config: Config) -> Transform:
+    """What the run did to images."""
+    fields = {field: config["data"][field] for of_kind in AUGMENT.values() for field in of_kind}
+    return make_transform(config["data"]["augment"], config["data"]["image_size"], **fields)
+
+
+def network_of(config: Config) -> EmbeddingNetwork:
+    """The network of the run."""
+    return make_network(**{field: config["network"][field] for field in NETWORK})
+
+
+def load(workdir: Path, config: Config, image_shape: tuple[int, ...], mesh: Mesh) -> Trained:
+    """The network at the checkpoint that validation classes chose, or else at the last one.
+
+    Args:
+        workdir: of the run; while it goes on its checkpoint so far is taken.
+        config: its fields.
+        image_shape: of what is given to the network: height, width, channels.
+        mesh: over which the state is replicated.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint yet.
+        ValueError: the network was trained on images of another shape, or the checkpoint that the run
+            was measured by is damaged.
+    """
+    if list(image_shape) != config.get("image_shape"):
+        raise ValueError(
+            f"{workdir} was trained on images of shape {config.get('image_shape')}, not {[*image_shape]}"
+        )
+    try:
+        network, width = network_of(config), config["network"]["unit_dim"]
+        optimizer = make_optimizer(**config["optimizer"], steps=config["train"]["steps"])
+        classes = config.get("classes", 0)  # of the classifier; 0: none
+        unit = PDDM(width, width)
+        fresh = init_state(network, unit, optimizer, image_shape, config["seed"], mesh, classes)
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        path, told = workdir / "config.json", " ".join(str(error).split())
+        raise ValueError(f"{path} is damaged, no network can be made from it: {told}; {REWRITE}") from error
+    scored = bool(config["data"]["validation"])
+    state, told = restore_chosen(workdir / "checkpoints", fresh, scored)
+    if (workdir / "results.json").exists():
+        _check_reported(workdir, state, told)
+    if told and jax.process_index() == 0:
+        tell(f"{told}; step {int(state.step)} is taken instead")
+    return Trained(network, state)
+
+
+def _check_reported(workdir: Path, state: TrainState, told: str) -> None:
+    """Refuse parameters other than those that results.json is about."""
+    if digest_of(state.params, state.batch_stats) != read_results(workdir)["params_sha256"]:
+        raise ValueError(
+            f"{workdir / 'results.json'} reports other parameters than the checkpoint of step "
+            f"{int(state.step)}{f' ({told})' if told else ''}: delete results.json and repeat the command "
+            "of the run, which evaluates it again"
+        )

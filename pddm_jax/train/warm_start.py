@@ -1,0 +1,105 @@
+"""The weights that a run begins with, where they are not random: of a published file, or of another run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from pddm_jax.networks.pretrained.load import file_sha256, load_pretrained, weights_path
+from pddm_jax.train.loop import TrainState, replicated
+from pddm_jax.train.restore import Config, load, network_of, read_config, read_results
+
+ANY_IMAGES = (1, 64, 64, 3)
+"""A shape that every backbone takes: its parameters do not depend on it."""
+
+
+def origin(config: Config) -> dict[str, Any] | None:
+    """What is told of them: of a file its hash, of a run its parameters' hash and its protocol.
+
+    Args:
+        config: of the run that begins; `network.pretrained` is a file as `weights_path` takes it, or the
+            workdir of a finished run.
+
+    Returns:
+        None where the weights are random.
+
+    Raises:
+        OSError: they are not there, or the run is not finished.
+        ValueError: the run trained another network.
+    """
+    spec = config["network"]["pretrained"]
+    if not spec:
+        return None
+    path = weights_path(spec)
+    if not path.is_dir():
+        return {"from": spec, "sha256": file_sha256(path)}
+    results = read_results(path)
+    theirs, ours = results["protocol"]["network"]["name"], config["network"]["name"]
+    if theirs != ours:
+        raise ValueError(f"network.pretrained: {spec} is a run of network.name {theirs!r}, not {ours!r}")
+    return {"from": spec, "params_sha256": results["params_sha256"], "protocol": results["protocol"]}
+
+
+def check_file(config: Config) -> None:
+    """Raise what `load_pretrained` would raise of a file of weights, before data is read.
+
+    It does nothing where the weights are random or another run's.
+    """
+    spec = config["network"]["pretrained"]
+    if spec and not weights_path(spec).is_dir():
+        backbone = network_of(config).backbone
+        shapes = jax.eval_shape(backbone.init, jax.random.key(0), jnp.zeros(ANY_IMAGES))
+        load_pretrained(config["network"]["name"], spec, shapes)
+
+
+def check_unseen(origin: Mapping[str, Any] | None, data: str, split: str, train_sha256: str) -> None:
+    """Raise a ValueError where they are of a run on another split of the data: it may know test classes.
+
+    `train_sha256` is of the images for training, as a protocol has it.
+    """
+    run = (origin or {}).get("protocol", {"data": None})
+    if run["data"] == data and (run["split"], run["train_sha256"]) != (split, train_sha256):
+        raise ValueError(
+            f"network.pretrained: a run on another split of {data} ({run['split']}; here {split}), or of "
+            "other images, may have trained on what is tested here"
+        )
+
+
+def describe(origin: Mapping[str, Any]) -> str:
+    """The same in a line."""
+    if "sha256" in origin:
+        return f"{origin['from']}, SHA-256 {origin['sha256']}"
+    run = origin["protocol"]
+    trained = f"{run['objective']['name']} on {run['data']}, {run['split']}; {run['checkpoint']}"
+    return f"{origin['from']} ({trained})"
+
+
+def with_weights(state: TrainState, config: Config, image_shape: tuple[int, ...], mesh: Mesh) -> TrainState:
+    """The state with these weights: the backbone's, and of a run with an embedding as wide the head's.
+
+    Raises:
+        OSError: as `origin`.
+        ValueError: they do not fit: the file, or the shape of the run's images.
+    """
+    fields = config["network"]
+    path = weights_path(fields["pretrained"])
+    ours = {"params": state.params["network"], "batch_stats": state.batch_stats}
+    if path.is_dir():
+        run = read_config(path)
+        found = load(path, run, image_shape, mesh).state
+        theirs = {"params": found.params["network"], "batch_stats": found.batch_stats}
+        whole = run["network"]["embedding_dim"] == fields["embedding_dim"]
+    else:
+        backbone = {kind: jax.device_get(parts.get("backbone", {})) for kind, parts in ours.items()}
+        loaded = jax.device_put(
+            load_pretrained(fields["name"], fields["pretrained"], backbone), replicated(mesh)
+        )
+        theirs, whole = {kind: {"backbone": tree} for kind, tree in loaded.items()}, False
+    taken = {
+        kind: {part: theirs[kind][part] if whole or part == "backbone" else x for part, x in parts.items()}
+        for kind, parts in ours.items()
+    }
+    params = state.params | {"network": taken["params"]}
+    return TrainState(state.step, params, taken["batch_stats"], state.opt_state)
