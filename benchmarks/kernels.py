@@ -28,7 +28,7 @@ from benchmarks.pod import without_a_tpu
 from benchmarks.report import arguments, report
 from pddm_jax import PDDM
 from pddm_jax.pddm.backends import hardest_partners
-from pddm_jax.train.loop import data_mesh, replicated
+from pddm_jax.sharding import data_mesh, replicated
 from pddm_jax.types import DTYPES
 
 CHIPS = ("v5e:2x2", "v5p:2x2x1", "v6e:2x2")

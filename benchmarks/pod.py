@@ -41,7 +41,9 @@ from benchmarks.report import arguments, report
 from experiments.configs import photos
 from experiments.recipe import make_recipe
 from pddm_jax.losses.objectives import has_classifier
-from pddm_jax.train.loop import data_mesh, init_state, make_train_step, replicated, sharded
+from pddm_jax.sharding import data_mesh, replicated, sharded
+from pddm_jax.train.state import init_state
+from pddm_jax.train.step import make_train_step
 from pddm_jax.types import Batch
 
 EACH = 8

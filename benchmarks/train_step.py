@@ -24,7 +24,9 @@ from experiments import machine
 from experiments.configs import base
 from experiments.recipe import make_recipe
 from pddm_jax import PDDM, mine_quadruplets_fused
-from pddm_jax.train.loop import data_mesh, global_batches, init_state, make_train_step
+from pddm_jax.sharding import data_mesh, global_batches
+from pddm_jax.train.state import init_state
+from pddm_jax.train.step import make_train_step
 from pddm_jax.types import Batch
 
 OBJECTIVES = ("pddm", "multi_similarity")

@@ -17,7 +17,7 @@ from pddm_jax.losses.objectives import OBJECTIVES
 from pddm_jax.networks import NETWORKS
 from pddm_jax.pddm.mining import SCOPES
 from pddm_jax.system.cli import MAX_WORKERS, check_file, expanded, one_line
-from pddm_jax.train.loop import OPTIMIZERS, SCHEDULES
+from pddm_jax.train.optimizer import OPTIMIZERS, SCHEDULES
 from pddm_jax.types import DTYPES
 
 NONE = ("None", "none")

@@ -10,7 +10,7 @@ from pddm_jax.losses.objectives import Loss, make_objective
 from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.pddm.unit import PDDM
 from pddm_jax.train import warm_start
-from pddm_jax.train.loop import make_optimizer
+from pddm_jax.train.optimizer import make_optimizer
 from pddm_jax.train.restore import network_of, transform_of
 
 

@@ -13,19 +13,14 @@ from experiments.check_config import FILES, accepted, check_machine, fields
 from experiments.configs import base
 from pddm_jax.losses.objectives import make_objective
 from pddm_jax.pddm.unit import PDDM
+from pddm_jax.sharding import data_mesh, global_batches
 from pddm_jax.system.cli import one_line
-from pddm_jax.train.loop import (
-    Diverged,
-    TrainState,
-    TrainStep,
-    data_mesh,
-    global_batches,
-    init_state,
-    make_optimizer,
-)
+from pddm_jax.train.loop import Diverged
+from pddm_jax.train.optimizer import make_optimizer
 from pddm_jax.train.provenance import versions
 from pddm_jax.train.replay import check_batch, examine, read_record, report, write_record
 from pddm_jax.train.restore import network_of
+from pddm_jax.train.state import TrainState, TrainStep, init_state
 from pddm_jax.types import Batch
 
 

@@ -29,8 +29,8 @@ from pddm_jax.system.lock import Lock
 from pddm_jax.train import warm_start
 from pddm_jax.train.checkpoint import Preempted
 from pddm_jax.train.diagnosis import total_without
-from pddm_jax.train.loop import TrainState
 from pddm_jax.train.provenance import digest, digest_of_images, versions
+from pddm_jax.train.state import TrainState
 from pddm_jax.train.writer import Row
 
 

@@ -13,7 +13,7 @@ from pddm_jax.evaluate import metrics
 from pddm_jax.system.files import write_sealed
 from pddm_jax.train.checkpoint import Checkpoints
 from pddm_jax.train.diagnosis import Collapse, MiningCounts
-from pddm_jax.train.loop import TrainState
+from pddm_jax.train.state import TrainState
 from pddm_jax.train.writer import Writer
 
 

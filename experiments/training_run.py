@@ -17,10 +17,12 @@ from experiments.schedule import Schedule
 from experiments.training_setup import Embedder, Training
 from pddm_jax.checks import as_labels
 from pddm_jax.data import Images
+from pddm_jax.sharding import data_mesh, global_batches
 from pddm_jax.system.console import say
 from pddm_jax.train.checkpoint import Checkpoints
 from pddm_jax.train.diagnosis import Collapse, MiningCounts, counts_of_old
-from pddm_jax.train.loop import Diverged, TrainState, data_mesh, fit, global_batches
+from pddm_jax.train.loop import Diverged, fit
+from pddm_jax.train.state import TrainState
 from pddm_jax.train.writer import Known, Row, Writer, known_rows
 
 

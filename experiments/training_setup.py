@@ -16,7 +16,9 @@ from pddm_jax import data
 from pddm_jax.data import Images
 from pddm_jax.losses.objectives import Logs, has_classifier
 from pddm_jax.train import warm_start
-from pddm_jax.train.loop import Diverged, TrainState, init_state, make_embed, make_train_step
+from pddm_jax.train.loop import Diverged
+from pddm_jax.train.state import TrainState, init_state
+from pddm_jax.train.step import make_embed, make_train_step
 from pddm_jax.types import Batch
 
 EMBED = 128

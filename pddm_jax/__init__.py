@@ -19,12 +19,12 @@ from pddm_jax.pddm.mining import mine_quadruplets, mine_quadruplets_fused
 from pddm_jax.pddm.scoring import pair_scores, score_matrix
 from pddm_jax.pddm.unit import PDDM
 from pddm_jax.types import Quadruplets
-
-__version__ = "0.1.0"
+from pddm_jax.version import __version__
 
 __all__ = [
     "PDDM",
     "Quadruplets",
+    "__version__",
     "contrastive_loss",
     "double_header_hinge",
     "lifted_structure_loss",

@@ -29,13 +29,14 @@ from pddm_jax import data
 from pddm_jax.data import ClosedSet, Split
 from pddm_jax.data.listing import Listing, listing, read_names, write_names
 from pddm_jax.data.storage.rgb import MAX_PIXELS
+from pddm_jax.sharding import data_mesh
 from pddm_jax.system import cli, peers, signals
 from pddm_jax.system.agreement import together
 from pddm_jax.system.files import explained, read_sealed, sweep, sync_folder, write_json, write_sealed
 from pddm_jax.system.lock import Lock
-from pddm_jax.train.loop import data_mesh, make_embed
 from pddm_jax.train.provenance import digest, versions
 from pddm_jax.train.restore import Config, load, read_config, transform_of
+from pddm_jax.train.step import make_embed
 
 PARTS = ("train", "test")
 FILES = ("embeddings.npy", "labels.npy", "parts.npy", "names.txt")

@@ -4,13 +4,42 @@ The mesh is read off the array, also where jit traces it: who places a batch by 
 all that is needed. What is shared out by hand, or by types (`AxisType.Explicit`), is left as it is.
 """
 
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import jax
-from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree, Shaped
 
 Arrays = TypeVar("Arrays", bound=PyTree)
+Shares = TypeVar("Shares", bound=PyTree)
+
+
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """All devices of all processes, or those given, along one axis, `data`, by process.
+
+    So that the share of a batch that a process holds is one run of its rows; `jax.make_mesh` would
+    order the devices of a pod by how they are wired.
+    """
+    devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same on each device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def sharded(mesh: Mesh) -> NamedSharding:
+    """The first axis shared out over the devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def global_batches(batches: Iterable[Shares], mesh: Mesh) -> Iterator[Shares]:
+    """Each process's share of a batch as one global batch, sharded over the mesh."""
+    for batch in batches:
+        yield jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharded(mesh), x), batch)
 
 
 def mesh_of(x: Array) -> AbstractMesh | None:

@@ -114,7 +114,7 @@ def few_tiles_a_step(monkeypatch):
 
 
 class Fork:
-    """A command that runs in a fork of `server` (tests/forked.py), handled as a `subprocess.Popen` is."""
+    """A command that runs in a fork of `server` (tests/helpers/forked.py), like a `subprocess.Popen`."""
 
     def __init__(self, server, module, arguments, environment, folder):
         os.mkfifo(folder / "status")
@@ -181,7 +181,7 @@ def started():
 def start(environment, started, tmp_path_factory):
     """`start("experiments.x", ...)`: as `python -m experiments.x ...` from the root, running."""
     server = subprocess.Popen(
-        [sys.executable, "-m", "tests.forked"],
+        [sys.executable, "-m", "tests.helpers.forked"],
         cwd=ROOT,
         env=environment(),
         stdin=subprocess.PIPE,

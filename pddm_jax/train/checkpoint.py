@@ -18,7 +18,7 @@ from pddm_jax.system.quiet import Quiet
 from pddm_jax.system.signals import Preempted
 from pddm_jax.train import checkpoint_files
 from pddm_jax.train.checkpoint_files import Damaged, Record
-from pddm_jax.train.loop import TrainState
+from pddm_jax.train.state import TrainState
 
 __all__ = ["Checkpoints", "Preempted", "Resumed"]
 

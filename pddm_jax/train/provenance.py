@@ -7,10 +7,10 @@ from importlib.metadata import version
 import jax
 import numpy as np
 
-import pddm_jax
 from pddm_jax.data.images import Images
 from pddm_jax.system.digests import digest_of
-from pddm_jax.train.loop import TrainState
+from pddm_jax.train.state import TrainState
+from pddm_jax.version import __version__
 
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy"),
@@ -38,6 +38,6 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "device": device,
         "machine": platform.machine(),
-        "pddm_jax": pddm_jax.__version__,
+        "pddm_jax": __version__,
         **{package: version(package) for package in PACKAGES},
     }

@@ -14,7 +14,8 @@ from pddm_jax.system.console import tell
 from pddm_jax.system.digests import digest_of
 from pddm_jax.system.files import read_sealed
 from pddm_jax.train.checkpoint_files import restore_chosen
-from pddm_jax.train.loop import TrainState, init_state, make_optimizer
+from pddm_jax.train.optimizer import make_optimizer
+from pddm_jax.train.state import TrainState, init_state
 
 Config = Mapping[str, Any]
 

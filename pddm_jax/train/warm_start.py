@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from pddm_jax.networks.pretrained.load import file_sha256, load_pretrained, weights_path
-from pddm_jax.train.loop import TrainState, replicated
+from pddm_jax.sharding import replicated
 from pddm_jax.train.restore import Config, load, network_of, read_config, read_results
+from pddm_jax.train.state import TrainState
 
 ANY_IMAGES = (1, 64, 64, 3)
 """A shape that every backbone takes: its parameters do not depend on it."""

@@ -16,7 +16,7 @@ from experiments.check_config import RULES, accepted, check_machine
 from experiments.command import LOWER, Experiment
 from pddm_jax.losses.objectives import make_objective
 from pddm_jax.system import cli
-from pddm_jax.train.loop import make_optimizer
+from pddm_jax.train.optimizer import make_optimizer
 from tests.drills.fuzz_core import REFUSED, VALUE, Target, Wrong, attempt, check_line
 
 EXPERIMENTS = ("quickstart", "fashion_mnist", "folder", "cars196", "imagenet2010", "zero_shot")

@@ -15,10 +15,12 @@ from experiments.resuming import began
 from pddm_jax.embed import embed
 from pddm_jax.networks import make_network
 from pddm_jax.pddm.unit import PDDM
+from pddm_jax.sharding import data_mesh
 from pddm_jax.system.digests import digest_of
 from pddm_jax.train import replay, restore
 from pddm_jax.train.checkpoint import Checkpoints
-from pddm_jax.train.loop import data_mesh, init_state, make_optimizer
+from pddm_jax.train.optimizer import make_optimizer
+from pddm_jax.train.state import init_state
 from pddm_jax.train.writer import read_rows
 from pddm_jax.types import Batch
 from tests.drills.fuzz_core import Target, Wrong, attempt, settled

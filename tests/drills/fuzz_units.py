@@ -23,7 +23,7 @@ from tests.drills.fuzz_arrays import (
     wide,
 )
 from tests.drills.fuzz_core import Target, Wrong, attempt, settled
-from tests.oracles import mine as mine_oracle
+from tests.helpers.oracles import mine as mine_oracle
 
 
 @cache

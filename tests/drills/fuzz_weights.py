@@ -21,7 +21,7 @@ def storage(values):
 @cache
 def weights(form):
     """A file of two tensors, as PyTorch or safetensors write it, and those tensors."""
-    from tests import hostile_weights as made
+    from tests.helpers import hostile_weights as made
 
     good = made.state(made.tensor())
     if form == "zip":

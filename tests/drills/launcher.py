@@ -67,7 +67,7 @@ def launcher(folder: Path):
     }
     (folder / "commands").mkdir()
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.forked"],
+        [sys.executable, "-m", "tests.helpers.forked"],
         cwd=ROOT,
         env=environment,
         stdin=subprocess.PIPE,

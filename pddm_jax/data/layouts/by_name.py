@@ -1,11 +1,22 @@
-"""The sources by name, and what is told to find each."""
+"""Find the images of a data set by its name. Nothing is decoded: images are looked for, not read."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+from pddm_jax.data.layouts.base import Source
+from pddm_jax.data.layouts.cars196 import find_cars196
+from pddm_jax.data.layouts.cub200 import find_cub200
+from pddm_jax.data.layouts.folder import find_folder
 from pddm_jax.data.layouts.imagenet import find_imagenet
-from pddm_jax.data.sources import SOURCES, Source
+from pddm_jax.data.layouts.sop import find_sop
 from pddm_jax.system.console import errors_in_one_line
 
+SOURCES: dict[str, Callable[[str | Path], Source]] = {
+    "cars196": find_cars196,
+    "cub200": find_cub200,
+    "sop": find_sop,
+    "folder": find_folder,
+}
 LISTED = ("imagenet2010", "imagenet2012", "imagenet10k", "imagenet")  # the last: of any other list
 NAMES = (*SOURCES, *LISTED)
 
