@@ -92,7 +92,7 @@ def pod_config(network: str, batch: int, size: int, fields: dict[str, Any]) -> C
     """The fields of an experiment on photographs, from random weights, at the scale of a pod."""
     config = photos.get_config("resnet50", "sop")
     config.data.update(image_size=size, classes_per_batch=batch // EACH, images_per_class=EACH)
-    config.network.update(name=network, freeze_statistics=False, **fields)
+    config.network.update(name=network, freeze_batch_stats=False, **fields)
     return config
 
 

@@ -1,6 +1,6 @@
 """The train steps of experiments as they are configured, on this machine's devices and on made images.
 
-    python -m benchmarks.steps cars196:tuned imagenet2010:gpu cars196:resnet50,network.parts=4
+    python -m benchmarks.steps cars196:tuned imagenet2010:gpu cars196:resnet50,network.microbatches=4
 
 Each is FILE:VARIANT of `experiments/configs`, and fields that shall differ; weights are random, and so no
 statistics frozen. Images lie on the devices before. Columns:
@@ -35,7 +35,7 @@ def config_of(said: str) -> ConfigDict:
     """The fields of a config, with what shall differ; KeyError where it has no such field."""
     name, *others = said.split(",")
     config = experiment_config(name)
-    config.network.update(pretrained=None, freeze_statistics=False)
+    config.network.update(pretrained=None, freeze_batch_stats=False)
     config.lock()
     for field, _, value in (other.partition("=") for other in others):
         *parts, last = field.split(".")

@@ -17,6 +17,7 @@ from pddm_jax.losses.objectives import OBJECTIVES
 from pddm_jax.networks import NETWORKS
 from pddm_jax.pddm.mining import SCOPES
 from pddm_jax.system.cli import MAX_WORKERS, check_file, expanded, one_line
+from pddm_jax.train.old_fields import NEW_NAMES
 from pddm_jax.train.optimizer import OPTIMIZERS, SCHEDULES
 from pddm_jax.types import DTYPES
 
@@ -111,28 +112,28 @@ RULES = {
     "data.max_pixels": optional(integer(1, 2**40)),
     "data.crop": choice(("none", "bbox")),
     "data.on_error": choice(("stop", "skip")),
-    "data.unseen": optional(text("a number of classes or the path of a file")),
+    "data.test_classes": optional(text("a number of classes or the path of a file")),
     "data.seen_test": real(0, 1, below=True),
-    "data.validation": real(0, 1, below=True),
+    "data.val_class_fraction": real(0, 1, below=True),
     "data.workers": integer(0, MAX_WORKERS),
     "data.classes_per_batch": integer(2, 2**20),
     "data.images_per_class": integer(2, 2**16),
     "data.augment": choice(AUGMENT),
     "data.shift": integer(0, 16_384),
-    "data.least_area": real(0, 1, above=True),
+    "data.min_crop_area": real(0, 1, above=True),
     "data.flip": FLAG,
-    "data.colour": real(0, 1),
-    "data.zoom": real(1, 1000),
+    "data.color_jitter": real(0, 1),
+    "data.resize_crop_ratio": real(1, 1000),
     "network.name": choice(NETWORKS),
     "network.embedding_dim": integer(0, 65_536),
     "network.unit_dim": integer(1, 65_536),
     "network.pretrained": PATH,
-    "network.freeze_statistics": FLAG,
+    "network.freeze_batch_stats": FLAG,
     "network.dtype": choice(DTYPES),
     "network.remat": FLAG,
-    "network.parts": integer(1, 2**20),
+    "network.microbatches": integer(1, 2**20),
     "objective.name": choice(OBJECTIVES),
-    "objective.per": optional(choice(SCOPES)),
+    "objective.mining_scope": optional(choice(SCOPES)),
     "objective.alpha": optional(NOT_NEGATIVE),
     "objective.beta": optional(NOT_NEGATIVE),
     "objective.weight": optional(NOT_NEGATIVE),
@@ -147,8 +148,8 @@ RULES = {
     "optimizer.schedule": choice(SCHEDULES),
     "optimizer.clip_norm": POSITIVE,
     "optimizer.warmup": integer(0),
-    "optimizer.unit_factor": POSITIVE,
-    "optimizer.backbone_factor": POSITIVE,
+    "optimizer.pddm_lr_multiplier": POSITIVE,
+    "optimizer.backbone_lr_multiplier": POSITIVE,
     "train.steps": integer(1),
     "train.eval_every": integer(1),
     "train.checkpoint_every": integer(1),
@@ -222,6 +223,8 @@ def check_config(config: FrozenConfigDict) -> None:
         if name not in given:
             raise ValueError(f"the config has no field {name}: begin with experiments/configs/base.py")
     for name, value in given.items():
+        if name in NEW_NAMES:
+            raise ValueError(f"{name} is not a field of a config: it is called {NEW_NAMES[name]} now")
         if name not in RULES:
             raise ValueError(f"{name} is not a field of a config: experiments/configs/base.py lists them")
         RULES[name].check(name, value)
@@ -243,8 +246,8 @@ def _check_data(config: FrozenConfigDict) -> None:
     for name in ("classes", "ground_truth"):
         if of[name] is not None and of.name not in LISTED:
             raise ValueError(f"data.{name} is for {', '.join(LISTED)}, not for data.name {of.name!r}")
-    if of.unseen is not None and not of.unseen.isdecimal():
-        check_file("data.unseen", expanded("data.unseen", of.unseen))
+    if of.test_classes is not None and not of.test_classes.isdecimal():
+        check_file("data.test_classes", expanded("data.test_classes", of.test_classes))
     if of.augment == "shift" and not in_memory:
         raise ValueError(f'data.augment must be "crop" for {of.name}: its images have many sizes')
     if of.augment == "crop" and of.image_size is None:
@@ -297,13 +300,15 @@ def check_machine(config: FrozenConfigDict, devices: int, processes: int = 1) ->
         devices: of all processes.
         processes: that share out a batch.
     """
-    p, k, parts = config.data.classes_per_batch, config.data.images_per_class, config.network.parts
+    p, k = config.data.classes_per_batch, config.data.images_per_class
+    microbatches = config.network.microbatches
     share, rest = divmod(p * k, devices)
     if rest:
         raise ValueError(f"a batch of {p} x {k} images does not divide over {devices} devices")
-    if share % parts:
+    if share % microbatches:
         raise ValueError(
-            f"network.parts must divide a device's images of a batch, {p} x {k} / {devices}, got {parts}"
+            f"network.microbatches must divide a device's images of a batch, {p} x {k} / {devices}, "
+            f"got {microbatches}"
         )
     there = memory()
     for names, size in needs(config, processes).items():

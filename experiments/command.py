@@ -40,6 +40,7 @@ class Experiment:
 
     def define(self) -> None:
         """--config, --workdir and, for many processes, --distributed."""
+        config_file.check_names(sys.argv)
         self.arguments, self.none = config_file.without_none(sys.argv)
         for spec in config_file.given(self.arguments):
             config_file.read(spec)
@@ -120,7 +121,7 @@ def _start_jax() -> None:
         return
     config = flags.FLAGS.config
     batch = config.data.classes_per_batch * config.data.images_per_class
-    machine.use_all_cores(config.network.name, batch // config.network.parts)
+    machine.use_all_cores(config.network.name, batch // config.network.microbatches)
     signals.at_once("before a step was made: nothing new to save; the same command starts again", 143)
 
 

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from experiments.check_config import NONE, RULES
 from pddm_jax.system.cli import check_file, one_line
+from pddm_jax.train.old_fields import NEW_NAMES
 
 
 class Arguments(NamedTuple):
@@ -66,6 +67,14 @@ def given(arguments: list[str]) -> Iterator[str]:
         flag, equals, value = argument.partition("=")
         if flag in ("-config", "--config"):
             yield value if equals else following
+
+
+def check_names(arguments: list[str]) -> None:
+    """Raise a ValueError for an argument that names a field by its old name."""
+    for argument in arguments:
+        field = argument.partition("=")[0].lstrip("-").removeprefix("config.")
+        if field in NEW_NAMES:
+            raise ValueError(f"--config.{field}: the field is called --config.{NEW_NAMES[field]} now")
 
 
 def without_none(arguments: list[str]) -> Arguments:

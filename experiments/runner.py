@@ -76,8 +76,8 @@ def load_parts(config: FrozenConfigDict, closed_sets: bool) -> Parts:
     """The data set of a config, parted; ValueError where a part has no image."""
     split = load(config, closed_sets)
     train_images, evaluated, seen = split.train, split.test, None
-    if config.data.validation:
-        train_images, evaluated = data.hold_out(split.train, config.data.validation, config.seed)
+    if config.data.val_class_fraction:
+        train_images, evaluated = data.hold_out(split.train, config.data.val_class_fraction, config.seed)
     if config.data.seen_test:
         apart = data.drawn(train_images, config.data.seen_test, config.seed)
         if not apart.any():
@@ -172,11 +172,11 @@ def _protocol(
 ) -> Results:
     """What the results were measured by: data, split, training and checkpoint."""
     images = {"train": parts.train, "test": parts.split.test}
-    if config.data.validation:
+    if config.data.val_class_fraction:
         images["validation"] = parts.evaluated
     if parts.seen:
         images["seen_test"] = parts.seen
-    chosen_by = "best by validation" if config.data.validation else "last"
+    chosen_by = "best by validation" if config.data.val_class_fraction else "last"
     return {
         "data": config.data.name,
         "split": parts.split.rule,
@@ -211,9 +211,9 @@ def load(config: FrozenConfigDict, closed_sets: bool) -> Split | ClosedSet:
     fields, seed = config.data, config.seed
     where = {name: fields[name] for name in ("name", "root", "image_size", "on_error", "max_pixels")}
     if not closed_sets or fields.name in data.DATASETS or fields.name not in data.CLOSED_SETS:
-        return data.load(**where, crop=fields.crop, unseen=fields.unseen, seed=seed)
-    if fields.crop != "none" or fields.unseen is not None:
-        raise ValueError(f"data.crop and data.unseen do not apply to {fields.name}, a closed set")
+        return data.load(**where, crop=fields.crop, test_classes=fields.test_classes, seed=seed)
+    if fields.crop != "none" or fields.test_classes is not None:
+        raise ValueError(f"data.crop and data.test_classes do not apply to {fields.name}, a closed set")
     lists = {name: fields[name] for name in ("classes", "ground_truth")}
     return data.load_closed_set(**where, **lists, seed=seed)
 

@@ -55,7 +55,7 @@ class Training:
     @property
     def validates(self) -> bool:
         """Whether the evaluated images are of validation classes, which choose the checkpoint."""
-        return bool(self.config.data.validation)
+        return bool(self.config.data.val_class_fraction)
 
     @cached_property
     def image_shape(self) -> tuple[int, ...]:

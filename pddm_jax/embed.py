@@ -212,7 +212,7 @@ def _embed(
     return read(out)
 
 
-_OF_DATA = ("root", "classes", "ground_truth", "unseen", "on_error", "crop")
+_OF_DATA = ("root", "classes", "ground_truth", "test_classes", "on_error", "crop")
 """Fields of `data` that the images are found by."""
 
 
@@ -221,16 +221,16 @@ def _load(config: Config, name: str | None, root: str | None) -> Split | ClosedS
     lacking = [field for field in _OF_DATA if field not in fields]
     if lacking:
         raise ValueError(f"config.json of the run is damaged: it has no data.{', data.'.join(lacking)}")
-    lists, unseen = {}, None
+    lists, test_classes = {}, None
     if name is None or name == fields["name"]:
         name, root = fields["name"], root or fields["root"]
         lists = {field: fields[field] for field in ("classes", "ground_truth")}
-        unseen = fields["unseen"]
+        test_classes = fields["test_classes"]
     where = {"root": root, "seed": config["seed"]}
     where |= {field: fields[field] for field in ("image_size", "on_error")}
     where["max_pixels"] = fields.get("max_pixels", MAX_PIXELS)  # which earlier runs do not have
-    if name in data.DATASETS or unseen is not None:
-        return data.load(name, **where, crop=fields["crop"], unseen=unseen)
+    if name in data.DATASETS or test_classes is not None:
+        return data.load(name, **where, crop=fields["crop"], test_classes=test_classes)
     return data.load_closed_set(name, **where, **lists)
 
 

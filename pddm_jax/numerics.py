@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from pddm_jax.sharding import spread
+from pddm_jax.sharding import shard_like
 
 LOST, OVERFLOWING = 2.0**-80, 2.0**100
 """Squared distances between these are right: below, squares underflow; above, they soon overflow."""
@@ -93,7 +93,7 @@ def all_distances(x: Float[Array, "b d"]) -> Distances:
 
 
 def _differences(x: Float[Array, "b d"], like: Float[Array, "b d"]) -> Float[Array, "b b d"]:
-    return spread(x, like=like)[:, None] - x[None]
+    return shard_like(x, like=like)[:, None] - x[None]
 
 
 @jax.custom_jvp

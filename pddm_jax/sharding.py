@@ -1,4 +1,4 @@
-"""Work shared out over the devices that a batch lies on: the pairwise work, and a batch in parts.
+"""Sharding: one mesh with a `data` axis, pairwise work over the devices of a batch, and microbatches.
 
 The mesh is read off the array, also where jit traces it: who places a batch by a `NamedSharding` has said
 all that is needed. What is shared out by hand, or by types (`AxisType.Explicit`), is left as it is.
@@ -59,7 +59,7 @@ def shares(mesh: AbstractMesh) -> PartitionSpec:
     return PartitionSpec(mesh.axis_names)
 
 
-def spread(arrays: Arrays, like: Array, axis: int = 0) -> Arrays:
+def shard_like(arrays: Arrays, like: Array, axis: int = 0) -> Arrays:
     """The same arrays, an axis shared out over the devices that another array lies on."""
     mesh = mesh_of(like)
     if mesh is None:
@@ -68,25 +68,28 @@ def spread(arrays: Arrays, like: Array, axis: int = 0) -> Arrays:
     return jax.lax.with_sharding_constraint(arrays, NamedSharding(mesh, shared))
 
 
-def in_parts(batch: Shaped[Array, "b ..."], parts: int) -> Shaped[Array, "parts m ..."]:
-    """A batch as parts. Each takes an equal share of every device's rows, so that no row leaves its device.
+def split_microbatches(
+    batch: Shaped[Array, "b ..."], microbatches: int
+) -> Shaped[Array, "microbatches m ..."]:
+    """Split a batch into microbatches of equal shares of every device's rows: no row leaves its device.
 
     Raises:
-        ValueError: the batch does not divide over its devices, times parts.
+        ValueError: the batch does not divide over its devices, times microbatches.
     """
     mesh = mesh_of(batch)
     devices = mesh.size if mesh else 1
-    if len(batch) % (devices * parts):
+    if len(batch) % (devices * microbatches):
         raise ValueError(
-            f"a batch of {len(batch)} images does not divide over {devices} devices x {parts} parts"
+            f"a batch of {len(batch)} images does not divide over {devices} devices x {microbatches} "
+            "microbatches"
         )
-    apart = batch.reshape(devices, parts, -1, *batch.shape[1:]).swapaxes(0, 1)
-    return spread(apart.reshape(parts, -1, *batch.shape[1:]), batch, axis=1)
+    apart = batch.reshape(devices, microbatches, -1, *batch.shape[1:]).swapaxes(0, 1)
+    return shard_like(apart.reshape(microbatches, -1, *batch.shape[1:]), batch, axis=1)
 
 
-def in_one(apart: Shaped[Array, "parts m ..."], like: Array) -> Shaped[Array, "b ..."]:
-    """The rows of the parts in the order of the batch that they were made of, which `like` is."""
+def merge_microbatches(apart: Shaped[Array, "microbatches m ..."], like: Array) -> Shaped[Array, "b ..."]:
+    """Merge microbatches into rows in the order of the batch `like` that they were split from."""
     mesh = mesh_of(like)
     devices = mesh.size if mesh else 1
     batch = apart.reshape(len(apart), devices, -1, *apart.shape[2:]).swapaxes(0, 1)
-    return spread(batch.reshape(-1, *apart.shape[2:]), like)
+    return shard_like(batch.reshape(-1, *apart.shape[2:]), like)

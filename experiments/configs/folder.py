@@ -12,7 +12,13 @@ from ml_collections import ConfigDict
 
 from experiments.configs import base, photos
 
-DRAWN = {"augment": "crop", "least_area": 0.6, "flip": False, "colour": 0.5, "zoom": 1.0}
+DRAWN = {
+    "augment": "crop",
+    "min_crop_area": 0.6,
+    "flip": False,
+    "color_jitter": 0.5,
+    "resize_crop_ratio": 1.0,
+}
 """Most of an image is seen, the right way round; colours say little, as where drawings differ in style."""
 
 
@@ -24,14 +30,14 @@ def get_config(variant: str = "tuned") -> ConfigDict:
     if variant == "tuned":
         config = base.get_config(variant)
         config.data.update(name="folder", image_size=64, **DRAWN)
-        config.optimizer.unit_factor = 0.03  # where classes are small, a slower score mined better
+        config.optimizer.pddm_lr_multiplier = 0.03  # where classes are small, a slower score mined better
         config.train.steps = 1500  # under ten minutes on two slow cores
         return config
     config = photos.get_config(variant, "folder")
     if variant == "lite0":
-        config.data.update(image_size=128, validation=0.0, workers=0, **DRAWN)
-        config.data.colour = 0.3
+        config.data.update(image_size=128, val_class_fraction=0.0, workers=0, **DRAWN)
+        config.data.color_jitter = 0.3
         config.network.embedding_dim = 512
-        config.optimizer.update(warmup=50, backbone_factor=0.2, unit_factor=0.03)
+        config.optimizer.update(warmup=50, backbone_lr_multiplier=0.2, pddm_lr_multiplier=0.03)
         config.train.update(steps=400, eval_every=200, checkpoint_every=100)
     return config

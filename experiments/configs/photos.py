@@ -21,18 +21,18 @@ def get_config(variant: str, dataset: str) -> ConfigDict:
     those here are this project's.
     """
     config = base.get_config(variant, VARIANTS)
-    config.data.update(name=dataset, image_size=224, augment="crop", validation=0.1, workers=4)
+    config.data.update(name=dataset, image_size=224, augment="crop", val_class_fraction=0.1, workers=4)
     config.network.update(
         name={"lite0": "efficientnet_lite0", "resnet50": "resnet50"}.get(variant, "googlenet"),
-        freeze_statistics=True,
+        freeze_batch_stats=True,
     )
-    config.optimizer.backbone_factor = 0.1
+    config.optimizer.backbone_lr_multiplier = 0.1
     config.train.update(steps=3000, eval_every=500, nmi=True)
     if variant == "lite0":
         config.network.pretrained = LITE0
     if variant == "paper":
         config.network.update(embedding_dim=0, unit_dim=1024)
         config.optimizer.update(
-            name="sgd", learning_rate=1e-2, weight_decay=5e-4, schedule="constant", unit_factor=1.0
+            name="sgd", learning_rate=1e-2, weight_decay=5e-4, schedule="constant", pddm_lr_multiplier=1.0
         )
     return config

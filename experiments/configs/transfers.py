@@ -38,7 +38,7 @@ def imagenet(variant: str, variants: Sequence[str] = IMAGENET) -> ConfigDict:
     1,024 images a step; "pod", for a slice of a TPU pod, AlexNet in bfloat16, 8,192 images on all chips
     together. None has been trained with; steps of "gpu" were run on one (docs/performance.md). More images
     a step are twice, and four times, as many in all; where a step is too much for a chip's memory,
-    `network.parts` takes its images through the backbone in parts.
+    `network.microbatches` takes its images through the backbone in parts.
     """
     config = get_config(variant, variants)
     config.data.update(name="imagenet2010", image_size=224, augment="crop", workers=8)

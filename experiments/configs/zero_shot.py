@@ -21,7 +21,7 @@ def get_config(variant: str = "glyphs") -> ConfigDict:
     """Variants: "glyphs", half of the characters seen; "ilsvrc2010", 800 classes seen and 200 not.
 
     For ILSVRC 2010 the paper reports Hit@5 48.2. Not known of it, and so fields here, are which 200 classes
-    were unseen (`data.unseen`: drawn by seed, or the file of their ids), what described the classes
+    were unseen (`data.test_classes`: drawn by seed, or the file of their ids), what described the classes
     (`zero_shot.descriptions`), how images were given to them (all three ways are measured), and how the
     network was trained. It begins at random weights: published ones have seen all 1,000 classes.
     """
@@ -45,7 +45,7 @@ def get_config(variant: str = "glyphs") -> ConfigDict:
         config.train.update(steps=1000, eval_every=500)
     else:
         config.data.update(name="imagenet2010", image_size=224, augment="crop", workers=4)
-        config.data.update(unseen="200", seen_test=0.05, classes_per_batch=64)
+        config.data.update(test_classes="200", seen_test=0.05, classes_per_batch=64)
         config.network.update(name="alexnet", embedding_dim=512, unit_dim=512)
         config.train.update(steps=100_000, eval_every=10_000, checkpoint_every=1_000, log_every=100)
         config.zero_shot.published = "Hit@5 48.2 (Huang, Loy, Tang, NIPS 2016)"

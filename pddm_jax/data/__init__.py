@@ -63,38 +63,42 @@ def load(
     seed: int,
     crop: str = "none",
     on_error: str = "stop",
-    unseen: str | None = None,
+    test_classes: str | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Split:
     """The data set of a name in `DATASETS`.
 
     Args:
-        name: of the data set; with `unseen`, one of `CLOSED_SETS` too, as `prepare` wrote it.
+        name: of the data set; with `test_classes`, one of `CLOSED_SETS` too, as `prepare` wrote it.
         root: its folder; glyphs and fashion_mnist have places of their own, see their modules.
         image_size: side in pixels of glyphs and fashion_mnist; images on disk keep their own.
         seed: of the split, where it is drawn.
         crop: "none", whole images; or "bbox", cut to the annotated boxes.
         on_error: what an image does that cannot be read: "stop", or "skip". One that was skipped when
             records were written is left out either way, and counted in the split's rule.
-        unseen: other test classes than the set's own, of images on disk: see `protocols.by_class`.
+        test_classes: other test classes than the set's own, of images on disk: see `protocols.by_class`.
         max_pixels: width times height above which an image on disk is not read.
 
     Raises:
         FileNotFoundError: the data is not there.
         ValueError: it is corrupt, or not the whole data set; or an argument is wrong.
     """
-    check_choice("data.name", name, DATASETS if unseen is None else (*DATASETS, *by_name.LISTED))
+    check_choice("data.name", name, DATASETS if test_classes is None else (*DATASETS, *by_name.LISTED))
     check_choice("data.crop", crop, ("none", "bbox"))
     check_choice("data.on_error", on_error, ("stop", "skip"))
     if name in IN_MEMORY:
         if crop != "none":
             raise ValueError(f'data.crop must be "none" for {name}, which has no boxes')
-        if unseen is not None:
-            raise ValueError(f"data.unseen does not apply to {name}, which has test classes of its own")
+        if test_classes is not None:
+            raise ValueError(
+                f"data.test_classes does not apply to {name}, which has test classes of its own"
+            )
         return IN_MEMORY[name](root, image_size, seed)
     source = _limited(by_name.find(name, _given(root, name), skip=on_error == "skip"), max_pixels)
     source = cropped(source) if crop == "bbox" else source
-    split = protocols.by_class(source, unseen, seed) if unseen else PROTOCOLS[name](source, seed)
+    split = (
+        protocols.by_class(source, test_classes, seed) if test_classes else PROTOCOLS[name](source, seed)
+    )
     split = _readable(_told(split, source), on_error == "skip")
     _warn([small_classes(part, of) for part, of in ((split.train, "training"), (split.test, "test"))])
     return split

@@ -99,12 +99,12 @@ def folder(source: Source, seed: int) -> Split:
     return split_half(Images(source.images, source.labels, source.class_names), seed)
 
 
-def by_class(source: Source, unseen: str, seed: int) -> Split:
+def by_class(source: Source, test_classes: str, seed: int) -> Split:
     """Other test classes than a data set's own.
 
     Args:
         source: all of its images, whatever part of it they are in.
-        unseen: how many classes are for test, drawn by seed; or the file of their names, one a line.
+        test_classes: how many classes are for test, drawn by seed; or the file of their names, one a line.
         seed: of the classes.
 
     Raises:
@@ -113,20 +113,22 @@ def by_class(source: Source, unseen: str, seed: int) -> Split:
     """
     data = Images(source.images, source.labels, source.class_names)
     labels = np.unique(data.labels)
-    if unseen.isdecimal():
-        test = stream(seed, SPLIT).permutation(labels)[: int(unseen)]
+    if test_classes.isdecimal():
+        test = stream(seed, SPLIT).permutation(labels)[: int(test_classes)]
         rule = f"by seed {seed}"
     else:
-        names = [line for _, line in read_lines(Path(unseen).expanduser())]
+        names = [line for _, line in read_lines(Path(test_classes).expanduser())]
         known = {data.class_names[label]: label for label in labels.tolist()}
         for name in names:
             if name not in known or names.count(name) > 1:
                 told = "has no image" if name not in known else "stands there twice"
-                raise ValueError(f"data.unseen: {name!r} of {unseen} {told}")
+                raise ValueError(f"data.test_classes: {name!r} of {test_classes} {told}")
         test = np.array([known[name] for name in names], labels.dtype)
-        rule = f"those of {unseen}"
+        rule = f"those of {test_classes}"
     if not 0 < len(test) < len(labels):
-        raise ValueError(f"data.unseen: {unseen} keeps {len(test)} of {len(labels)} classes for test")
+        raise ValueError(
+            f"data.test_classes: {test_classes} keeps {len(test)} of {len(labels)} classes for test"
+        )
     rule = f"{len(test)} of {len(labels)} classes for test, {rule}; the others for training"
     return Split(of_classes(data, np.setdiff1d(labels, test)), of_classes(data, test), rule)
 

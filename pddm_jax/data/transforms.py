@@ -16,7 +16,7 @@ from pddm_jax.checks import check_choice
 
 cv2.setNumThreads(1)
 
-AUGMENT = {"shift": ("shift",), "crop": ("least_area", "flip", "zoom", "colour")}
+AUGMENT = {"shift": ("shift",), "crop": ("min_crop_area", "flip", "resize_crop_ratio", "color_jitter")}
 """What can be done to an image, and the fields that say how; see `make_transform`."""
 
 Pixels = UInt8[np.ndarray, "h w c"]
@@ -51,28 +51,28 @@ def resized(image: Pixels, box: Box, size: int) -> Pixels:
     return part.reshape(size, size, -1)
 
 
-def centre(height: int, width: int, share: float) -> Box:
+def center(height: int, width: int, share: float) -> Box:
     """The box of a square in the middle, with this share of the shorter side."""
     side = max(1, round(min(height, width) * share))
     left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side
 
 
-def random_box(height: int, width: int, least_area: float, rng: np.random.Generator) -> Box:
-    """A box of a random share of the area, `least_area` to 1, and a random aspect, 3:4 to 4:3.
+def random_box(height: int, width: int, min_crop_area: float, rng: np.random.Generator) -> Box:
+    """A box of a random share of the area, `min_crop_area` to 1, and a random aspect, 3:4 to 4:3.
 
     Where ten draws do not fit into the image, the middle square is taken.
 
     Source: Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, section 6.
     """
     for _ in range(10):
-        area = height * width * rng.uniform(least_area, 1)
+        area = height * width * rng.uniform(min_crop_area, 1)
         aspect = math.exp(rng.uniform(-math.log(4 / 3), math.log(4 / 3)))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
             left, top = rng.integers([width - w, height - h], endpoint=True).tolist()
             return left, top, left + w, top + h
-    return centre(height, width, 1.0)
+    return center(height, width, 1.0)
 
 
 def _shift(shift: int, image: Pixels, rng: np.random.Generator) -> Pixels:
@@ -84,44 +84,50 @@ def _as_it_is(image: Pixels) -> Pixels:
     return image
 
 
-def recoloured(image: Pixels, colour: float, rng: np.random.Generator) -> Pixels:
+def jittered(image: Pixels, color_jitter: float, rng: np.random.Generator) -> Pixels:
     """The image at another saturation, and each channel at another brightness.
 
-    Both are multiplied by random factors of 1 - colour to 1 + colour; values stay within 0 to 255.
+    Both are multiplied by random factors of 1 - color_jitter to 1 + color_jitter, and clipped to 0 to 255.
     """
     channels = image.shape[-1]
-    saturation, *brightness = rng.uniform(1 - colour, 1 + colour, 1 + channels)
+    saturation, *brightness = rng.uniform(1 - color_jitter, 1 + color_jitter, 1 + channels)
     mixed = saturation * np.eye(channels) + (1 - saturation) / channels  # its own value, and the grey one
     return cv2.transform(image, np.array(brightness)[:, None] * mixed).reshape(image.shape)
 
 
 def _crop(
-    size: int, least_area: float, flip: bool, colour: float, image: Pixels, rng: np.random.Generator
+    size: int,
+    min_crop_area: float,
+    flip: bool,
+    color_jitter: float,
+    image: Pixels,
+    rng: np.random.Generator,
 ) -> Pixels:
-    image = resized(image, random_box(image.shape[0], image.shape[1], least_area, rng), size)
+    image = resized(image, random_box(image.shape[0], image.shape[1], min_crop_area, rng), size)
     if flip and rng.random() < 0.5:
         image = cv2.flip(image, 1).reshape(image.shape)
-    return recoloured(image, colour, rng) if colour else image
+    return jittered(image, color_jitter, rng) if color_jitter else image
 
 
-def _centre_crop(size: int, zoom: float, image: Pixels) -> Pixels:
-    return resized(image, centre(image.shape[0], image.shape[1], 1 / zoom), size)
+def _center_crop(size: int, resize_crop_ratio: float, image: Pixels) -> Pixels:
+    return resized(image, center(image.shape[0], image.shape[1], 1 / resize_crop_ratio), size)
 
 
 def make_transform(
     augment: str,
     image_size: int | None,
     shift: int,
-    least_area: float,
+    min_crop_area: float,
     flip: bool,
-    zoom: float,
-    colour: float,
+    resize_crop_ratio: float,
+    color_jitter: float,
 ) -> Transform:
     """The transform of a name.
 
     - "shift": for images of one size: moved by up to `shift` pixels in x and y; as they are for test.
     - "crop": for images of any size: a random box, resized to `image_size`, flipped every second time
-      where `flip`, and `recoloured`; for test the middle square, of 1 / zoom of the shorter side.
+      where `flip`, and `jittered`; for test the middle square, of
+      1 / resize_crop_ratio of the shorter side.
 
     Raises:
         ValueError: the name is unknown, or a number is out of its range.
@@ -133,12 +139,14 @@ def make_transform(
         return Transform(partial(_shift, shift), _as_it_is)
     if image_size is None or image_size < 1:
         raise ValueError(f'data.image_size must be given for data.augment="crop", got {image_size}')
-    if not 0 < least_area <= 1 or not 1 <= zoom < math.inf:
+    if not 0 < min_crop_area <= 1 or not 1 <= resize_crop_ratio < math.inf:
         raise ValueError(
-            f"data.least_area must lie in 0 to 1 and data.zoom not below 1, got {least_area} and {zoom}"
+            "data.min_crop_area must lie in 0 to 1 and data.resize_crop_ratio not below 1, "
+            f"got {min_crop_area} and {resize_crop_ratio}"
         )
-    if not 0 <= colour <= 1:
-        raise ValueError(f"data.colour must lie in 0 to 1, got {colour}")
+    if not 0 <= color_jitter <= 1:
+        raise ValueError(f"data.color_jitter must lie in 0 to 1, got {color_jitter}")
     return Transform(
-        partial(_crop, image_size, least_area, flip, colour), partial(_centre_crop, image_size, zoom)
+        partial(_crop, image_size, min_crop_area, flip, color_jitter),
+        partial(_center_crop, image_size, resize_crop_ratio),
     )

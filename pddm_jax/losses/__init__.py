@@ -33,7 +33,7 @@ from pddm_jax.numerics import (
     nan_unless_finite,
     rescaled,
 )
-from pddm_jax.sharding import spread
+from pddm_jax.sharding import shard_like
 from pddm_jax.types import AnyArray, Scalar
 
 TRIPLET_MINING = ("all", "semihard", "hard")
@@ -43,7 +43,7 @@ def _classes(embeddings: AnyArray, labels: object) -> tuple[Array, Array]:
     """The checked embeddings, and [b, b]: is it one class?"""
     x = as_matrix("embeddings", embeddings)
     codes = jnp.asarray(as_labels("labels", labels, len(x)))
-    return x, spread(codes, like=x)[:, None] == codes
+    return x, shard_like(codes, like=x)[:, None] == codes
 
 
 def _positive_and_negative(same: Bool[Array, "b b"]) -> tuple[Bool[Array, "b b"], Bool[Array, "b b"]]:
@@ -236,7 +236,7 @@ def _multi_similarity(
     x: Array, same: Array, alpha: Array, beta: Array, base: Array, margin: Array
 ) -> Array:
     positive, negative = _positive_and_negative(same)
-    similarity = jnp.matmul(spread(x, like=x), x.T, precision="highest")
+    similarity = jnp.matmul(shard_like(x, like=x), x.T, precision="highest")
     lowest = jnp.min(jnp.where(positive, similarity, jnp.inf), axis=1, keepdims=True, initial=jnp.inf)
     highest = jnp.max(jnp.where(negative, similarity, -jnp.inf), axis=1, keepdims=True, initial=-jnp.inf)
 
@@ -298,7 +298,7 @@ def _as_numbers(classes: Int[AnyArray, " b"], length: int) -> Int[AnyArray, " b"
 @jax.jit
 def _softmax(w: Array, x: Array, y: Array, temperature: Array) -> Array:
 
-    x, y = spread((x, y), like=x)
+    x, y = shard_like((x, y), like=x)
     known = (y >= 0) & (y < w.shape[1])
     if not w.shape[1] or not len(x):
         return nan_unless_finite(jnp.zeros((), jnp.float32), w, x, temperature, fine=jnp.all(known))

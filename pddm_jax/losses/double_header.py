@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from pddm_jax.checks import as_matrix, as_scalars
 from pddm_jax.numerics import all_finite, masked_mean, nan_unless_finite, squared_distances
 from pddm_jax.pddm.scoring import as_unit, check_unit, pair_scores
-from pddm_jax.sharding import spread
+from pddm_jax.sharding import shard_like
 from pddm_jax.types import AnyArray, Params, Quadruplets, Scalar
 
 
@@ -28,7 +28,7 @@ def hinge_means(
     Without params there is no score, and E_m is 0. With one head the hinges of j's negative are left
     out: the triplet form. Quadruplets are shared out over the devices that x lies on.
     """
-    *indices, valid = spread(mined, like=x)
+    *indices, valid = shard_like(mined, like=x)
     known = jnp.stack([(index >= 0) & (index < len(x)) for index in indices])
     fine = jnp.all(known | ~valid)
     if not len(x):

@@ -59,8 +59,8 @@ def make_objective(
         )
     for field in fields:
         check_choice(f"a field of objective {name!r}", field, objective.defaults | beside)
-        if field == "per":
-            check_choice("objective.per", fields[field], SCOPES)
+        if field == "mining_scope":
+            check_choice("objective.mining_scope", fields[field], SCOPES)
         elif field == "dtype":
             check_choice("objective.dtype", fields[field], DTYPES)
         elif not np.isfinite(as_scalar(f"objective.{field}", fields[field])):
@@ -85,9 +85,9 @@ def has_classifier(fields: Mapping[str, Any]) -> bool:
     return _SOFTMAX.keys() <= fields.keys()
 
 
-def _size(per: str, pairs: int | None) -> int | None:
+def _size(mining_scope: str, pairs: int | None) -> int | None:
     """The slots of mining: the number of positive pairs is theirs in the scope "positive" only."""
-    return pairs if per == "positive" else None
+    return pairs if mining_scope == "positive" else None
 
 
 def _pddm(
@@ -96,7 +96,7 @@ def _pddm(
     labels: Int[Array, " b"],
     pairs: int | None,
     *,
-    per: str,
+    mining_scope: str,
     alpha: float,
     beta: float,
     weight: float,
@@ -106,7 +106,7 @@ def _pddm(
     """Quadruplets mined by PDDM score; the hinges of i's negative alone (one head), or of j's too."""
     x = as_matrix("embeddings", x, check_unit(params["unit"]))
     unit, labels = as_unit(params["unit"]), jnp.asarray(as_labels("labels", labels, len(x)))
-    mined, _ = mine_fused(unit, x, labels, per, _size(per, pairs), dtype)
+    mined, _ = mine_fused(unit, x, labels, mining_scope, _size(mining_scope, pairs), dtype)
     margins = as_scalar("alpha", alpha), as_scalar("beta", beta)
     metric, embedding = hinge_means(unit, x, mined, *margins, heads)
     logs = {"loss_metric": metric, "loss_embedding": embedding, **_counted(mined)}
@@ -119,14 +119,14 @@ def _quadruplet(
     labels: Int[Array, " b"],
     pairs: int | None,
     *,
-    per: str,
+    mining_scope: str,
     beta: float,
 ) -> tuple[Array, Logs]:
     """Quadruplets mined by Euclidean distance; the hinges of distances."""
     del params
     x = as_matrix("embeddings", x)
     labels = jnp.asarray(as_labels("labels", labels, len(x)))
-    mined = mine_by_distance(x, labels, per, _size(per, pairs))
+    mined = mine_by_distance(x, labels, mining_scope, _size(mining_scope, pairs))
     return hinge_means(None, x, mined, 0.0, as_scalar("beta", beta))[1], _counted(mined)
 
 
@@ -154,12 +154,12 @@ def _plain(loss: Callable[..., Array], **fixed: str) -> Callable[..., tuple[Arra
 
 
 _SOFTMAX = {"temperature": 0.05}
-_PDDM = {"per": "positive", "alpha": 0.5, "beta": 1.0, "weight": 1.0, "dtype": "float32"}
+_PDDM = {"mining_scope": "positive", "alpha": 0.5, "beta": 1.0, "weight": 1.0, "dtype": "float32"}
 
 OBJECTIVES = {
     "pddm": Objective(partial(_pddm, heads=2), _PDDM, learns_score=True),
     "pddm_triplet": Objective(partial(_pddm, heads=1), _PDDM, learns_score=True),
-    "quadruplet": Objective(_quadruplet, {"per": "positive", "beta": 1.0}),
+    "quadruplet": Objective(_quadruplet, {"mining_scope": "positive", "beta": 1.0}),
     "triplet": Objective(_plain(losses.triplet_loss, mining="all"), {"margin": 0.2}),
     "triplet_semihard": Objective(_plain(losses.triplet_loss, mining="semihard"), {"margin": 0.2}),
     "triplet_hard": Objective(_plain(losses.triplet_loss, mining="hard"), {"margin": 0.2}),

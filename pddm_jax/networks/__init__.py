@@ -17,7 +17,7 @@ from pddm_jax.networks.googlenet import GoogLeNet
 from pddm_jax.networks.resnet import ResNet50
 from pddm_jax.networks.small_cnn import SmallCNN
 from pddm_jax.numerics import l2_normalize
-from pddm_jax.sharding import in_one, in_parts
+from pddm_jax.sharding import merge_microbatches, split_microbatches
 from pddm_jax.types import DTYPES
 
 
@@ -50,10 +50,10 @@ class EmbeddingNetwork(nn.Module):
         embedding_dim: width of the embedding; 0 = the features themselves, without the two layers.
         mean: of the bytes of an image, per channel; a grey image is given as many channels.
         std: their deviation.
-        freeze_statistics: whether the backbone's own batch normalisations keep their statistics.
+        freeze_batch_stats: whether the backbone's own batch normalisations keep their statistics.
         dtype: what the backbone computes in, "float32" or "bfloat16"; its parameters, its statistics, and
             all that comes after it stay float32.
-        parts: of a batch, which the backbone takes one after another in training: memory for one of them.
+        microbatches: parts of a batch that the backbone takes one after another in training.
             Its own batch normalisations see a part, and their running statistics go on from part to part;
             all that comes after the backbone sees the whole batch.
     """
@@ -62,18 +62,18 @@ class EmbeddingNetwork(nn.Module):
     embedding_dim: int
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (255.0,)
-    freeze_statistics: bool = False
+    freeze_batch_stats: bool = False
     dtype: str = "float32"
-    parts: int = 1
+    microbatches: int = 1
 
     @nn.compact
     def __call__(self, images: UInt8[Array, "b h w c"], train: bool = False) -> Float[Array, "b d"]:
         """Embeddings [b, d]; with `train`, by the statistics of this batch.
 
         Raises:
-            ValueError: in training, the batch does not divide over its devices, times parts.
+            ValueError: in training, the batch does not divide over its devices, times microbatches.
         """
-        whole = not train or self.parts == 1 or self.is_initializing()
+        whole = not train or self.microbatches == 1 or self.is_initializing()
         features = self.features(images, train) if whole else self.features_of_parts(images)
         if not self.embedding_dim:
             return l2_normalize(features)
@@ -86,7 +86,7 @@ class EmbeddingNetwork(nn.Module):
     def features(self, images: UInt8[Array, "b h w c"], train: bool) -> Float[Array, "b f"]:
         """Of the backbone, which sees its parameters and the images in `dtype`."""
         x = (images.astype(jnp.float32) - jnp.array(self.mean)) / jnp.array(self.std)
-        train = train and not self.freeze_statistics
+        train = train and not self.freeze_batch_stats
         if self.dtype == "float32" or self.is_initializing():
             return self.backbone(x, train=train)
 
@@ -107,34 +107,34 @@ class EmbeddingNetwork(nn.Module):
         # The second time is in another loop, so that XLA cannot take it for the first and keep that.
         again = nn.remat(of_part, prevent_cse=False)
         scan = nn.scan(again, variable_broadcast="params", variable_carry="batch_stats")
-        _, features = scan(self, None, in_parts(images, self.parts))
-        return in_one(features, images)
+        _, features = scan(self, None, split_microbatches(images, self.microbatches))
+        return merge_microbatches(features, images)
 
 
 def make_network(
     name: str,
     embedding_dim: int,
-    freeze_statistics: bool = False,
+    freeze_batch_stats: bool = False,
     dtype: str = "float32",
     remat: bool = False,
-    parts: int = 1,
+    microbatches: int = 1,
 ) -> EmbeddingNetwork:
     """The network of a name in `NETWORKS`, with an embedding of the given width; see `EmbeddingNetwork`.
 
     With `remat` the backbone keeps for its gradient only what goes into each of its blocks, and computes
-    the inside of a block once more when its turn comes. With more than one of `parts` it keeps the images
+    the inside of a block once more when its turn comes. With `microbatches` above 1 it keeps the images
     alone, and computes a part of the batch once more when its turn comes.
 
     Raises:
         ValueError: no network has this name, embedding_dim is below 0, dtype is not one of the two, the
-            network has no blocks to be rematerialised, or parts is not positive.
+            network has no blocks to be rematerialised, or microbatches is not positive.
     """
     check_choice("network.name", name, NETWORKS)
     check_choice("network.dtype", dtype, DTYPES)
     if embedding_dim < 0:
         raise ValueError(f"network.embedding_dim must not be below 0, got {embedding_dim}")
-    if parts < 1:
-        raise ValueError(f"network.parts must be a positive number, got {parts}")
+    if microbatches < 1:
+        raise ValueError(f"network.microbatches must be a positive number, got {microbatches}")
     backbone = NETWORKS[name]
     made = backbone.make()
     if remat:
@@ -142,5 +142,5 @@ def make_network(
         check_choice("network.name, with network.remat,", name, of_blocks)
         made = made.clone(remat=True)
     return EmbeddingNetwork(
-        made, embedding_dim, backbone.mean, backbone.std, freeze_statistics, dtype, parts
+        made, embedding_dim, backbone.mean, backbone.std, freeze_batch_stats, dtype, microbatches
     )

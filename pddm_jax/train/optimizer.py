@@ -17,15 +17,15 @@ def make_optimizer(
     schedule: str,
     clip_norm: float,
     warmup: int,
-    unit_factor: float,
-    backbone_factor: float,
+    pddm_lr_multiplier: float,
+    backbone_lr_multiplier: float,
     steps: int,
 ) -> optax.GradientTransformation:
-    """The optimiser: clipping by global norm, weight decay on kernels only, a schedule over `steps`.
+    """The optimizer: clipping by global norm, weight decay on kernels only, a schedule over `steps`.
 
-    The rate rises over the first `warmup` steps. The PDDM unit learns at `unit_factor` times the rate,
-    below 1, so that the score does not forget distance before the embedding is worth more; the
-    network's backbone at `backbone_factor` times the rate, below 1 where it is pretrained.
+    The rate rises over the first `warmup` steps. The PDDM unit learns at `pddm_lr_multiplier` times the
+    rate, below 1, so that the score does not forget distance before the embedding is worth more; the
+    network's backbone at `backbone_lr_multiplier` times the rate, below 1 where it is pretrained.
 
     Raises:
         ValueError: the name or the schedule is unknown.
@@ -59,7 +59,7 @@ def make_optimizer(
     def factor(path: tuple[jax.tree_util.DictKey, ...]) -> float:
         names = tuple(key.key for key in path)
         if names[:1] == ("unit",):
-            return unit_factor
-        return backbone_factor if names[:2] == ("network", "backbone") else 1.0
+            return pddm_lr_multiplier
+        return backbone_lr_multiplier if names[:2] == ("network", "backbone") else 1.0
 
     return optax.chain(optax.clip_by_global_norm(clip_norm), descent, optax.stateless(by_part))

@@ -14,12 +14,13 @@ from pddm_jax.system.console import tell
 from pddm_jax.system.digests import digest_of
 from pddm_jax.system.files import read_sealed
 from pddm_jax.train.checkpoint_files import restore_chosen
+from pddm_jax.train.old_fields import with_new_names
 from pddm_jax.train.optimizer import make_optimizer
 from pddm_jax.train.state import TrainState, init_state
 
 Config = Mapping[str, Any]
 
-NETWORK = ("name", "embedding_dim", "freeze_statistics", "dtype", "remat", "parts")
+NETWORK = ("name", "embedding_dim", "freeze_batch_stats", "dtype", "remat", "microbatches")
 """Fields of `network` that make it; the others are of the unit and of the first weights."""
 
 COUNT, NUMBER, TEXT, FLAG, WORD = (int,), (int, float), (str,), (bool,), (str, type(None))
@@ -32,15 +33,18 @@ KINDS: Mapping[str, tuple[type, ...]] = {
     "image_shape": (list,),
     "objective.name": TEXT,
     **{f"train.{name}": COUNT for name in ("steps", "log_every", "eval_every", "checkpoint_every")},
-    **{f"network.{name}": COUNT for name in ("embedding_dim", "unit_dim", "parts")},
+    **{f"network.{name}": COUNT for name in ("embedding_dim", "unit_dim", "microbatches")},
     **{f"network.{name}": TEXT for name in ("name", "dtype")},
-    **{f"network.{name}": FLAG for name in ("freeze_statistics", "remat")},
+    **{f"network.{name}": FLAG for name in ("freeze_batch_stats", "remat")},
     **{f"optimizer.{name}": TEXT for name in ("name", "schedule")},
     **{f"optimizer.{name}": NUMBER for name in ("learning_rate", "weight_decay", "clip_norm", "warmup")},
-    **{f"optimizer.{name}": NUMBER for name in ("unit_factor", "backbone_factor")},
+    **{f"optimizer.{name}": NUMBER for name in ("pddm_lr_multiplier", "backbone_lr_multiplier")},
     **{f"data.{name}": TEXT for name in ("name", "crop", "on_error", "augment")},
-    **{f"data.{name}": WORD for name in ("root", "unseen", "classes", "ground_truth")},
-    **{f"data.{name}": NUMBER for name in ("validation", "least_area", "colour", "zoom")},
+    **{f"data.{name}": WORD for name in ("root", "test_classes", "classes", "ground_truth")},
+    **{
+        f"data.{name}": NUMBER
+        for name in ("val_class_fraction", "min_crop_area", "color_jitter", "resize_crop_ratio")
+    },
     "data.shift": COUNT,
     "data.flip": FLAG,
     "data.image_size": (int, type(None)),
@@ -54,7 +58,7 @@ GROUPS = ("data", "network", "objective", "optimizer", "train")
 """Groups of fields that every config has."""
 
 REQUIRED = (
-    *("seed", "image_shape", "data.name", "data.image_size", "data.augment", "data.validation"),
+    *("seed", "image_shape", "data.name", "data.image_size", "data.augment", "data.val_class_fraction"),
     *(f"network.{name}" for name in (*NETWORK, "unit_dim")),
     *("objective.name", "optimizer.schedule", "optimizer.learning_rate"),
     *(f"train.{name}" for name in ("steps", "log_every", "eval_every", "checkpoint_every")),
@@ -79,7 +83,7 @@ def read_config(workdir: Path) -> Config:
     path = workdir / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{workdir} holds no run: it has no config.json")
-    config = read_sealed(path, REWRITE)
+    config = with_new_names(read_sealed(path, REWRITE))
     groups = [name for name in GROUPS if not isinstance(config.get(name), dict)]
     if groups:
         raise ValueError(f"{path} is damaged: it has no fields {', '.join(groups)}; {REWRITE}")
@@ -159,7 +163,7 @@ def load(workdir: Path, config: Config, image_shape: tuple[int, ...], mesh: Mesh
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         path, told = workdir / "config.json", " ".join(str(error).split())
         raise ValueError(f"{path} is damaged, no network can be made from it: {told}; {REWRITE}") from error
-    scored = bool(config["data"]["validation"])
+    scored = bool(config["data"]["val_class_fraction"])
     state, told = restore_chosen(workdir / "checkpoints", fresh, scored)
     if (workdir / "results.json").exists():
         _check_reported(workdir, state, told)

@@ -22,7 +22,7 @@ from pddm_jax.data import (
     ordered_batches,
     train_batches,
 )
-from pddm_jax.data.transforms import centre, random_box, recoloured, resized, shifted
+from pddm_jax.data.transforms import center, jittered, random_box, resized, shifted
 
 # ---------------------------------------------------------------------------------------------- glyphs
 
@@ -559,8 +559,8 @@ def test_ordered_batches_hold_all_images_in_order(n, count):
 
 @given(st.integers(1, 40), st.integers(1, 40), st.floats(0.05, 1), st.integers(0, 2**32))
 @settings(deadline=None, derandomize=True, max_examples=300)
-def test_a_random_box_lies_within_the_image(height, width, least_area, seed):
-    left, top, right, bottom = random_box(height, width, least_area, np.random.default_rng(seed))
+def test_a_random_box_lies_within_the_image(height, width, min_crop_area, seed):
+    left, top, right, bottom = random_box(height, width, min_crop_area, np.random.default_rng(seed))
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height
 
@@ -580,8 +580,8 @@ def test_random_boxes_have_the_areas_and_aspects_that_are_asked_for():
 
 def test_an_image_too_narrow_for_any_box_gives_its_middle():
     assert random_box(10, 1000, 1.0, np.random.default_rng(0)) == (495, 0, 505, 10)
-    assert centre(20, 10, 0.5) == (2, 7, 7, 12)
-    assert centre(3, 1000, 0.1) == (499, 1, 500, 2)
+    assert center(20, 10, 0.5) == (2, 7, 7, 12)
+    assert center(3, 1000, 0.1) == (499, 1, 500, 2)
 
 
 def bilinear(image: np.ndarray, size: int) -> np.ndarray:
@@ -621,7 +621,7 @@ def test_colours_change_by_the_factors_that_were_drawn():
     image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     for seed in range(20):
         saturation, *gains = np.random.default_rng(seed).uniform(0.6, 1.4, 4)
-        found = recoloured(image, 0.4, np.random.default_rng(seed))
+        found = jittered(image, 0.4, np.random.default_rng(seed))
         for y in range(5):
             for x in range(7):
                 grey = sum(float(value) for value in image[y, x]) / 3
@@ -631,7 +631,7 @@ def test_colours_change_by_the_factors_that_were_drawn():
     grey_image, rng = image[..., :1], np.random.default_rng(3)
     gain = np.random.default_rng(3).uniform(0.6, 1.4, 2)[1]
     np.testing.assert_allclose(
-        recoloured(grey_image, 0.4, rng), np.minimum(gain * grey_image.astype(float), 255), atol=1
+        jittered(grey_image, 0.4, rng), np.minimum(gain * grey_image.astype(float), 255), atol=1
     )
     crop = make_transform("crop", 6, 0, 1.0, False, 1.0, 0.4)
     seen = {crop.train(image, np.random.default_rng(seed)).tobytes() for seed in range(5)}
@@ -662,9 +662,9 @@ def test_training_crops_flip_every_second_image_and_test_crops_none():
         (("turn", 32, 0, 1.0, True, 1.0, 0.0), r"data\.augment.*'crop', 'shift'.*'turn'"),
         (("shift", 32, -1, 1.0, True, 1.0, 0.0), r"data\.shift.*-1"),
         (("crop", None, 0, 1.0, True, 1.0, 0.0), r"data\.image_size"),
-        (("crop", 32, 0, 0.0, True, 1.0, 0.0), r"data\.least_area"),
-        (("crop", 32, 0, 1.0, True, 1.0, 1.5), r"data\.colour.*1\.5"),
-        (("crop", 32, 0, 0.5, True, 0.5, 0.0), r"data\.zoom"),
+        (("crop", 32, 0, 0.0, True, 1.0, 0.0), r"data\.min_crop_area"),
+        (("crop", 32, 0, 1.0, True, 1.0, 1.5), r"data\.color_jitter.*1\.5"),
+        (("crop", 32, 0, 0.5, True, 0.5, 0.0), r"data\.resize_crop_ratio"),
     ],
 )
 def test_transforms_that_cannot_be_are_refused(arguments, message):
@@ -682,7 +682,7 @@ def test_classes_that_are_held_out_are_a_share_of_all_and_disjoint():
         np.testing.assert_array_equal(part.labels, LABELS[part.images.max(axis=(1, 2, 3)).astype(int) - 1])
     assert {*hold_out(NUMBERED_NAMED, 0.3, seed=2)[1].labels} != {*held.labels}
     for share in (0.01, 0.99):
-        with pytest.raises(ValueError, match=r"data\.validation"):
+        with pytest.raises(ValueError, match=r"data\.val_class_fraction"):
             hold_out(NUMBERED_NAMED, share, seed=1)
 
 

@@ -576,13 +576,13 @@ def test_other_test_classes_are_drawn_by_seed_or_read_from_a_file(tmp_path):
 def test_test_classes_that_make_no_split_are_told(content, words, tmp_path):
     (tmp_path / "unseen").write_text(str(content), encoding="utf-8")
     unseen = content if isinstance(content, int) else tmp_path / "unseen"
-    with pytest.raises(ValueError, match=f"data.unseen: .*{words}"):
+    with pytest.raises(ValueError, match=f"data.test_classes: .*{words}"):
         protocols.by_class(source_of([3, 1, 1]), str(unseen), seed=0)
 
 
 def test_other_test_classes_need_images_on_disk(tmp_path):
-    with pytest.raises(ValueError, match=r"data\.unseen does not apply to fashion_mnist"):
-        load("fashion_mnist", str(tmp_path), None, 0, unseen="2")
+    with pytest.raises(ValueError, match=r"data\.test_classes does not apply to fashion_mnist"):
+        load("fashion_mnist", str(tmp_path), None, 0, test_classes="2")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         protocols.by_class(source_of([1, 2]), str(tmp_path / "nowhere"), 0)
 

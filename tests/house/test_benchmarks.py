@@ -96,8 +96,8 @@ def test_mining_prints_what_it_leaves(tmp_path, monkeypatch, capsys):
 @pytest.mark.long
 def test_a_step_is_the_configs_with_what_shall_differ(tmp_path, monkeypatch, capsys):
     said = "cars196:tuned,data.image_size=8,network.name=small_cnn,objective.name=contrastive"
-    network = steps.config_of(f"{said},network.parts=2").network
-    assert (network.parts, network.name, network.pretrained) == (2, "small_cnn", None)
+    network = steps.config_of(f"{said},network.microbatches=2").network
+    assert (network.microbatches, network.name, network.pretrained) == (2, "small_cnn", None)
     with pytest.raises(KeyError, match="partz"):
         steps.config_of(f"{said},network.partz=2")
     monkeypatch.setattr(
@@ -121,7 +121,7 @@ def test_memory_of_a_case_is_told_by_the_compiler():
 def test_memory_of_a_step_is_told_by_parts_and_with_blocks_computed_again(tmp_path, monkeypatch, capsys):
     def compiled(config, devices):
         images = config.data.classes_per_batch * config.data.images_per_class
-        kept = images / config.network.parts / (2 if config.network.remat else 1)
+        kept = images / config.network.microbatches / (2 if config.network.remat else 1)
         return {"temporary": kept * memory.MIB, "seconds": float(len(devices))}
 
     monkeypatch.setattr(memory, "compile_step", compiled)

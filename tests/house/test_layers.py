@@ -59,10 +59,10 @@ def test_functions_fit_on_a_screen_and_files_in_a_sitting():
         ("from pddm_jax.pddm import mining", "pddm_jax.pddm.scoring"),
         ("def f():\n    import pddm_jax.train.writer", "pddm_jax.types"),
         ("from pddm_jax import PDDM", "pddm_jax.losses"),
-        ("from .sampler import PKSampler", "pddm_jax.data.glyphs"),
+        ("from .protocols import folder", "pddm_jax.data.glyphs"),
         ("from . import pipeline", "pddm_jax.data.sampler"),
         ("from experiments import quickstart", "experiments.runner"),
-        ("from experiments import quickstart", "experiments.fashion_mnist"),
+        ("from experiments import compare", "experiments.fashion_mnist"),
     ],
 )
 def test_an_upward_import_is_seen(source, module):

@@ -179,16 +179,16 @@ def assert_close(found, expected, tolerance):
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * scale, err_msg=kind)
 
 
-FROZEN = {"freeze_statistics": True}
+FROZEN = {"freeze_batch_stats": True}
 
 
 @pytest.mark.parametrize(
     ("name", "fields", "more", "tolerance"),
     [
-        pytest.param("resnet50", FROZEN, {"parts": 2}, 1e-5, marks=pytest.mark.long),
-        ("resnet50", FROZEN, {"parts": 4, "remat": True}, 1e-5),
-        pytest.param("small_cnn", {}, {"parts": 4}, 1e-5, marks=pytest.mark.long),
-        ("small_cnn", {"dtype": "bfloat16"}, {"parts": 2}, 5e-3),
+        pytest.param("resnet50", FROZEN, {"microbatches": 2}, 1e-5, marks=pytest.mark.long),
+        ("resnet50", FROZEN, {"microbatches": 4, "remat": True}, 1e-5),
+        pytest.param("small_cnn", {}, {"microbatches": 4}, 1e-5, marks=pytest.mark.long),
+        ("small_cnn", {"dtype": "bfloat16"}, {"microbatches": 2}, 5e-3),
     ],
 )
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(name, fields, more, tolerance, narrow):
@@ -199,7 +199,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(name, fields, more, tole
 
 
 def test_the_backbones_normalisations_see_a_part_and_the_heads_the_batch_and_memory_is_for_a_part(narrow):
-    whole, parts = (make_network("resnet50", 4, parts=parts) for parts in (1, 4))
+    whole, parts = (make_network("resnet50", 4, microbatches=parts) for parts in (1, 4))
     variables = jax.jit(whole.init)(jax.random.key(0), BATCH)
 
     def looped(variables, images, train, mutable):
@@ -224,19 +224,19 @@ def test_the_backbones_normalisations_see_a_part_and_the_heads_the_batch_and_mem
 
 
 def test_only_training_takes_a_batch_in_parts():
-    whole, parts = (make_network("small_cnn", 4, parts=parts) for parts in (1, 4))
+    whole, parts = (make_network("small_cnn", 4, microbatches=parts) for parts in (1, 4))
     images = BATCH[:6]
     variables = jax.jit(parts.init)(jax.random.key(0), images)
     jax.tree.map(np.testing.assert_array_equal, variables, jax.jit(whole.init)(jax.random.key(0), images))
     found, expected = (jax.jit(network.apply)(variables, images) for network in (parts, whole))
     np.testing.assert_array_equal(found, expected)
-    with pytest.raises(ValueError, match="6 images does not divide over 1 devices x 4 parts"):
+    with pytest.raises(ValueError, match="6 images does not divide over 1 devices x 4 microbatches"):
         parts.apply(variables, images, train=True, mutable=["batch_stats"])
 
 
 @pytest.mark.long
 def test_parts_take_an_equal_share_of_each_of_eight_devices_and_send_no_images(run_command):
-    status, out, err = run_command("tests.helpers.in_parts", devices=8)
+    status, out, err = run_command("tests.helpers.microbatches", devices=8)
     assert status == 0, err
     assert out.split() == ["8"]
 

@@ -229,7 +229,7 @@ def test_valid_quadruplets_are_counted(per, slots, params):
     """Classes of three, three and two; an image alone."""
     for name in ("pddm", "pddm_triplet", "quadruplet"):
         for pairs in (None, 10):
-            _, logs = make_objective(name, pairs=pairs, per=per)[0](params, unit_rows(11), LABELS)
+            _, logs = make_objective(name, pairs=pairs, mining_scope=per)[0](params, unit_rows(11), LABELS)
             assert float(logs["valid_quadruplets"]) == slots
             assert logs["valid_quadruplets"].dtype == jnp.float32
 
@@ -293,8 +293,8 @@ def test_a_choice_that_is_no_text_is_named(wrong, params):
         pddm_jax.triplet_loss(unit_rows(14)[:4], FOUR, mining=wrong)
     with pytest.raises(ValueError, match=r"^objective\.name must be one of .*'pddm'"):
         make_objective(wrong)
-    with pytest.raises(ValueError, match=r"^objective\.per must be one of "):
-        make_objective("pddm", per=wrong)
+    with pytest.raises(ValueError, match=r"^objective\.mining_scope must be one of "):
+        make_objective("pddm", mining_scope=wrong)
     with pytest.raises(ValueError, match=r"^dtype must be one of "):
         pddm_jax.score_matrix(params["unit"], unit_rows(14), dtype=wrong)
 

@@ -411,7 +411,7 @@ def test_a_replay_needs_no_file_of_the_run_and_no_newer_field(problem, tmp_path)
     path = written(problem, tmp_path, state_of(problem))
     config = json.loads(problem[0].to_json())
     config["network"]["pretrained"] = "/nowhere/weights.pth"
-    config["data"] |= {"root": "/nowhere", "unseen": None}
+    config["data"] |= {"root": "/nowhere", "test_classes": None}
     del config["data"]["max_pixels"]
     rewritten(path, about=told_of(path, config=config))
     assert replay(path).splitlines()[0].startswith("step 5 of contrastive on glyphs")

@@ -42,8 +42,8 @@ SGD = {
     "schedule": "constant",
     "clip_norm": 1e9,
     "warmup": 0,
-    "unit_factor": 1.0,
-    "backbone_factor": 1.0,
+    "pddm_lr_multiplier": 1.0,
+    "backbone_lr_multiplier": 1.0,
 }
 
 
@@ -91,7 +91,7 @@ def test_an_objective_is_finite_and_trains_what_it_says(name, params, embeddings
 def test_the_number_of_pairs_changes_no_value(name, per, params, embeddings):
     shuffled = np.random.default_rng(1).permutation(LABELS)
     values = [
-        make_objective(name, pairs, per=per)[0](params, embeddings, shuffled)
+        make_objective(name, pairs, mining_scope=per)[0](params, embeddings, shuffled)
         for pairs in (None, P * K * (K - 1) // 2)
     ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), *values)
@@ -101,7 +101,7 @@ def test_scopes_and_heads_make_a_difference(params, embeddings):
     def value(name, **fields):
         return float(make_objective(name, **fields)[0](params, embeddings, LABELS)[0])
 
-    values = [value("pddm", per=per) for per in ("batch", "anchor", "positive")]
+    values = [value("pddm", mining_scope=per) for per in ("batch", "anchor", "positive")]
     values += [
         value("pddm_triplet"),
         value("pddm", alpha=0.7),
@@ -162,8 +162,8 @@ def test_networks_that_cannot_be_are_refused():
         make_network("nope", 8)
     with pytest.raises(ValueError, match=r"embedding_dim must not be below 0, got -1"):
         make_network("small_cnn", -1)
-    with pytest.raises(ValueError, match=r"network\.parts must be a positive number, got 0"):
-        make_network("small_cnn", 8, parts=0)
+    with pytest.raises(ValueError, match=r"network\.microbatches must be a positive number, got 0"):
+        make_network("small_cnn", 8, microbatches=0)
 
 
 # ----------------------------------------------------------------------------------------- optimisers
@@ -214,7 +214,7 @@ def test_gradients_are_clipped_by_their_global_norm():
 
 
 def test_the_rate_warms_up_and_parts_have_rates_of_their_own():
-    factors = {"unit_factor": 5.0, "backbone_factor": 0.1}
+    factors = {"pddm_lr_multiplier": 5.0, "backbone_lr_multiplier": 0.1}
     optimizer = make_optimizer(**SGD | factors | {"warmup": 4}, steps=10)
     params = {"network": {"backbone": jnp.zeros(1), "embedding": jnp.zeros(1)}, "unit": jnp.zeros(1)}
     state, moved = optimizer.init(params), []

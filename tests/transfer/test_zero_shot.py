@@ -518,7 +518,7 @@ def fields(photos):
     return {
         "data.name": "folder",
         "data.root": str(photos / "photos"),
-        "data.unseen": str(photos / "unseen.txt"),
+        "data.test_classes": str(photos / "unseen.txt"),
         "data.image_size": 16,
         "data.seen_test": 0.2,
         "data.workers": 0,
@@ -562,10 +562,10 @@ def test_compare_sets_objectives_side_by_side_by_the_naming_of_unseen_classes(ru
         ({"zero_shot.descriptions": "/nowhere.txt"}, "/nowhere.txt"),
         ({"zero_shot.ids": "ids.txt"}, r"zero_shot\.ids.*ids\.txt"),
         ({"zero_shot.ridge_weight": math.nan}, r"zero_shot\.ridge_weight .* nan"),
-        ({"data.unseen": "0"}, r"data\.unseen: 0 keeps 0 of 10"),
+        ({"data.test_classes": "0"}, r"data\.test_classes: 0 keeps 0 of 10"),
         ({"data.seen_test": 0.1}, r"data\.seen_test of 0\.1 keeps no image"),
         ({"data.seen_test": 1.0}, r"data\.seen_test must be .* below 1, got 1\.0"),
-        ({"data.unseen": None, "data.name": "imagenet2010"}, r"data\.name .* 'imagenet2010'"),
+        ({"data.test_classes": None, "data.name": "imagenet2010"}, r"data\.name .* 'imagenet2010'"),
     ],
 )
 def test_what_is_wrong_is_told_before_training(changed, words, photos):
@@ -590,5 +590,5 @@ def test_prepared_imagenet_is_split_by_class_for_a_run_and_for_its_embeddings(ph
     assert not split.train.class_names.keys() & split.test.class_names.keys()
     again = embed._load(config.to_dict(), None, None)
     assert again.test.class_names == split.test.class_names
-    with pytest.raises(ValueError, match=r"data\.unseen do not apply to imagenet2010"):
+    with pytest.raises(ValueError, match=r"data\.test_classes do not apply to imagenet2010"):
         load(FrozenConfigDict(config), closed_sets=True)

@@ -1,6 +1,6 @@
 """A train step whose backbone takes a batch in two parts on eight devices; as a program, on all there are.
 
-python -m tests.helpers.in_parts
+python -m tests.helpers.microbatches
 """
 
 import math
@@ -15,7 +15,7 @@ from pddm_jax import PDDM
 from pddm_jax.losses.objectives import make_objective
 from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.networks.small_cnn import SmallCNN
-from pddm_jax.sharding import data_mesh, global_batches, in_one, in_parts, replicated
+from pddm_jax.sharding import data_mesh, global_batches, merge_microbatches, replicated, split_microbatches
 from pddm_jax.train.optimizer import make_optimizer
 from pddm_jax.train.state import init_state
 from pddm_jax.train.step import make_train_step
@@ -39,7 +39,7 @@ class Step:
     """The trainer's, compiled for a mesh, and what it is called with."""
 
     def __init__(self, backbone, parts, mesh, images):
-        self.network = EmbeddingNetwork(backbone, WIDTH, parts=parts)
+        self.network = EmbeddingNetwork(backbone, WIDTH, microbatches=parts)
         loss, _ = make_objective("contrastive")
         optimizer = make_optimizer("sgd", 0.1, 0.0, "constant", 1e9, 0, 1.0, 1.0, steps=1)
         alone = data_mesh(jax.devices()[:1])
@@ -75,12 +75,12 @@ def main():
     devices, mesh = jax.device_count(), data_mesh()
     images = np.random.default_rng(0).integers(0, 256, (B, SIDE, SIDE, 3), dtype=np.uint8)
     (batch,) = global_batches([images], mesh)
-    apart = jax.jit(lambda x: in_parts(x, 2))(batch)
+    apart = jax.jit(lambda x: split_microbatches(x, 2))(batch)
     of_devices = np.split(images, devices)
     for n, part in enumerate(apart):
         expected = np.concatenate([np.split(rows, 2)[n] for rows in of_devices])
         np.testing.assert_array_equal(part, expected)
-    np.testing.assert_array_equal(jax.jit(in_one)(apart, batch), images)
+    np.testing.assert_array_equal(jax.jit(merge_microbatches)(apart, batch), images)
 
     backbone = SmallCNN((8,))
     one, many = Step(backbone, 1, data_mesh(jax.devices()[:1]), images), Step(backbone, 2, mesh, images)
