@@ -77,7 +77,7 @@ def measure(case: Case) -> dict[str, float | str | int]:
 
 def of_step(network: str, batch: int, size: int, parts: int, remat: bool) -> dict[str, float | str | int]:
     """Compile the train step of one device, and tell what it takes beside its arguments and its result."""
-    fields = {"parts": parts, "remat": remat}
+    fields = {"microbatches": parts, "remat": remat}
     found = compile_step(pod_config(network, batch, size, fields), jax.devices()[:1])
     return {
         "step": f"{network}, {batch} x {size} x {size} x 3",

@@ -681,7 +681,7 @@ def test_a_batch_in_parts_trains_as_the_whole_does(run_command, arguments, tmp_p
         # No number of devices is given: as many as parts of 5 images are worth, one.
         status, _, err = run_command(*arguments(workdir, *short, given), devices=None if parts > 1 else 1)
         assert status == 0, err
-        assert results(workdir)["protocol"]["network"]["parts"] == parts
+        assert results(workdir)["protocol"]["network"]["microbatches"] == parts
         found.append([row for row in lasting(workdir) if "loss" in row])
     assert [row["step"] for row in found[0]] == [2, 4]
     for whole, in_parts in zip(*found, strict=True):
