@@ -39,11 +39,11 @@ from benchmarks.hlo import received_bytes
 from benchmarks.operations import operations
 from benchmarks.report import arguments, report
 from experiments.configs import photos
-from experiments.recipe import make_recipe
 from pddm_jax.losses.objectives import has_classifier
 from pddm_jax.sharding import data_mesh, replicated, sharded
-from pddm_jax.train.state import init_state
-from pddm_jax.train.step import make_train_step
+from pddm_jax.training.recipe import make_recipe
+from pddm_jax.training.state import init_state
+from pddm_jax.training.step import make_train_step
 from pddm_jax.types import Batch
 
 EACH = 8

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.results import align
+from experiments.evaluations.results import align
 from pddm_jax.system.cores import cores
 from pddm_jax.system.files import write_json
-from pddm_jax.train.provenance import versions
+from pddm_jax.training.provenance import versions
 
 Rows = Sequence[dict[str, Any]]
 

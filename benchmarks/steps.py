@@ -23,11 +23,11 @@ from benchmarks.operations import operations
 from benchmarks.pod import CLASSES, experiment_config
 from benchmarks.report import arguments, report
 from benchmarks.timing import interleaved
-from experiments.recipe import make_recipe
 from pddm_jax.losses.objectives import has_classifier
 from pddm_jax.sharding import data_mesh, global_batches
-from pddm_jax.train.state import init_state
-from pddm_jax.train.step import make_train_step
+from pddm_jax.training.recipe import make_recipe
+from pddm_jax.training.state import init_state
+from pddm_jax.training.step import make_train_step
 from pddm_jax.types import Batch
 
 

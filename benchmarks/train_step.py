@@ -21,12 +21,12 @@ from ml_collections import FrozenConfigDict
 from benchmarks.report import arguments, report
 from benchmarks.timing import interleaved
 from experiments import machine
-from experiments.configs import base
-from experiments.recipe import make_recipe
 from pddm_jax import PDDM, mine_quadruplets_fused
+from pddm_jax.config import defaults
 from pddm_jax.sharding import data_mesh, global_batches
-from pddm_jax.train.state import init_state
-from pddm_jax.train.step import make_train_step
+from pddm_jax.training.recipe import make_recipe
+from pddm_jax.training.state import init_state
+from pddm_jax.training.step import make_train_step
 from pddm_jax.types import Batch
 
 OBJECTIVES = ("pddm", "multi_similarity")
@@ -34,7 +34,7 @@ OBJECTIVES = ("pddm", "multi_similarity")
 
 def our_step(images: np.ndarray, labels: np.ndarray, network: str, objective: str) -> Callable[[], Any]:
     """A step of the trainer, each on the state that the one before left."""
-    config = base.get_config("tuned")
+    config = defaults.get_config("tuned")
     config.network.name, config.objective.name = network, objective
     if network != "small_cnn":
         config.network.update(embedding_dim=0, unit_dim=128)

@@ -10,10 +10,12 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import config_file, machine, replay, retrieval
-from experiments.check_config import accepted
+from experiments import config_file, machine
+from experiments.evaluations import retrieval
 from experiments.runner import Evaluation, run
+from pddm_jax.config.rules import accepted
 from pddm_jax.system import cli, peers, signals
+from pddm_jax.training import rerun
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -87,7 +89,7 @@ class Experiment:
         if flags.FLAGS.replay is not None:
             path = cli.given_path("--replay", flags.FLAGS.replay)
             cli.check_file("--replay", path)
-            print(replay.replay(path))
+            print(rerun.replay(path))
             return
         accepted(flags.FLAGS.config)
         cli.check_folder("--workdir", workdir(), writes=False)

@@ -16,17 +16,18 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import command, naming, plots, retrieval, runner, transfer
-from experiments.results import Results
+from experiments import command, plots, runner
+from experiments.evaluations import retrieval, transfer, zero_shot
+from experiments.evaluations.results import Results
 from experiments.runner import Evaluation
 from pddm_jax.checks import check_choice
 from pddm_jax.losses.objectives import OBJECTIVES
 from pddm_jax.system.files import write_json, write_text
-from pddm_jax.train.writer import read_rows
+from pddm_jax.training.writer import read_rows
 
 EVALUATIONS = {
     evaluation.name: evaluation
-    for evaluation in (retrieval.EVALUATION, naming.EVALUATION, transfer.EVALUATION)
+    for evaluation in (retrieval.EVALUATION, zero_shot.EVALUATION, transfer.EVALUATION)
 }
 
 Summary = dict[str, list[float] | None]  # by column: the value of each seed, None where there is none

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from experiments.check_config import NONE, RULES
+from pddm_jax.config.old_names import NEW_NAMES
+from pddm_jax.config.rules import NONE, RULES
 from pddm_jax.system.cli import check_file, one_line
-from pddm_jax.train.old_fields import NEW_NAMES
 
 
 class Arguments(NamedTuple):

@@ -1,6 +1,7 @@
 """ImageNet 2010 by nearest class mean on frozen embeddings. The paper reports top-5 48.2."""
 
-from experiments import command, transfer
+from experiments import command
+from experiments.evaluations import transfer
 
 if __name__ == "__main__":
     command.main("imagenet2010", transfer.EVALUATION)

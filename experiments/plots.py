@@ -13,7 +13,7 @@ from pddm_jax.data import Images
 from pddm_jax.data.streams import GALLERY, stream
 from pddm_jax.evaluate.metrics import QueryMeasures, nearest_others
 from pddm_jax.system.files import replacing
-from pddm_jax.train.writer import Row
+from pddm_jax.training.writer import Row
 
 Curve = list[tuple[str, int, float]]  # whose Recall@1, at which step, in per cent
 

@@ -12,12 +12,9 @@ import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from experiments import plots
-from experiments.check_config import accepted, check_machine, warnings
-from experiments.recipe import Recipe, make_recipe, objective_fields
-from experiments.results import Results
-from experiments.resuming import check_same_run, finished, mend_config
-from experiments.training_run import Trained, train
+from experiments.evaluations.results import Results
 from pddm_jax import data
+from pddm_jax.config.rules import accepted, check_machine, warnings
 from pddm_jax.data import ClosedSet, Images, Split
 from pddm_jax.data.transforms import AUGMENT
 from pddm_jax.losses.objectives import make_objective
@@ -26,12 +23,15 @@ from pddm_jax.system.cli import check_folder
 from pddm_jax.system.console import say
 from pddm_jax.system.files import write_sealed
 from pddm_jax.system.lock import Lock
-from pddm_jax.train import warm_start
-from pddm_jax.train.checkpoint import Preempted
-from pddm_jax.train.diagnosis import total_without
-from pddm_jax.train.provenance import digest, digest_of_images, versions
-from pddm_jax.train.state import TrainState
-from pddm_jax.train.writer import Row
+from pddm_jax.training import warm_start
+from pddm_jax.training.checkpoint import Preempted
+from pddm_jax.training.diagnosis import total_without
+from pddm_jax.training.provenance import digest, digest_of_images, versions
+from pddm_jax.training.recipe import Recipe, make_recipe, objective_fields
+from pddm_jax.training.resume import check_same_run, finished, mend_config
+from pddm_jax.training.state import TrainState
+from pddm_jax.training.trainer import Trained, train
+from pddm_jax.training.writer import Row
 
 
 class Learned(NamedTuple):

@@ -34,9 +34,9 @@ from pddm_jax.system import cli, peers, signals
 from pddm_jax.system.agreement import together
 from pddm_jax.system.files import explained, read_sealed, sweep, sync_folder, write_json, write_sealed
 from pddm_jax.system.lock import Lock
-from pddm_jax.train.provenance import digest, versions
-from pddm_jax.train.restore import Config, load, read_config, transform_of
-from pddm_jax.train.step import make_embed
+from pddm_jax.training.provenance import digest, versions
+from pddm_jax.training.restore import Config, load, read_config, transform_of
+from pddm_jax.training.step import make_embed
 
 PARTS = ("train", "test")
 FILES = ("embeddings.npy", "labels.npy", "parts.npy", "names.txt")

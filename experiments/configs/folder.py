@@ -10,7 +10,8 @@ has 16 classes, so there must be 16 of two images or more to train on, beside th
 
 from ml_collections import ConfigDict
 
-from experiments.configs import base, photos
+from experiments.configs import photos
+from pddm_jax.config import defaults
 
 DRAWN = {
     "augment": "crop",
@@ -28,7 +29,7 @@ def get_config(variant: str = "tuned") -> ConfigDict:
     photographs.
     """
     if variant == "tuned":
-        config = base.get_config(variant)
+        config = defaults.get_config(variant)
         config.data.update(name="folder", image_size=64, **DRAWN)
         config.optimizer.pddm_lr_multiplier = 0.03  # where classes are small, a slower score mined better
         config.train.steps = 1500  # under ten minutes on two slow cores

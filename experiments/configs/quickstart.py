@@ -7,12 +7,12 @@ Needs no data: the images are rendered from fonts that are installed with the li
 
 from ml_collections import ConfigDict
 
-from experiments.configs import base
+from pddm_jax.config import defaults
 
 
 def get_config(variant: str = "tuned") -> ConfigDict:
     """The base fields, on glyphs."""
-    config = base.get_config(variant)
+    config = defaults.get_config(variant)
     config.data.name = "glyphs"
     config.train.steps = 750  # within three minutes on two slow cores; 1,500 gain three points
     return config

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict, config_dict
 
-from experiments.configs import base
+from pddm_jax.config import defaults
 
 
 def get_config(variant: str, variants: Sequence[str]) -> ConfigDict:
     """The base fields and those of `transfer`: a closed set, the one trained on unless it is named."""
-    config = base.get_config(variant, variants)
+    config = defaults.get_config(variant, variants)
     config.transfer = ConfigDict(
         {
             "name": config_dict.placeholder(str),  # of the closed set; None: that of data.name

@@ -12,7 +12,7 @@ on small made-up images; on the data itself it has not been run.
 
 from ml_collections import ConfigDict, config_dict
 
-from experiments.configs import base
+from pddm_jax.config import defaults
 
 VARIANTS = ("glyphs", "ilsvrc2010")
 
@@ -25,7 +25,7 @@ def get_config(variant: str = "glyphs") -> ConfigDict:
     (`zero_shot.descriptions`), how images were given to them (all three ways are measured), and how the
     network was trained. It begins at random weights: published ones have seen all 1,000 classes.
     """
-    config = base.get_config(variant, VARIANTS)
+    config = defaults.get_config(variant, VARIANTS)
     config.zero_shot = ConfigDict(
         {
             "descriptions": config_dict.placeholder(str),  # a file; None: the words of the classes' names

@@ -11,12 +11,12 @@ import optax
 from absl import flags
 from hypothesis import strategies as st
 
-from experiments import recipe
-from experiments.check_config import RULES, accepted, check_machine
 from experiments.command import LOWER, Experiment
+from pddm_jax.config.rules import RULES, accepted, check_machine
 from pddm_jax.losses.objectives import make_objective
 from pddm_jax.system import cli
-from pddm_jax.train.optimizer import make_optimizer
+from pddm_jax.training import recipe
+from pddm_jax.training.optimizer import make_optimizer
 from tests.drills.fuzz_core import REFUSED, VALUE, Target, Wrong, attempt, check_line
 
 EXPERIMENTS = ("quickstart", "fashion_mnist", "folder", "cars196", "imagenet2010", "zero_shot")

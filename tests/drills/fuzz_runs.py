@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
-from experiments import replay as replay_command
 from experiments.configs import folder
-from experiments.resuming import began
 from pddm_jax.embed import embed
 from pddm_jax.networks import make_network
 from pddm_jax.pddm.unit import PDDM
 from pddm_jax.sharding import data_mesh
 from pddm_jax.system.digests import digest_of
-from pddm_jax.train import replay, restore
-from pddm_jax.train.checkpoint import Checkpoints
-from pddm_jax.train.optimizer import make_optimizer
-from pddm_jax.train.state import init_state
-from pddm_jax.train.writer import read_rows
+from pddm_jax.training import replay, restore
+from pddm_jax.training import rerun as replay_command
+from pddm_jax.training.checkpoint import Checkpoints
+from pddm_jax.training.optimizer import make_optimizer
+from pddm_jax.training.resume import began
+from pddm_jax.training.state import init_state
+from pddm_jax.training.writer import read_rows
 from pddm_jax.types import Batch
 from tests.drills.fuzz_core import Target, Wrong, attempt, settled
 from tests.drills.fuzz_mutate import DAMAGE, damaged

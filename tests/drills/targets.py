@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pddm_jax.data.storage.records import check_shards, open_shard, read_index
-from pddm_jax.train.writer import read_rows
+from pddm_jax.training.writer import read_rows
 from tests.drills import material
 
 VARYING = ("seconds", "images_per_second", "versions", "sha256")

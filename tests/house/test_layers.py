@@ -57,7 +57,7 @@ def test_functions_fit_on_a_screen_and_files_in_a_sitting():
     [
         ("from pddm_jax.pddm.scoring import pair_scores", "pddm_jax.pddm.unit"),
         ("from pddm_jax.pddm import mining", "pddm_jax.pddm.scoring"),
-        ("def f():\n    import pddm_jax.train.writer", "pddm_jax.types"),
+        ("def f():\n    import pddm_jax.training.writer", "pddm_jax.types"),
         ("from pddm_jax import PDDM", "pddm_jax.losses"),
         ("from .protocols import folder", "pddm_jax.data.glyphs"),
         ("from . import pipeline", "pddm_jax.data.sampler"),

@@ -7,19 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import retrieval
 from experiments.configs import fashion_mnist
+from experiments.evaluations import retrieval
 from experiments.runner import run
 from pddm_jax import PDDM
 from pddm_jax.losses import softmax_loss
 from pddm_jax.losses.objectives import make_objective
 from pddm_jax.sharding import data_mesh
-from pddm_jax.train import warm_start
-from pddm_jax.train.checkpoint import Checkpoints, Preempted
-from pddm_jax.train.optimizer import make_optimizer
-from pddm_jax.train.provenance import digest
-from pddm_jax.train.restore import load, network_of, read_config
-from pddm_jax.train.state import init_state
+from pddm_jax.training import warm_start
+from pddm_jax.training.checkpoint import Checkpoints, Preempted
+from pddm_jax.training.optimizer import make_optimizer
+from pddm_jax.training.provenance import digest
+from pddm_jax.training.restore import load, network_of, read_config
+from pddm_jax.training.state import init_state
 
 SHAPE = (12, 12, 1)
 

@@ -14,7 +14,7 @@ from PIL import Image
 from pddm_jax.data.prepare.command import INTERRUPTED
 from pddm_jax.system import signals
 from pddm_jax.system.quiet import Quiet
-from pddm_jax.train.checkpoint import Checkpoints, Preempted
+from pddm_jax.training.checkpoint import Checkpoints, Preempted
 
 
 @pytest.fixture

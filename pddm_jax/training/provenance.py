@@ -9,7 +9,7 @@ import numpy as np
 
 from pddm_jax.data.images import Images
 from pddm_jax.system.digests import digest_of
-from pddm_jax.train.state import TrainState
+from pddm_jax.training.state import TrainState
 from pddm_jax.version import __version__
 
 PACKAGES = (

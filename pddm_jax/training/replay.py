@@ -19,8 +19,8 @@ from pddm_jax.losses.objectives import Logs, Loss
 from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.system.files import replacing
 from pddm_jax.system.regular import open_regular
-from pddm_jax.train.state import TrainState
-from pddm_jax.train.step import loss_of_batch
+from pddm_jax.training.state import TrainState
+from pddm_jax.training.step import loss_of_batch
 from pddm_jax.types import Batch
 
 STATE = "state"

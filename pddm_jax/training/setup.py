@@ -11,14 +11,14 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
-from experiments.recipe import Recipe
 from pddm_jax import data
 from pddm_jax.data import Images
 from pddm_jax.losses.objectives import Logs, has_classifier
-from pddm_jax.train import warm_start
-from pddm_jax.train.loop import Diverged
-from pddm_jax.train.state import TrainState, init_state
-from pddm_jax.train.step import make_embed, make_train_step
+from pddm_jax.training import warm_start
+from pddm_jax.training.loop import Diverged
+from pddm_jax.training.recipe import Recipe
+from pddm_jax.training.state import TrainState, init_state
+from pddm_jax.training.step import make_embed, make_train_step
 from pddm_jax.types import Batch
 
 EMBED = 128

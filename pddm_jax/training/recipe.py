@@ -9,9 +9,9 @@ from pddm_jax.data.transforms import Transform
 from pddm_jax.losses.objectives import Loss, make_objective
 from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.pddm.unit import PDDM
-from pddm_jax.train import warm_start
-from pddm_jax.train.optimizer import make_optimizer
-from pddm_jax.train.restore import network_of, transform_of
+from pddm_jax.training import warm_start
+from pddm_jax.training.optimizer import make_optimizer
+from pddm_jax.training.restore import network_of, transform_of
 
 
 class Recipe(NamedTuple):

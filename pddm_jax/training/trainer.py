@@ -10,20 +10,20 @@ import jax
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from experiments import replay
-from experiments.recipe import Recipe
-from experiments.resuming import began, go_on, is_due, rows_of
-from experiments.schedule import Schedule
-from experiments.training_setup import Embedder, Training
 from pddm_jax.checks import as_labels
 from pddm_jax.data import Images
 from pddm_jax.sharding import data_mesh, global_batches
 from pddm_jax.system.console import say
-from pddm_jax.train.checkpoint import Checkpoints
-from pddm_jax.train.diagnosis import Collapse, MiningCounts, counts_of_old
-from pddm_jax.train.loop import Diverged, fit
-from pddm_jax.train.state import TrainState
-from pddm_jax.train.writer import Known, Row, Writer, known_rows
+from pddm_jax.training import rerun
+from pddm_jax.training.checkpoint import Checkpoints
+from pddm_jax.training.diagnosis import Collapse, MiningCounts, counts_of_old
+from pddm_jax.training.loop import Diverged, fit
+from pddm_jax.training.recipe import Recipe
+from pddm_jax.training.resume import began, go_on, is_due, rows_of
+from pddm_jax.training.schedule import Schedule
+from pddm_jax.training.setup import Embedder, Training
+from pddm_jax.training.state import TrainState
+from pddm_jax.training.writer import Known, Row, Writer, known_rows
 
 
 class Trained(NamedTuple):
@@ -105,9 +105,9 @@ def _record(training: Training, checkpoints: Checkpoints, diverged: Diverged) ->
     start, step = int(state.step), diverged.step
     say(f"step {step} is not finite: running again from step {start} to save it")
     with closing(training.batches(start)) as batches:
-        state = replay.run_to(step, state, training.train_step, global_batches(batches, training.mesh))
+        state = rerun.run_to(step, state, training.train_step, global_batches(batches, training.mesh))
     whole = training.whole_batch(step)
-    return replay.record(training.workdir, training.config, diverged, state, whole, training.classes)
+    return rerun.record(training.workdir, training.config, diverged, state, whole, training.classes)
 
 
 def train(

@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from experiments.configs import base
 from pddm_jax import data
+from pddm_jax.config import defaults
+from pddm_jax.config.old_names import NEW_NAMES
 from pddm_jax.data.layouts.by_name import LISTED
 from pddm_jax.data.transforms import AUGMENT
 from pddm_jax.losses.objectives import OBJECTIVES
 from pddm_jax.networks import NETWORKS
 from pddm_jax.pddm.mining import SCOPES
 from pddm_jax.system.cli import MAX_WORKERS, check_file, expanded, one_line
-from pddm_jax.train.old_fields import NEW_NAMES
-from pddm_jax.train.optimizer import OPTIMIZERS, SCHEDULES
+from pddm_jax.training.optimizer import OPTIMIZERS, SCHEDULES
 from pddm_jax.types import DTYPES
 
 NONE = ("None", "none")
@@ -218,15 +218,15 @@ def accepted(config: ConfigDict | FrozenConfigDict) -> FrozenConfigDict:
 
 def check_config(config: FrozenConfigDict) -> None:
     """Raise a ValueError or OSError that names the first field that a run cannot use."""
-    given, wanted = dict(fields(config)), dict(fields(base.get_config("tuned")))
+    given, wanted = dict(fields(config)), dict(fields(defaults.get_config("tuned")))
     for name in wanted:
         if name not in given:
-            raise ValueError(f"the config has no field {name}: begin with experiments/configs/base.py")
+            raise ValueError(f"the config has no field {name}: begin with pddm_jax/config/defaults.py")
     for name, value in given.items():
         if name in NEW_NAMES:
             raise ValueError(f"{name} is not a field of a config: it is called {NEW_NAMES[name]} now")
         if name not in RULES:
-            raise ValueError(f"{name} is not a field of a config: experiments/configs/base.py lists them")
+            raise ValueError(f"{name} is not a field of a config: pddm_jax/config/defaults.py lists them")
         RULES[name].check(name, value)
     for name in FILES:
         if given.get(name) is not None:

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from ml_collections import FrozenConfigDict
 
 from experiments import plots
-from experiments.results import Results, align
+from experiments.evaluations.results import Results, align
 from experiments.runner import Evaluation, Learned
 from pddm_jax.data import ClosedSet, Split
 from pddm_jax.data.glyphs import character_names

@@ -16,9 +16,9 @@ from pddm_jax.system.console import tell
 from pddm_jax.system.files import NotWritten, explained, is_full, no_space
 from pddm_jax.system.quiet import Quiet
 from pddm_jax.system.signals import Preempted
-from pddm_jax.train import checkpoint_files
-from pddm_jax.train.checkpoint_files import Damaged, Record
-from pddm_jax.train.state import TrainState
+from pddm_jax.training import checkpoint_files
+from pddm_jax.training.checkpoint_files import Damaged, Record
+from pddm_jax.training.state import TrainState
 
 __all__ = ["Checkpoints", "Preempted", "Resumed"]
 

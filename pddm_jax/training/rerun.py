@@ -9,18 +9,18 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from experiments.check_config import FILES, accepted, check_machine, fields
-from experiments.configs import base
+from pddm_jax.config import defaults
+from pddm_jax.config.rules import FILES, accepted, check_machine, fields
 from pddm_jax.losses.objectives import make_objective
 from pddm_jax.pddm.unit import PDDM
 from pddm_jax.sharding import data_mesh, global_batches
 from pddm_jax.system.cli import one_line
-from pddm_jax.train.loop import Diverged
-from pddm_jax.train.optimizer import make_optimizer
-from pddm_jax.train.provenance import versions
-from pddm_jax.train.replay import check_batch, examine, read_record, report, write_record
-from pddm_jax.train.restore import network_of
-from pddm_jax.train.state import TrainState, TrainStep, init_state
+from pddm_jax.training.loop import Diverged
+from pddm_jax.training.optimizer import make_optimizer
+from pddm_jax.training.provenance import versions
+from pddm_jax.training.replay import check_batch, examine, read_record, report, write_record
+from pddm_jax.training.restore import network_of
+from pddm_jax.training.state import TrainState, TrainStep, init_state
 from pddm_jax.types import Batch
 
 
@@ -107,7 +107,7 @@ def replay(path: Path) -> str:
 def _config(fields_of_run: dict[str, Any]) -> FrozenConfigDict:
     """The config of a record, checked: without its files, of which a step reads none."""
     config = ConfigDict(fields_of_run)
-    for name, default in fields(base.get_config("tuned")):
+    for name, default in fields(defaults.get_config("tuned")):
         group, _, field = name.partition(".")
         if field and field not in config[group]:  # which earlier runs do not have
             config[group][field] = default

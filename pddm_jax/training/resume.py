@@ -7,13 +7,13 @@ from typing import Any
 
 from ml_collections import FrozenConfigDict
 
-from experiments.results import Results
+from experiments.evaluations.results import Results
+from pddm_jax.config.old_names import with_new_names
 from pddm_jax.system.console import tell
 from pddm_jax.system.files import write_sealed
-from pddm_jax.train.checkpoint_files import Damaged, read_record, steps_in
-from pddm_jax.train.old_fields import with_new_names
-from pddm_jax.train.restore import read_config, read_results
-from pddm_jax.train.writer import Known, Row
+from pddm_jax.training.checkpoint_files import Damaged, read_record, steps_in
+from pddm_jax.training.restore import read_config, read_results
+from pddm_jax.training.writer import Known, Row
 
 MAY_DIFFER = ("classes", "data.max_pixels", "data.workers", "devices", "image_shape", "train_sha256")
 """Fields that a run may go on with other values of: they change nothing of what it leaves, or are told."""

@@ -14,7 +14,6 @@ import pytest
 from ml_collections import FrozenConfigDict
 
 from experiments.configs import quickstart
-from experiments.resuming import began, finished, rows_of
 from pddm_jax.embed import _finish, file_digest, read
 from pddm_jax.sharding import data_mesh, replicated
 from pddm_jax.system import agreement, signals
@@ -29,12 +28,13 @@ from pddm_jax.system.files import (
     write_sealed,
 )
 from pddm_jax.system.lock import InUse, Lock
-from pddm_jax.train import checkpoint_files
-from pddm_jax.train.checkpoint import Checkpoints
-from pddm_jax.train.checkpoint_files import Damaged, make_record, read_record, read_state
-from pddm_jax.train.restore import read_config, read_results
-from pddm_jax.train.state import TrainState
-from pddm_jax.train.writer import Writer, copy_of, known_rows, read_rows
+from pddm_jax.training import checkpoint_files
+from pddm_jax.training.checkpoint import Checkpoints
+from pddm_jax.training.checkpoint_files import Damaged, make_record, read_record, read_state
+from pddm_jax.training.restore import read_config, read_results
+from pddm_jax.training.resume import began, finished, rows_of
+from pddm_jax.training.state import TrainState
+from pddm_jax.training.writer import Writer, copy_of, known_rows, read_rows
 
 
 def state_of(step):

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from pddm_jax.losses.objectives import Logs, Loss
 from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.sharding import global_batches, replicated, sharded
-from pddm_jax.train.state import TrainState, TrainStep
+from pddm_jax.training.state import TrainState, TrainStep
 from pddm_jax.types import Batch
 
 

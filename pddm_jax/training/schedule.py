@@ -7,14 +7,14 @@ from typing import Any
 
 import jax
 
-from experiments.resuming import is_due
-from experiments.training_setup import Embedder, Training
 from pddm_jax.evaluate import metrics
 from pddm_jax.system.files import write_sealed
-from pddm_jax.train.checkpoint import Checkpoints
-from pddm_jax.train.diagnosis import Collapse, MiningCounts
-from pddm_jax.train.state import TrainState
-from pddm_jax.train.writer import Writer
+from pddm_jax.training.checkpoint import Checkpoints
+from pddm_jax.training.diagnosis import Collapse, MiningCounts
+from pddm_jax.training.resume import is_due
+from pddm_jax.training.setup import Embedder, Training
+from pddm_jax.training.state import TrainState
+from pddm_jax.training.writer import Writer
 
 
 @dataclass

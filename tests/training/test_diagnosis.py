@@ -12,18 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.configs import quickstart
-from experiments.replay import replay
 from pddm_jax.losses.objectives import make_objective
 from pddm_jax.networks import make_network
 from pddm_jax.pddm.unit import PDDM
 from pddm_jax.sharding import data_mesh
-from pddm_jax.train import diagnosis
-from pddm_jax.train.diagnosis import Alarm, Collapse, MiningCounts, counts_of_old, spread, total_without
-from pddm_jax.train.loop import Diverged, PendingLogs, fit
-from pddm_jax.train.optimizer import make_optimizer
-from pddm_jax.train.replay import Finding, examine, read_record, report, write_record
-from pddm_jax.train.state import init_state
-from pddm_jax.train.step import make_train_step
+from pddm_jax.training import diagnosis
+from pddm_jax.training.diagnosis import Alarm, Collapse, MiningCounts, counts_of_old, spread, total_without
+from pddm_jax.training.loop import Diverged, PendingLogs, fit
+from pddm_jax.training.optimizer import make_optimizer
+from pddm_jax.training.replay import Finding, examine, read_record, report, write_record
+from pddm_jax.training.rerun import replay
+from pddm_jax.training.state import init_state
+from pddm_jax.training.step import make_train_step
 from pddm_jax.types import Batch
 
 
@@ -166,7 +166,7 @@ class Counter(NamedTuple):
 
 
 def test_every_step_is_observed_once_in_order(monkeypatch):
-    monkeypatch.setattr("pddm_jax.train.loop.MOST_PENDING", 4)
+    monkeypatch.setattr("pddm_jax.training.loop.MOST_PENDING", 4)
     seen = []
 
     def step(state, batch):

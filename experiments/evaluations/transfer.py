@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import FrozenConfigDict
 
-from experiments.results import Results, align
+from experiments.evaluations.results import Results, align
 from experiments.runner import Evaluation, Learned
 from pddm_jax import data
 from pddm_jax.checks import check_choice

@@ -25,7 +25,7 @@ from pddm_jax.system.cli import MACHINE, is_out_of_memory
 from pddm_jax.system.digests import digests, shapes
 from pddm_jax.system.files import SEAL, seal_of
 from pddm_jax.system.quiet import Quiet
-from pddm_jax.train.state import TrainState
+from pddm_jax.training.state import TrainState
 
 STATE, RECORD = "default", "record"
 _MACHINE = {

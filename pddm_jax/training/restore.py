@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
+from pddm_jax.config.old_names import with_new_names
 from pddm_jax.data.transforms import AUGMENT, Transform, make_transform
 from pddm_jax.networks import EmbeddingNetwork, make_network
 from pddm_jax.pddm.unit import PDDM
 from pddm_jax.system.console import tell
 from pddm_jax.system.digests import digest_of
 from pddm_jax.system.files import read_sealed
-from pddm_jax.train.checkpoint_files import restore_chosen
-from pddm_jax.train.old_fields import with_new_names
-from pddm_jax.train.optimizer import make_optimizer
-from pddm_jax.train.state import TrainState, init_state
+from pddm_jax.training.checkpoint_files import restore_chosen
+from pddm_jax.training.optimizer import make_optimizer
+from pddm_jax.training.state import TrainState, init_state
 
 Config = Mapping[str, Any]
 

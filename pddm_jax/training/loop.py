@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from pddm_jax.losses.objectives import Logs
-from pddm_jax.train.state import TrainState, TrainStep
+from pddm_jax.training.state import TrainState, TrainStep
 from pddm_jax.types import Batch
 
 

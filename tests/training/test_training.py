@@ -24,13 +24,13 @@ from pddm_jax.losses.objectives import OBJECTIVES, has_classifier, make_objectiv
 from pddm_jax.networks import EmbeddingNetwork, make_network
 from pddm_jax.sharding import data_mesh, global_batches, replicated
 from pddm_jax.system.files import NotWritten, replacing, write_json, write_text
-from pddm_jax.train.checkpoint import Checkpoints, Preempted
-from pddm_jax.train.checkpoint_files import Damaged, restore_chosen
-from pddm_jax.train.loop import fit
-from pddm_jax.train.optimizer import make_optimizer
-from pddm_jax.train.state import TrainState, init_state
-from pddm_jax.train.step import make_embed, make_train_step
-from pddm_jax.train.writer import Writer, known_rows, read_rows
+from pddm_jax.training.checkpoint import Checkpoints, Preempted
+from pddm_jax.training.checkpoint_files import Damaged, restore_chosen
+from pddm_jax.training.loop import fit
+from pddm_jax.training.optimizer import make_optimizer
+from pddm_jax.training.state import TrainState, init_state
+from pddm_jax.training.step import make_embed, make_train_step
+from pddm_jax.training.writer import Writer, known_rows, read_rows
 from pddm_jax.types import Batch
 
 P, K, WIDTH = 8, 3, 8

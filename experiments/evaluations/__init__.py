@@ -1,0 +1,1 @@
+"""Evaluations of trained networks: retrieval, transfer to closed sets, zero-shot classification."""

@@ -1,0 +1,1 @@
+"""Config fields: their defaults, their allowed values, and their old names."""
