@@ -13,7 +13,7 @@ from ml_collections import config_flags
 from experiments import config_file, machine
 from experiments.evaluations import retrieval
 from experiments.runner import Evaluation, run
-from pddm_jax.config.rules import accepted
+from pddm_jax.config.check import accepted
 from pddm_jax.system import cli, peers, signals
 from pddm_jax.training import rerun
 

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from experiments import command, plots, runner
 from experiments.evaluations import retrieval, transfer, zero_shot
-from experiments.evaluations.results import Results
+from experiments.evaluations.base import Results
 from experiments.runner import Evaluation
 from pddm_jax.checks import check_choice
 from pddm_jax.losses.objectives import OBJECTIVES

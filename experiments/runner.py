@@ -1,23 +1,22 @@
 """`run(config, workdir)` trains, evaluates and leaves everything in workdir."""
 
 import statistics
-from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from experiments import plots
-from experiments.evaluations.results import Results
+from experiments.evaluations import EVALUATIONS
+from experiments.evaluations.base import EvaluationContext, Results
 from pddm_jax import data
-from pddm_jax.config.rules import accepted, check_machine, warnings
-from pddm_jax.data import ClosedSet, Images, Split
+from pddm_jax.config.check import accepted, check_machine, warnings
 from pddm_jax.data.transforms import AUGMENT
 from pddm_jax.losses.objectives import make_objective
+from pddm_jax.sharding import data_mesh
 from pddm_jax.system import signals
 from pddm_jax.system.cli import check_folder
 from pddm_jax.system.console import say
@@ -29,65 +28,12 @@ from pddm_jax.training.diagnosis import total_without
 from pddm_jax.training.provenance import digest, digest_of_images, versions
 from pddm_jax.training.recipe import Recipe, make_recipe, objective_fields
 from pddm_jax.training.resume import check_same_run, finished, mend_config
-from pddm_jax.training.state import TrainState
+from pddm_jax.training.setup import Training
 from pddm_jax.training.trainer import Trained, train
 from pddm_jax.training.writer import Row
 
 
-class Learned(NamedTuple):
-    """A trained network, and the data that it is measured by."""
-
-    config: FrozenConfigDict
-    workdir: Path
-    split: Split | ClosedSet
-    train: Images  # what it was trained on
-    seen: Images | None  # images of the same classes that it was not trained on
-    state: TrainState
-    embed: Callable[[Images], np.ndarray]
-    beside: Any  # what the evaluation made ready
-
-
-class Evaluation(NamedTuple):
-    """What an experiment finds out of a trained network.
-
-    Every process calls `measure`; files are for process 0 alone to write.
-    """
-
-    name: str
-    measure: Callable[[Learned], tuple[Results, Results]]  # what the protocol says of it; what was found
-    table: Callable[[Results], str]  # the results of a run as text
-    columns: Callable[[Results], dict[str, float | None]]  # what objectives are compared by, best first
-    # Reads before training what is needed beside the network, so that what is wrong in it is told at once.
-    ready: Callable[[FrozenConfigDict, Split | ClosedSet], Any] = lambda config, split: None
-    closed_sets: bool = False  # whether it is for networks that were trained on all classes, too
-    fields: str | None = None  # the group of the config that it reads
-
-
-class Parts(NamedTuple):
-    """The images of a data set by what a run does with them."""
-
-    split: Split | ClosedSet
-    train: Images
-    evaluated: Images  # during training: of the validation classes, or the test images
-    seen: Images | None  # of the training classes, kept for the end
-
-
-def load_parts(config: FrozenConfigDict, closed_sets: bool) -> Parts:
-    """The data set of a config, parted; ValueError where a part has no image."""
-    split = load(config, closed_sets)
-    train_images, evaluated, seen = split.train, split.test, None
-    if config.data.val_class_fraction:
-        train_images, evaluated = data.hold_out(split.train, config.data.val_class_fraction, config.seed)
-    if config.data.seen_test:
-        apart = data.drawn(train_images, config.data.seen_test, config.seed)
-        if not apart.any():
-            raise ValueError(f"data.seen_test of {config.data.seen_test} keeps no image of any class")
-        seen = data.some(train_images, np.flatnonzero(apart))
-        train_images = data.some(train_images, np.flatnonzero(~apart))
-    return Parts(split, train_images, evaluated, seen)
-
-
-def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluation) -> Results:
+def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
     """Train and evaluate, or go on where a run in `workdir` was stopped.
 
     With several processes, all of them call it, with one workdir that all can read.
@@ -101,61 +47,92 @@ def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluati
         NotWritten: there is no space, or workdir cannot be written; the last whole checkpoint is kept.
         Preempted: SIGTERM or SIGHUP came, and the state is saved.
     """
-    config = check(config, workdir, evaluation)
-    readers = evaluation.table, evaluation.columns
-    results = finished(workdir, config, evaluation.name, readers)
+    checked = validate(config, workdir)
+    results = _finished(workdir, checked)
     if results is None:
         with Lock(workdir, "--workdir"), ExitStack() as stack:
-            check_same_run(workdir, config)  # what the last one to hold the lock has left
-            results = finished(workdir, config, evaluation.name, readers)
+            check_same_run(workdir, checked)  # the last holder of the lock may have begun a run
+            results = _finished(workdir, checked)
             if results is None:
-                return _run(config, workdir, experiment, evaluation, stack)
+                return _train_and_evaluate(checked, workdir, experiment, stack)
     if jax.process_index() == 0:
         mend_config(workdir)
     say(f"{workdir} holds a finished run.")
     return results
 
 
-def _run(
-    config: FrozenConfigDict, workdir: Path, experiment: str, evaluation: Evaluation, stack: ExitStack
+def validate(config: ConfigDict, workdir: Path) -> FrozenConfigDict:
+    """The config as a run takes it, checked as far as is known before data is read.
+
+    Raises:
+        ValueError: a field is wrong, or workdir holds a run of another config.
+        OSError: a file that a field names is not there, or workdir cannot be written.
+    """
+    checked = accepted(config)
+    fields = EVALUATIONS[checked.evaluation].fields
+    if fields is not None and fields not in checked:
+        raise ValueError(
+            f"evaluation {checked.evaluation!r} needs a config with the fields of {fields!r}; this one has "
+            f"{', '.join(checked)}"
+        )
+    check_folder("--workdir", workdir, writes=False)  # a finished run is only read
+    check_same_run(workdir, checked)
+    if _finished(workdir, checked) is None:
+        check_folder("--workdir", workdir)
+        check_machine(checked, jax.device_count(), jax.process_count())
+        make_objective(checked.objective.name, **objective_fields(checked))
+    return checked
+
+
+def _finished(workdir: Path, config: FrozenConfigDict) -> Results | None:
+    evaluation = EVALUATIONS[config.evaluation]
+    return finished(workdir, config, evaluation.name, (evaluation.table, evaluation.columns))
+
+
+def _train_and_evaluate(
+    config: FrozenConfigDict, workdir: Path, experiment: str, stack: ExitStack
 ) -> Results:
-    """Train and evaluate in a workdir that is ours alone; `stack` ends when all is written."""
-    package_versions, recipe = versions(), make_recipe(config)
+    """Load data, build, fit, evaluate, write; `stack` ends when all is written."""
+    evaluation, package_versions = EVALUATIONS[config.evaluation], versions()
+    recipe = make_recipe(config)
     warm_start.check_file(config)
-    parts = load_parts(config, evaluation.closed_sets)
-    train_sha256 = digest_of_images(parts.split.train)
-    warm_start.check_unseen(recipe.pretrained, config.data.name, parts.split.rule, train_sha256)
-    prepared = evaluation.ready(config, parts.split)
-    p, k = config.data.classes_per_batch, config.data.images_per_class
-    data.PKSampler(parts.train.labels, p, k, range(1), config.seed)  # raises if there are too few classes
-    _announce(config, experiment, recipe, parts)
-    try:
-        trained = train(config, workdir, recipe, parts.train, parts.evaluated, train_sha256)
-    except Preempted as error:
-        say(f"ended by {error.name}: all is saved, and the same command goes on from there")
-        raise
+    parts = data.load_parts(config.data, closed_set=evaluation.closed_sets, seed=config.seed)
+    training = _build(config, workdir, recipe, parts)
+    prepared = evaluation.prepare(config, parts.split)
+    _announce(training, parts, experiment)
+    trained = _fit(training)
     stack.enter_context(signals.at_once("all is saved, and the same command measures it", 0))
-    state, embed = trained.state, partial(trained.embed, trained.state)
-    learned = Learned(config, workdir, parts.split, parts.train, parts.seen, state, embed, prepared)
-    rule, found = evaluation.measure(learned)
+    embed = partial(trained.embed, trained.state)
+    protocol, measures = evaluation.measure(
+        EvaluationContext(
+            config, workdir, parts.split, parts.train, parts.seen, trained.state, embed, prepared
+        )
+    )
     results = {
         "experiment": experiment,
         "evaluation": evaluation.name,
-        "protocol": _protocol(config, recipe, parts, trained, rule) | {"train_sha256": train_sha256},
-        **found,
+        "protocol": _protocol(training, parts, trained, protocol),
+        **measures,
         **_training_results(config, trained.rows),
-        "params_sha256": digest(state),
+        "params_sha256": digest(trained.state),
         "versions": package_versions,
     }
-    if jax.process_index() == 0:
-        title = f"{config.objective.name} on {config.data.name}, seed {config.seed}"
-        plots.convergence({title: [plots.curve(trained.rows)]}, title, workdir / "convergence.png")
-        write_sealed(workdir / "results.json", results)
+    _write(config, workdir, trained, results)
     return results
 
 
-def _announce(config: FrozenConfigDict, experiment: str, recipe: Recipe, parts: Parts) -> None:
+def _build(config: FrozenConfigDict, workdir: Path, recipe: Recipe, parts: data.Parts) -> Training:
+    """What is trained, on which images; ValueError where a part of the data does not fit the config."""
+    train_sha256 = digest_of_images(parts.split.train)
+    warm_start.check_unseen(recipe.pretrained, config.data.name, parts.split.rule, train_sha256)
+    p, k = config.data.classes_per_batch, config.data.images_per_class
+    data.PKSampler(parts.train.labels, p, k, range(1), config.seed)  # raises if there are too few classes
+    return Training(config, workdir, recipe, parts.train, parts.evaluated, train_sha256, data_mesh())
+
+
+def _announce(training: Training, parts: data.Parts, experiment: str) -> None:
     """Say what is trained, on which images, and what is odd about the config."""
+    config = training.config
     say(
         f"{experiment}: {config.objective.name} on {config.data.name}, seed {config.seed}; "
         f"{config.train.steps} steps on {len(parts.train.labels)} images of "
@@ -163,14 +140,21 @@ def _announce(config: FrozenConfigDict, experiment: str, recipe: Recipe, parts: 
     )
     for warning in warnings(config):
         say(f"warning: {warning}")
-    if recipe.pretrained:
-        say(f"weights of {warm_start.describe(recipe.pretrained)}")
+    if training.recipe.pretrained:
+        say(f"weights of {warm_start.describe(training.recipe.pretrained)}")
 
 
-def _protocol(
-    config: FrozenConfigDict, recipe: Recipe, parts: Parts, trained: Trained, rule: Results
-) -> Results:
+def _fit(training: Training) -> Trained:
+    try:
+        return train(training)
+    except Preempted as error:
+        say(f"ended by {error.name}: all is saved, and the same command goes on from there")
+        raise
+
+
+def _protocol(training: Training, parts: data.Parts, trained: Trained, of_evaluation: Results) -> Results:
     """What the results were measured by: data, split, training and checkpoint."""
+    config, recipe = training.config, training.recipe
     images = {"train": parts.train, "test": parts.split.test}
     if config.data.val_class_fraction:
         images["validation"] = parts.evaluated
@@ -182,9 +166,9 @@ def _protocol(
         "split": parts.split.rule,
         "classes": {name: len(part.class_names) for name, part in images.items()},
         "images": {name: len(part.labels) for name, part in images.items()},
-        "image_shape": list(trained.image_shape),
+        "image_shape": list(training.image_shape),
         "crop": config.data.crop,
-        **rule,
+        **of_evaluation,
         "checkpoint": f"step {int(trained.state.step)}, {chosen_by}",
         "transform": {name: config.data[name] for name in ("augment", *AUGMENT[config.data.augment])},
         "batch": {name: config.data[name] for name in ("classes_per_batch", "images_per_class")},
@@ -192,11 +176,12 @@ def _protocol(
         "objective": recipe.objective,
         "optimizer": config.optimizer.to_dict(),
         "seed": config.seed,
+        "train_sha256": training.train_sha256,
     }
 
 
 def _training_results(config: FrozenConfigDict, rows: list[Row]) -> Results:
-    """What is told of the training itself."""
+    """Steps, time and speed of the training."""
     rates = [row["images_per_second"] for row in rows if "images_per_second" in row]
     return {
         "batches_without_quadruplets": total_without(rows),
@@ -206,35 +191,9 @@ def _training_results(config: FrozenConfigDict, rows: list[Row]) -> Results:
     }
 
 
-def load(config: FrozenConfigDict, closed_sets: bool) -> Split | ClosedSet:
-    """The data set of a config: classes for training and others for test, or all classes for both."""
-    fields, seed = config.data, config.seed
-    where = {name: fields[name] for name in ("name", "root", "image_size", "on_error", "max_pixels")}
-    if not closed_sets or fields.name in data.DATASETS or fields.name not in data.CLOSED_SETS:
-        return data.load(**where, crop=fields.crop, test_classes=fields.test_classes, seed=seed)
-    if fields.crop != "none" or fields.test_classes is not None:
-        raise ValueError(f"data.crop and data.test_classes do not apply to {fields.name}, a closed set")
-    lists = {name: fields[name] for name in ("classes", "ground_truth")}
-    return data.load_closed_set(**where, **lists, seed=seed)
-
-
-def check(config: ConfigDict, workdir: Path, evaluation: Evaluation) -> FrozenConfigDict:
-    """The config as a run takes it, checked as far as is known before data is read.
-
-    Raises:
-        ValueError: a field is wrong, or workdir holds a run of another config or evaluation.
-        OSError: a file that a field names is not there, or workdir cannot be written.
-    """
-    checked = accepted(config)
-    if evaluation.fields is not None and evaluation.fields not in checked:
-        raise ValueError(
-            f"--config: evaluation {evaluation.name!r} needs a config with the fields of "
-            f"{evaluation.fields!r}; this one has {', '.join(checked)}"
-        )
-    check_folder("--workdir", workdir, writes=False)  # a run that is finished is only shown
-    check_same_run(workdir, checked)
-    if finished(workdir, checked, evaluation.name) is None:
-        check_folder("--workdir", workdir)
-        check_machine(checked, jax.device_count(), jax.process_count())
-        make_objective(checked.objective.name, **objective_fields(checked))
-    return checked
+def _write(config: FrozenConfigDict, workdir: Path, trained: Trained, results: dict[str, Any]) -> None:
+    """Write the convergence plot, then results.json, which marks a run as finished."""
+    if jax.process_index() == 0:
+        title = f"{config.objective.name} on {config.data.name}, seed {config.seed}"
+        plots.convergence({title: [plots.curve(trained.rows)]}, title, workdir / "convergence.png")
+        write_sealed(workdir / "results.json", results)

@@ -40,3 +40,8 @@ class Batch(NamedTuple):
 
     images: UInt8[AnyArray, "b h w c"]
     labels: Int[AnyArray, " b"]
+
+
+OPTIMIZERS = ("adamw", "sgd")
+SCHEDULES = ("cosine", "constant")
+"""Names of optimizers, and of schedules of their learning rate."""

@@ -8,8 +8,7 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from experiments import plots
-from experiments.evaluations.results import Results, align
-from experiments.runner import Evaluation, Learned
+from experiments.evaluations.base import Evaluation, EvaluationContext, Results, align
 from pddm_jax.data import ClosedSet, Split
 from pddm_jax.evaluate import metrics
 from pddm_jax.losses.objectives import OBJECTIVES
@@ -17,7 +16,7 @@ from pddm_jax.pddm.scoring import score_matrix
 from pddm_jax.system.console import say
 
 
-def ready(config: FrozenConfigDict, split: Split | ClosedSet) -> None:
+def prepare(config: FrozenConfigDict, split: Split | ClosedSet) -> None:
     """Refuse test classes none of which has two images: nothing could be found."""
     if not (np.unique(split.test.labels, return_counts=True)[1] > 1).any():
         raise ValueError(
@@ -26,18 +25,18 @@ def ready(config: FrozenConfigDict, split: Split | ClosedSet) -> None:
         )
 
 
-def measure(learned: Learned) -> tuple[Results, Results]:
+def measure(context: EvaluationContext) -> tuple[Results, Results]:
     """Rank all test images for each of them; leaves gallery.png."""
-    config, test = learned.config, learned.split.test
+    config, test = context.config, context.split.test
     say(f"ranking {len(test.labels)} images of {len(test.class_names)} unseen classes")
-    embeddings, depth = learned.embed(test), max(metrics.KS)
+    embeddings, depth = context.embed(test), max(metrics.KS)
     found = {"euclidean": metrics.query_measures(embeddings, test.labels, depth)}
     if OBJECTIVES[config.objective.name].learns_score:
-        score = jax.tree_util.Partial(score_matrix, jax.device_get(learned.state.params["unit"]))
+        score = jax.tree_util.Partial(score_matrix, jax.device_get(context.state.params["unit"]))
         found["pddm"] = metrics.query_measures(embeddings, test.labels, depth, score_fn=score)
     nmi = metrics.nmi(embeddings, test.labels, config.seed) if config.train.nmi else None
     if jax.process_index() == 0:
-        plots.gallery(test, embeddings, found["euclidean"], config.seed, learned.workdir / "gallery.png")
+        plots.gallery(test, embeddings, found["euclidean"], config.seed, context.workdir / "gallery.png")
     summaries = {name: metrics.summarize(of, metrics.KS) for name, of in found.items()}
     queries, left_out = summaries["euclidean"].queries, summaries["euclidean"].left_out
     rule = {"gallery": "all test images, the query itself left out", "queries": queries}
@@ -89,4 +88,4 @@ def columns(results: Results) -> dict[str, float | None]:
     }
 
 
-EVALUATION = Evaluation("retrieval", measure, table, columns, ready)
+EVALUATION = Evaluation("retrieval", measure, table, columns, prepare)

@@ -13,8 +13,7 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import FrozenConfigDict
 
-from experiments.evaluations.results import Results, align
-from experiments.runner import Evaluation, Learned
+from experiments.evaluations.base import Evaluation, EvaluationContext, Results, align
 from pddm_jax import data
 from pddm_jax.checks import check_choice
 from pddm_jax.data import ClosedSet, Images, Split
@@ -44,7 +43,7 @@ class Task(NamedTuple):
     hierarchy: Meeting | None
 
 
-def ready(config: FrozenConfigDict, split: Split | ClosedSet) -> Task:
+def prepare(config: FrozenConfigDict, split: Split | ClosedSet) -> Task:
     """The task of a config; ValueError or OSError for what is wrong with its files, or with a field."""
     fields = config.transfer
     if fields.name is not None:
@@ -67,22 +66,22 @@ def closed_set(config: FrozenConfigDict, split: Split | ClosedSet) -> ClosedSet:
     return data.load_closed_set(**where, seed=config.seed)
 
 
-def measure(learned: Learned) -> tuple[Results, Results]:
+def measure(context: EvaluationContext) -> tuple[Results, Results]:
     """Name the test images of a closed set in as many ways as the config asks for."""
-    config, fields = learned.config, learned.config.transfer
-    closed, hierarchy = learned.beside
+    config, fields = context.config, context.config.transfer
+    closed, hierarchy = context.prepared
     known, test = closed.train, closed.test
     say(f"classifying {len(test.labels)} images of {len(known.class_names)} classes ({closed.rule})")
     gallery = None
     if fields.neighbours or fields.probe_steps:
-        gallery = learned.embed(known)
+        gallery = context.embed(known)
         means = class_means([(gallery, known.labels)])
     else:
-        means = class_means(_blocks(learned, known))
-    embeddings = learned.embed(test)
+        means = class_means(_blocks(context, known))
+    embeddings = context.embed(test)
     scores: dict[str, ScoreFn | None] = {"means": None}
     if OBJECTIVES[config.objective.name].learns_score:
-        unit = jax.device_get(learned.state.params["unit"])
+        unit = jax.device_get(context.state.params["unit"])
         scores["means, PDDM score"] = jax.tree_util.Partial(score_matrix, unit)
 
     found: dict[str, Any] = {}
@@ -115,10 +114,10 @@ def measure(learned: Learned) -> tuple[Results, Results]:
     return rule, {"accuracy": found}
 
 
-def _blocks(learned: Learned, images: Images) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _blocks(context: EvaluationContext, images: Images) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for start in range(0, len(images.labels), BLOCK):
         part = some(images, np.arange(start, min(start + BLOCK, len(images.labels))))
-        yield learned.embed(part), part.labels
+        yield context.embed(part), part.labels
 
 
 def _hierarchy(path: Path, known: Images) -> Meeting:
@@ -173,4 +172,4 @@ def columns(results: Results) -> dict[str, float | None]:
     return found | {f"top-1, {name}": last[name]["flat"]["1"] for name in others}
 
 
-EVALUATION = Evaluation("transfer", measure, table, columns, ready, closed_sets=True, fields="transfer")
+EVALUATION = Evaluation("transfer", measure, table, columns, prepare, closed_sets=True, fields="transfer")

@@ -8,8 +8,7 @@ from jaxtyping import Float, Int
 from ml_collections import FrozenConfigDict
 
 from experiments import plots
-from experiments.evaluations.results import Results, align
-from experiments.runner import Evaluation, Learned
+from experiments.evaluations.base import Evaluation, EvaluationContext, Results, align
 from pddm_jax.data import ClosedSet, Split
 from pddm_jax.data.glyphs import character_names
 from pddm_jax.system.console import say
@@ -39,22 +38,22 @@ def describe(config: FrozenConfigDict, split: Split | ClosedSet) -> tuple[Labels
     return np.array([*names]), read_descriptions(path, [*names.values()], ids)
 
 
-def ready(config: FrozenConfigDict, split: Split | ClosedSet) -> tuple[Labels, Vectors]:
+def prepare(config: FrozenConfigDict, split: Split | ClosedSet) -> tuple[Labels, Vectors]:
     """The descriptions of all classes; ValueError or OSError for what is wrong in them or in a field."""
     return describe(config, split)
 
 
-def measure(learned: Learned) -> tuple[Results, Results]:
+def measure(context: EvaluationContext) -> tuple[Results, Results]:
     """Learn the three ways on seen classes, and place the images of the others; leaves zero_shot.png."""
-    config, train, test = learned.config, learned.train, learned.split.test
-    labels, vectors = learned.beside
+    config, train, test = context.config, context.train, context.split.test
+    labels, vectors = context.prepared
     seen, unseen = (np.unique(part.labels) for part in (train, test))
     say(f"naming {len(test.labels)} images of {len(unseen)} unseen classes; {len(seen)} are seen")
     of_seen, of_unseen, of_both = (
         vectors[np.searchsorted(labels, some)] for some in (seen, unseen, np.union1d(seen, unseen))
     )
-    ways = learn(config, learned.embed(train), np.searchsorted(seen, train.labels), of_seen)
-    embeddings, rows = learned.embed(test), np.searchsorted(unseen, test.labels)
+    ways = learn(config, context.embed(train), np.searchsorted(seen, train.labels), of_seen)
+    embeddings, rows = context.embed(test), np.searchsorted(unseen, test.labels)
     placed = {name: places(into, embeddings, rows, of_unseen) for name, into in ways.items()}
     hits = {"chance": {str(k): min(k / len(unseen), 1.0) for k in KS}}
     if config.zero_shot.descriptions is None:
@@ -62,8 +61,8 @@ def measure(learned: Learned) -> tuple[Results, Results]:
     hits |= {name: shares(found) for name, found in placed.items()}
 
     generalised = None
-    if learned.seen:
-        parts = {"seen": (learned.embed(learned.seen), learned.seen.labels)}
+    if context.seen:
+        parts = {"seen": (context.embed(context.seen), context.seen.labels)}
         parts["unseen"] = embeddings, test.labels
         both, generalised = np.union1d(seen, unseen), {}
         for name, into in ways.items():
@@ -75,10 +74,10 @@ def measure(learned: Learned) -> tuple[Results, Results]:
             generalised[name] = of
 
     if jax.process_index() == 0:
-        names = class_names(config, learned.split)
+        names = class_names(config, context.split)
         shown = plots.successes_and_failures(placed["conse"], test.labels, config.seed)
         first = likeliest(ways["conse"], embeddings[shown], of_unseen, 5)
-        plots.named(test, shown, placed["conse"], unseen[first], names, learned.workdir / "zero_shot.png")
+        plots.named(test, shown, placed["conse"], unseen[first], names, context.workdir / "zero_shot.png")
     rule = {
         "zero_shot": config.zero_shot.to_dict()
         | {"classes": {"seen": len(seen), "unseen": len(unseen)}, "attributes": vectors.shape[1]}
@@ -150,4 +149,4 @@ def columns(results: Results) -> dict[str, float | None]:
     return found
 
 
-EVALUATION = Evaluation("zero_shot", measure, table, columns, ready, fields="zero_shot")
+EVALUATION = Evaluation("zero_shot", measure, table, columns, prepare, fields="zero_shot")

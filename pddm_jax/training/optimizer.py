@@ -5,9 +5,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from pddm_jax.checks import check_choice
-
-SCHEDULES = ("cosine", "constant")
-OPTIMIZERS = ("adamw", "sgd")
+from pddm_jax.types import OPTIMIZERS, SCHEDULES
 
 
 def make_optimizer(

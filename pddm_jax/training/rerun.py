@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from pddm_jax.config import defaults
-from pddm_jax.config.rules import FILES, accepted, check_machine, fields
+from pddm_jax.config.check import FILES, accepted, check_machine, fields
 from pddm_jax.losses.objectives import make_objective
 from pddm_jax.pddm.unit import PDDM
 from pddm_jax.sharding import data_mesh, global_batches

@@ -7,12 +7,11 @@ from typing import Any
 
 from ml_collections import FrozenConfigDict
 
-from experiments.evaluations.results import Results
 from pddm_jax.config.old_names import with_new_names
 from pddm_jax.system.console import tell
 from pddm_jax.system.files import write_sealed
 from pddm_jax.training.checkpoint_files import Damaged, read_record, steps_in
-from pddm_jax.training.restore import read_config, read_results
+from pddm_jax.training.run_files import Results, read_config, read_results
 from pddm_jax.training.writer import Known, Row
 
 MAY_DIFFER = ("classes", "data.max_pixels", "data.workers", "devices", "image_shape", "train_sha256")

@@ -12,7 +12,8 @@ from absl import flags
 from hypothesis import strategies as st
 
 from experiments.command import LOWER, Experiment
-from pddm_jax.config.rules import RULES, accepted, check_machine
+from pddm_jax.config.check import accepted, check_machine
+from pddm_jax.config.rules import RULES
 from pddm_jax.losses.objectives import make_objective
 from pddm_jax.system import cli
 from pddm_jax.training import recipe

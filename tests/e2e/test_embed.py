@@ -28,7 +28,8 @@ from pddm_jax.pddm.unit import PDDM
 from pddm_jax.sharding import data_mesh
 from pddm_jax.training.checkpoint import Checkpoints
 from pddm_jax.training.optimizer import make_optimizer
-from pddm_jax.training.restore import Trained, load, read_config, transform_of
+from pddm_jax.training.restore import Trained, load, transform_of
+from pddm_jax.training.run_files import read_config
 from pddm_jax.training.state import TrainState, init_state
 from tests.conftest import LIMIT, free_address
 

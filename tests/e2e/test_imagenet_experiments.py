@@ -11,13 +11,14 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 
 from experiments.configs import imagenet10k, imagenet2010, transfers
 from experiments.evaluations import transfer
-from pddm_jax.config.rules import accepted, check_config
+from pddm_jax.config.check import accepted, check_config
 from pddm_jax.data import ClosedSet, Images, Split, load_closed_set, ordered_batches
 from pddm_jax.data.images import some
 from pddm_jax.data.streams import WAYS, stream
 from pddm_jax.sharding import data_mesh
 from pddm_jax.training.recipe import make_recipe
-from pddm_jax.training.restore import load, read_config, transform_of
+from pddm_jax.training.restore import load, transform_of
+from pddm_jax.training.run_files import read_config
 from pddm_jax.training.step import make_embed
 
 GLYPHS = "--config=experiments/configs/imagenet2010.py:glyphs"
@@ -152,7 +153,7 @@ def test_slips_are_told_before_training(field, value, words):
     config = imagenet2010.get_config("glyphs")
     accepted(config)
     closed = ClosedSet(None, None, "")
-    assert transfer.ready(config, closed) == (closed, None)
+    assert transfer.prepare(config, closed) == (closed, None)
     config.transfer[field] = value
     with pytest.raises((ValueError, OSError), match=words):
         accepted(config)
@@ -168,22 +169,22 @@ def test_a_wrong_hierarchy_is_told_before_training(lines, words, tmp_path):
     config.transfer.hierarchy = str(tmp_path / "is_a")
     known = Images(np.zeros((1, 1, 1, 1), np.uint8), np.array([4]), {4: "poodle"})
     with pytest.raises(ValueError, match=words):
-        transfer.ready(config, ClosedSet(known, known, ""))
+        transfer.prepare(config, ClosedSet(known, known, ""))
 
 
 def test_another_closed_set_is_read_before_training(tmp_path):
     config = imagenet2010.get_config("glyphs")
     config.transfer.update(name="folder", root=str(tmp_path))
     with pytest.raises((ValueError, OSError), match=str(tmp_path)):
-        transfer.ready(config, ClosedSet(None, None, ""))
+        transfer.prepare(config, ClosedSet(None, None, ""))
 
 
 def test_what_is_trained_on_must_be_a_closed_set_where_no_other_is_named():
     config = imagenet2010.get_config("glyphs")
     config.data.name = "cars196"
     with pytest.raises(ValueError, match=r"data\.name.*'glyphs'.*'cars196'"):
-        transfer.ready(config, Split(None, None, ""))
-    transfer.ready(config, ClosedSet(None, None, ""))
+        transfer.prepare(config, Split(None, None, ""))
+    transfer.prepare(config, ClosedSet(None, None, ""))
 
 
 def test_imagenet_asks_for_its_folder(run_command, tmp_path):

@@ -12,7 +12,7 @@ from experiments import icons, runner
 from experiments.configs import cars196, cub200, folder, sop
 from experiments.evaluations import retrieval
 from pddm_jax import data
-from pddm_jax.config.rules import check_config
+from pddm_jax.config.check import check_config
 from pddm_jax.data import protocols
 from pddm_jax.data.protocols import Count, Expected
 from pddm_jax.data.storage.rgb import MAX_PIXELS

@@ -15,7 +15,7 @@ from experiments import runner
 from experiments.evaluations import retrieval
 from pddm_jax.system.files import write_json
 from pddm_jax.training import setup
-from pddm_jax.training.restore import read_config, read_results
+from pddm_jax.training.run_files import read_config, read_results
 from pddm_jax.training.resume import began, check_same_run
 from pddm_jax.training.writer import read_rows
 from tests.conftest import LIMIT, free_address

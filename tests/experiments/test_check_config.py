@@ -21,12 +21,14 @@ from experiments.configs import (
     sop,
     zero_shot,
 )
-from experiments.evaluations import retrieval, zero_shot
+from experiments.evaluations import retrieval
+from experiments.evaluations import zero_shot as zero_shot_evaluation
 from pddm_jax import data
+from pddm_jax.config import check as module
 from pddm_jax.config import defaults
-from pddm_jax.config import rules as module
+from pddm_jax.config.check import accepted, check_machine, fields, warnings
 from pddm_jax.config.old_names import NEW_NAMES, with_new_names
-from pddm_jax.config.rules import RULES, accepted, check_machine, fields, warnings
+from pddm_jax.config.rules import FLAG, RULES
 
 MODULES = (
     cars196,
@@ -110,7 +112,7 @@ def test_absurd_values_are_refused_by_name_in_one_line(name):
 @pytest.mark.parametrize("name", sorted(RULES))
 def test_a_bool_is_no_number_and_a_number_no_bool(name):
     kind = RULES[name].accepts
-    assert kind(True) == (RULES[name] is module.FLAG)
+    assert kind(True) == (RULES[name] is FLAG)
     assert not (kind(1) and kind(True))
 
 
@@ -254,7 +256,7 @@ def test_nothing_is_read_or_made_before_the_config_is_accepted(monkeypatch, tmp_
             with pytest.raises(ValueError, match=name):
                 runner.run(with_field(name, value), workdir, "test", retrieval.EVALUATION)
     with pytest.raises(ValueError, match="needs a config with the fields of 'zero_shot'"):
-        runner.run(quickstart.get_config(), workdir, "test", zero_shot.EVALUATION)
+        runner.run(quickstart.get_config(), workdir, "test", zero_shot_evaluation.EVALUATION)
     with pytest.raises(ValueError, match="seed must be"):
         compare.compare(quickstart.get_config(), workdir, ["pddm"], [0, -1], retrieval.EVALUATION)
     assert not [*tmp_path.iterdir()]

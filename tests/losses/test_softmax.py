@@ -18,7 +18,8 @@ from pddm_jax.training import warm_start
 from pddm_jax.training.checkpoint import Checkpoints, Preempted
 from pddm_jax.training.optimizer import make_optimizer
 from pddm_jax.training.provenance import digest
-from pddm_jax.training.restore import load, network_of, read_config
+from pddm_jax.training.restore import load, network_of
+from pddm_jax.training.run_files import read_config
 from pddm_jax.training.state import init_state
 
 SHAPE = (12, 12, 1)

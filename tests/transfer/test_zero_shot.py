@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.optimize import linprog
 
 from experiments.configs.zero_shot import get_config
-from experiments.evaluations import zero_shot
+from experiments.evaluations import zero_shot as evaluation
 from experiments.runner import Learned, load, run
 from pddm_jax import embed
 from pddm_jax.data import drawn, glyphs, some
@@ -464,9 +464,9 @@ def test_characters_never_seen_are_known_by_their_names(glyph_root, tmp_path):
         coarse = data.images.reshape(-1, 8, 4, 8, 4).mean(axis=(2, 4)).reshape(-1, 64)
         return coarse / np.linalg.norm(coarse, axis=1, keepdims=True)
 
-    beside = zero_shot.ready(config, split)
+    beside = evaluation.prepare(config, split)
     learned = Learned(config, tmp_path, split, train, seen, None, pixels, beside)
-    rule, found = zero_shot.measure(learned)
+    rule, found = evaluation.measure(learned)
     assert rule["zero_shot"]["classes"] == {"seen": len(split.train.class_names), "unseen": 284}
     hits = found["hit_at_k"]
     assert [*hits] == ["chance", "word frequency", "conse", "ranking", "ridge"]
@@ -486,14 +486,14 @@ def test_characters_never_seen_are_known_by_their_names(glyph_root, tmp_path):
         assert len(picture.convert("RGB").getcolors(2**20)) > 100
     described = {"data": "glyphs", "seed": 0, "objective": {"name": "pddm"}, "images": {"test": 1}}
     results = {"experiment": "x", "protocol": described | rule, "steps": 1, "seconds": 1, **found}
-    line = next(line for line in zero_shot.table(results).splitlines() if line.split()[:1] == ["conse"])
+    line = next(line for line in evaluation.table(results).splitlines() if line.split()[:1] == ["conse"])
     assert line.split()[1:] == [f"{100 * share:.2f}" for share in hits["conse"].values()]
 
 
 def test_the_ordering_by_word_frequency_is_that_of_the_counts():
     seen, unseen = ["A B", "A C", "A"], ["C", "B C D", "A", "E", "A B"]
     vectors = word_descriptions([*seen, *unseen])
-    places = zero_shot.by_frequency(vectors[:3], vectors[3:])
+    places = evaluation.by_frequency(vectors[:3], vectors[3:])
     means = [1, 2 / 3, 3, 0, 2]  # seen classes with each word of the name
     assert places.tolist() == [sorted(means, reverse=True).index(mean) for mean in means]
 
@@ -552,7 +552,7 @@ def test_compare_sets_objectives_side_by_side_by_the_naming_of_unseen_classes(ru
         assert summary["objectives"][name]["ridge Hit@1"] == [run["hit_at_k"]["ridge"]["1"]]
         mean = run["generalised"]["ridge"]["harmonic mean"]["1"]
         assert summary["objectives"][name]["ridge harmonic mean"] == [mean]
-        assert "published: Hit@5 48.2" in zero_shot.table(run)
+        assert "published: Hit@5 48.2" in evaluation.table(run)
     assert out.startswith("| objective | conse Hit@1 | conse Hit@5 |")
 
 
@@ -572,7 +572,7 @@ def test_what_is_wrong_is_told_before_training(changed, words, photos):
     config = get_config("ilsvrc2010")
     config.update_from_flattened_dict(fields(photos) | changed)
     with pytest.raises((ValueError, OSError), match=words):
-        run(config, photos / "run", "zero_shot", zero_shot.EVALUATION)
+        run(config, photos / "run", "zero_shot", evaluation.EVALUATION)
     assert not (photos / "run" / "config.json").exists()
 
 
