@@ -18,7 +18,7 @@ from experiments.results import Results
 from experiments.resuming import check_same_run, finished, mend_config
 from experiments.training_run import Trained, train
 from pddm_jax import data
-from pddm_jax.data import ClosedSet, Images, Split
+from pddm_jax.data import ClosedSet, Images, Parts, Split, load_parts
 from pddm_jax.data.transforms import AUGMENT
 from pddm_jax.losses.objectives import make_objective
 from pddm_jax.system import signals
@@ -63,30 +63,6 @@ class Evaluation(NamedTuple):
     fields: str | None = None  # the group of the config that it reads
 
 
-class Parts(NamedTuple):
-    """The images of a data set by what a run does with them."""
-
-    split: Split | ClosedSet
-    train: Images
-    evaluated: Images  # during training: of the validation classes, or the test images
-    seen: Images | None  # of the training classes, kept for the end
-
-
-def load_parts(config: FrozenConfigDict, closed_sets: bool) -> Parts:
-    """The data set of a config, parted; ValueError where a part has no image."""
-    split = load(config, closed_sets)
-    train_images, evaluated, seen = split.train, split.test, None
-    if config.data.val_class_fraction:
-        train_images, evaluated = data.hold_out(split.train, config.data.val_class_fraction, config.seed)
-    if config.data.seen_test:
-        apart = data.drawn(train_images, config.data.seen_test, config.seed)
-        if not apart.any():
-            raise ValueError(f"data.seen_test of {config.data.seen_test} keeps no image of any class")
-        seen = data.some(train_images, np.flatnonzero(apart))
-        train_images = data.some(train_images, np.flatnonzero(~apart))
-    return Parts(split, train_images, evaluated, seen)
-
-
 def run(config: ConfigDict, workdir: Path, experiment: str, evaluation: Evaluation) -> Results:
     """Train and evaluate, or go on where a run in `workdir` was stopped.
 
@@ -122,7 +98,7 @@ def _run(
     """Train and evaluate in a workdir that is ours alone; `stack` ends when all is written."""
     package_versions, recipe = versions(), make_recipe(config)
     warm_start.check_file(config)
-    parts = load_parts(config, evaluation.closed_sets)
+    parts = load_parts(config.data.to_dict(), closed_set=evaluation.closed_sets, seed=config.seed)
     train_sha256 = digest_of_images(parts.split.train)
     warm_start.check_unseen(recipe.pretrained, config.data.name, parts.split.rule, train_sha256)
     prepared = evaluation.ready(config, parts.split)
@@ -204,18 +180,6 @@ def _training_results(config: FrozenConfigDict, rows: list[Row]) -> Results:
         "seconds": rows[-1]["seconds"],
         "images_per_second": statistics.median(rates),
     }
-
-
-def load(config: FrozenConfigDict, closed_sets: bool) -> Split | ClosedSet:
-    """The data set of a config: classes for training and others for test, or all classes for both."""
-    fields, seed = config.data, config.seed
-    where = {name: fields[name] for name in ("name", "root", "image_size", "on_error", "max_pixels")}
-    if not closed_sets or fields.name in data.DATASETS or fields.name not in data.CLOSED_SETS:
-        return data.load(**where, crop=fields.crop, test_classes=fields.test_classes, seed=seed)
-    if fields.crop != "none" or fields.test_classes is not None:
-        raise ValueError(f"data.crop and data.test_classes do not apply to {fields.name}, a closed set")
-    lists = {name: fields[name] for name in ("classes", "ground_truth")}
-    return data.load_closed_set(**where, **lists, seed=seed)
 
 
 def check(config: ConfigDict, workdir: Path, evaluation: Evaluation) -> FrozenConfigDict:

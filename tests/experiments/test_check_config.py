@@ -24,7 +24,6 @@ from experiments.configs import (
     sop,
     zero_shot,
 )
-from pddm_jax import data
 from pddm_jax.train.old_fields import NEW_NAMES, with_new_names
 
 MODULES = (
@@ -246,7 +245,7 @@ def test_a_rate_that_never_rises_to_its_height_is_told():
 
 
 def test_nothing_is_read_or_made_before_the_config_is_accepted(monkeypatch, tmp_path):
-    monkeypatch.setattr(data, "load", None)
+    monkeypatch.setattr(runner, "load_parts", None)
     workdir = tmp_path / "run"
     for name, value, _ in BAD:
         if not name.startswith(("transfer", "zero_shot")):
