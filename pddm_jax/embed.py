@@ -28,7 +28,6 @@ from tqdm import tqdm
 from pddm_jax import data
 from pddm_jax.data import ClosedSet, Split
 from pddm_jax.data.listing import Listing, listing, read_names, write_names
-from pddm_jax.data.storage.rgb import MAX_PIXELS
 from pddm_jax.sharding import data_mesh
 from pddm_jax.system import cli, peers, signals
 from pddm_jax.system.agreement import together
@@ -222,17 +221,15 @@ def _load(config: Config, name: str | None, root: str | None) -> Split | ClosedS
     lacking = [field for field in _OF_DATA if field not in fields]
     if lacking:
         raise ValueError(f"config.json of the run is damaged: it has no data.{', data.'.join(lacking)}")
-    lists, test_classes = {}, None
+    found = {**fields, "root": root}
     if name is None or name == fields["name"]:
-        name, root = fields["name"], root or fields["root"]
-        lists = {field: fields[field] for field in ("classes", "ground_truth")}
-        test_classes = fields["test_classes"]
-    where = {"root": root, "seed": config["seed"]}
-    where |= {field: fields[field] for field in ("image_size", "on_error")}
-    where["max_pixels"] = fields.get("max_pixels", MAX_PIXELS)  # which earlier runs do not have
-    if name in data.DATASETS or test_classes is not None:
-        return data.load(name, **where, crop=fields["crop"], test_classes=test_classes)
-    return data.load_closed_set(name, **where, **lists)
+        found["root"] = root or fields["root"]
+    else:
+        found |= {"name": name, "classes": None, "ground_truth": None, "test_classes": None}
+        if name not in data.DATASETS:
+            found["crop"] = "none"  # a closed set has no boxes, whatever the run's own data has
+    # Where a run has test classes of its own, it had no closed set.
+    return data.load_data(found, closed_set=found["test_classes"] is None, seed=config["seed"])
 
 
 class Written(NamedTuple):

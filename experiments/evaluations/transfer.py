@@ -16,7 +16,7 @@ from ml_collections import FrozenConfigDict
 from experiments.evaluations.base import Evaluation, EvaluationContext, Results, align
 from pddm_jax import data
 from pddm_jax.checks import check_choice
-from pddm_jax.data import ClosedSet, Images, Split
+from pddm_jax.data import ClosedSet, Images, Split, closed_set_of
 from pddm_jax.data.images import some
 from pddm_jax.data.streams import WAYS, stream
 from pddm_jax.evaluate.top_k import ScoreFn
@@ -60,10 +60,8 @@ def closed_set(config: FrozenConfigDict, split: Split | ClosedSet) -> ClosedSet:
     fields = config.transfer
     if fields.name is None and isinstance(split, ClosedSet):
         return split
-    of = config.data if fields.name is None else fields
-    where = {name: of[name] for name in ("name", "root", "classes", "ground_truth")}
-    where |= {name: config.data[name] for name in ("image_size", "on_error")}
-    return data.load_closed_set(**where, seed=config.seed)
+    named = () if fields.name is None else ("name", "root", "classes", "ground_truth")
+    return closed_set_of(config.data.to_dict() | {name: fields[name] for name in named}, config.seed)
 
 
 def measure(context: EvaluationContext) -> tuple[Results, Results]:

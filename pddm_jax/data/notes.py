@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
+from absl import logging
 
 from pddm_jax.data.images import Images
 from pddm_jax.data.storage.decode import Key
@@ -70,3 +71,10 @@ def small_classes(data: Images, part: str) -> str | None:
         f"{len(alone)} of {len(labels)} {part} classes have one image, for example "
         f"{data.class_names[alone[0]]!r}: it has no other to be compared with"
     )
+
+
+def warn(notes: Sequence[str | None]) -> None:
+    """Log each note that there is."""
+    for note in notes:
+        if note:
+            logging.warning("data: %s", note)

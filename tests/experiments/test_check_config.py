@@ -23,7 +23,6 @@ from experiments.configs import (
 )
 from experiments.evaluations import retrieval
 from experiments.evaluations import zero_shot as zero_shot_evaluation
-from pddm_jax import data
 from pddm_jax.config import check as module
 from pddm_jax.config import defaults
 from pddm_jax.config.check import accepted, check_machine, fields, warnings
@@ -249,7 +248,7 @@ def test_a_rate_that_never_rises_to_its_height_is_told():
 
 
 def test_nothing_is_read_or_made_before_the_config_is_accepted(monkeypatch, tmp_path):
-    monkeypatch.setattr(data, "load", None)
+    monkeypatch.setattr(runner, "load_parts", None)
     workdir = tmp_path / "run"
     for name, value, _ in BAD:
         if not name.startswith(("transfer", "zero_shot")):

@@ -15,9 +15,10 @@ from scipy.optimize import linprog
 
 from experiments.configs.zero_shot import get_config
 from experiments.evaluations import zero_shot as evaluation
-from experiments.runner import Learned, load, run
+from experiments.evaluations.base import EvaluationContext
+from experiments.runner import run
 from pddm_jax import embed
-from pddm_jax.data import drawn, glyphs, some
+from pddm_jax.data import drawn, glyphs, load_data, some
 from pddm_jax.data.images import of_classes
 from pddm_jax.data.layouts.by_name import find
 from pddm_jax.data.prepare.command import prepare
@@ -465,7 +466,7 @@ def test_characters_never_seen_are_known_by_their_names(glyph_root, tmp_path):
         return coarse / np.linalg.norm(coarse, axis=1, keepdims=True)
 
     beside = evaluation.prepare(config, split)
-    learned = Learned(config, tmp_path, split, train, seen, None, pixels, beside)
+    learned = EvaluationContext(config, tmp_path, split, train, seen, None, pixels, beside)
     rule, found = evaluation.measure(learned)
     assert rule["zero_shot"]["classes"] == {"seen": len(split.train.class_names), "unseen": 284}
     hits = found["hit_at_k"]
@@ -584,11 +585,11 @@ def test_prepared_imagenet_is_split_by_class_for_a_run_and_for_its_embeddings(ph
     source = find("imagenet2010", photos / "photos", str(tmp_path / "wnids.txt"))
     prepare("imagenet2010", source, photos / "photos", tmp_path / "records", 16, False)
     config = get_config("ilsvrc2010")
-    config.data.update(root=str(tmp_path / "records"), unseen="3")
-    split = load(FrozenConfigDict(config), closed_sets=False)
+    config.data.update(root=str(tmp_path / "records"), test_classes="3")
+    split = load_data(config.data.to_dict(), closed_set=False, seed=config.seed)
     assert [len(part.class_names) for part in (split.train, split.test)] == [7, 3]
     assert not split.train.class_names.keys() & split.test.class_names.keys()
     again = embed._load(config.to_dict(), None, None)
     assert again.test.class_names == split.test.class_names
     with pytest.raises(ValueError, match=r"data\.test_classes do not apply to imagenet2010"):
-        load(FrozenConfigDict(config), closed_sets=True)
+        load_data(config.data.to_dict(), closed_set=True, seed=config.seed)

@@ -1,0 +1,177 @@
+"""Data sets by name: a split of disjoint classes, or a closed set, as a config or the caller names it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from pddm_jax.checks import check_choice
+from pddm_jax.data import closed_set, fashion_mnist, glyphs, protocols
+from pddm_jax.data.closed_set import ClosedSet
+from pddm_jax.data.images import Split
+from pddm_jax.data.layouts import by_name
+from pddm_jax.data.layouts.base import Source, cropped
+from pddm_jax.data.notes import small_classes, warn
+from pddm_jax.data.readable import readable
+from pddm_jax.data.storage.rgb import MAX_PIXELS
+from pddm_jax.system.console import errors_in_one_line
+
+IN_MEMORY = {"glyphs": glyphs.load, "fashion_mnist": fashion_mnist.load}
+
+PROTOCOLS: dict[str, Callable[[Source, int], Split]] = {
+    "cars196": lambda source, seed: protocols.cars196(source),
+    "cub200": lambda source, seed: protocols.cub200(source),
+    "sop": lambda source, seed: protocols.sop(source),
+    "folder": protocols.folder,
+}
+
+DATASETS = (*IN_MEMORY, *PROTOCOLS)
+CLOSED_SETS = ("glyphs", "folder", *by_name.LISTED)
+
+SplitOrClosedSet = TypeVar("SplitOrClosedSet", Split, ClosedSet)
+
+
+def load_data(fields: Mapping[str, Any], *, closed_set: bool, seed: int) -> Split | ClosedSet:
+    """The data set of a config: disjoint classes wherever it has them, else one closed set.
+
+    Args:
+        fields: the config's group `data`.
+        closed_set: whether the evaluation can use a closed set; if not, a data set that is nothing else
+            needs `test_classes`.
+        seed: of the split.
+
+    Raises:
+        FileNotFoundError: the data is not there.
+        ValueError: it is corrupt or incomplete, or a field is wrong or does not apply.
+    """
+    name = fields["name"]
+    check_choice("data.name", name, (*DATASETS, *by_name.LISTED))
+    if not closed_set or name in DATASETS:
+        return load(**_common(fields), crop=fields["crop"], test_classes=fields["test_classes"], seed=seed)
+    if fields["crop"] != "none" or fields["test_classes"] is not None:
+        raise ValueError(f"data.crop and data.test_classes do not apply to {name}, a closed set")
+    return closed_set_of(fields, seed)
+
+
+def closed_set_of(fields: Mapping[str, Any], seed: int) -> ClosedSet:
+    """The closed set of a config's group `data`, also where its data set has disjoint classes.
+
+    Raises:
+        FileNotFoundError: the data is not there.
+        ValueError: it is corrupt, or no closed set; or a field is wrong.
+    """
+    lists = {name: fields[name] for name in ("classes", "ground_truth")}
+    return load_closed_set(**_common(fields), **lists, seed=seed)
+
+
+def _common(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that `load` and `load_closed_set` share; runs of early versions have no max_pixels."""
+    common = {name: fields[name] for name in ("name", "root", "image_size", "on_error")}
+    return common | {"max_pixels": fields.get("max_pixels", MAX_PIXELS)}
+
+
+@errors_in_one_line()
+def load(
+    name: str,
+    root: str | None,
+    image_size: int | None,
+    seed: int,
+    crop: str = "none",
+    on_error: str = "stop",
+    test_classes: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Split:
+    """The data set of a name in `DATASETS`.
+
+    Args:
+        name: of the data set; with `test_classes`, one of `CLOSED_SETS` too, as `prepare` wrote it.
+        root: its folder; glyphs and fashion_mnist have places of their own, see their modules.
+        image_size: side in pixels of glyphs and fashion_mnist; images on disk keep their own.
+        seed: of the split, where it is drawn.
+        crop: "none", whole images; or "bbox", cut to the annotated boxes.
+        on_error: what an image does that cannot be read: "stop", or "skip". One that was skipped when
+            records were written is left out either way, and counted in the split's rule.
+        test_classes: other test classes than the set's own, of images on disk: see `protocols.by_class`.
+        max_pixels: width times height above which an image on disk is not read.
+
+    Raises:
+        FileNotFoundError: the data is not there.
+        ValueError: it is corrupt, or not the whole data set; or an argument is wrong.
+    """
+    check_choice("data.name", name, DATASETS if test_classes is None else (*DATASETS, *by_name.LISTED))
+    check_choice("data.crop", crop, ("none", "bbox"))
+    check_choice("data.on_error", on_error, ("stop", "skip"))
+    if name in IN_MEMORY:
+        if crop != "none":
+            raise ValueError(f'data.crop must be "none" for {name}, which has no boxes')
+        if test_classes is not None:
+            raise ValueError(
+                f"data.test_classes does not apply to {name}, which has test classes of its own"
+            )
+        return IN_MEMORY[name](root, image_size, seed)
+    source = _limited(by_name.find(name, _given(root, name), skip=on_error == "skip"), max_pixels)
+    source = cropped(source) if crop == "bbox" else source
+    split = (
+        protocols.by_class(source, test_classes, seed) if test_classes else PROTOCOLS[name](source, seed)
+    )
+    split = readable(_told(split, source), on_error == "skip")
+    warn([small_classes(part, of) for part, of in ((split.train, "training"), (split.test, "test"))])
+    return split
+
+
+@errors_in_one_line()
+def load_closed_set(
+    name: str,
+    root: str | None,
+    image_size: int | None,
+    seed: int,
+    on_error: str = "stop",
+    classes: str | None = None,
+    ground_truth: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> ClosedSet:
+    """The data set of a name in `CLOSED_SETS`, with images of the same classes for training and for test.
+
+    Of glyphs the characters that `load` keeps for test, each in half of its typefaces for training; of a
+    folder or of ImageNet its own parts, or where it has not both, half of the images of each class.
+
+    Args:
+        name: of the data set.
+        root: its folder; glyphs have a place of their own.
+        image_size: side in pixels of glyphs; images on disk keep their own.
+        seed: of the halves, and of the characters.
+        on_error: what an image does that cannot be read, as for `load`.
+        classes: file of WordNet ids, for ImageNet that was not prepared: see `imagenet.find_imagenet`.
+        ground_truth: likewise of the classes of numbered test images.
+        max_pixels: as for `load`.
+
+    Raises:
+        FileNotFoundError: the data is not there.
+        ValueError: it is corrupt, or a class has no images for training; or an argument is wrong.
+    """
+    check_choice("data.name", name, CLOSED_SETS)
+    check_choice("data.on_error", on_error, ("stop", "skip"))
+    if name == "glyphs":
+        split = glyphs.load(root, image_size, seed)
+        found = closed_set.halves(split.test, seed)
+        return found._replace(rule=f"the other {split.rule}; of these {found.rule}")
+    skip = on_error == "skip"
+    source = by_name.find(name, _given(root, name), classes, ground_truth, skip)
+    source = _limited(source, max_pixels)
+    found = protocols.imagenet(name, source, seed)
+    return closed_set.checked(readable(_told(found, source), skip))
+
+
+def _given(root: str | None, name: str) -> str:
+    if root is None:
+        raise ValueError(f"data.root must be given for {name}: the folder that holds the images")
+    return root
+
+
+def _limited(source: Source, max_pixels: int) -> Source:
+    if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
+        raise ValueError(f"data.max_pixels must be a whole number above 0, got {max_pixels!r}")
+    return source._replace(images=source.images.limited(max_pixels))
+
+
+def _told(split: SplitOrClosedSet, source: Source) -> SplitOrClosedSet:
+    warn(source.notes)
+    return split._replace(rule=f"{split.rule}; read from {source.layout}")
