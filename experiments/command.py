@@ -11,8 +11,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments import config_file, machine
-from experiments.evaluations import retrieval
-from experiments.runner import Evaluation, run
+from experiments.evaluations import EVALUATIONS
+from experiments.runner import run
 from pddm_jax.config.check import accepted
 from pddm_jax.system import cli, peers, signals
 from pddm_jax.training import rerun
@@ -133,13 +133,14 @@ def launch(experiment: Experiment) -> None:
     cli.launch(cli.Command(experiment.main, experiment.define, LOWER, interrupted, experiment.parse))
 
 
-def experiment(name: str, evaluation: Evaluation = retrieval.EVALUATION) -> None:
+def experiment(name: str) -> None:
     """Run what the flags say and print its table."""
-    results = run(flags.FLAGS.config, workdir(), name, evaluation)
+    config = flags.FLAGS.config
+    results = run(config, workdir(), name)
     if jax.process_index() == 0:
-        print(f"{evaluation.table(results)}\nfiles: {workdir()}")
+        print(f"{EVALUATIONS[config.evaluation].table(results)}\nfiles: {workdir()}")
 
 
-def main(name: str, evaluation: Evaluation = retrieval.EVALUATION) -> None:
+def main(name: str) -> None:
     """The command of an experiment that does nothing else."""
-    launch(Experiment(lambda: experiment(name, evaluation), name, f"runs/{name}"))
+    launch(Experiment(lambda: experiment(name), name, f"runs/{name}"))

@@ -1,8 +1,8 @@
 """Train objectives under one budget and set them side by side: one table, one convergence plot.
 
     python -m experiments.compare --objectives=pddm,quadruplet --seeds=0,1,2
-    python -m experiments.compare --config=experiments/configs/zero_shot.py --evaluation=zero_shot
-    python -m experiments.compare --config=experiments/configs/imagenet2010.py:glyphs --evaluation=transfer
+    python -m experiments.compare --config=experiments/configs/zero_shot.py
+    python -m experiments.compare --config=experiments/configs/imagenet2010.py:glyphs
 
 Each run stands in WORKDIR/OBJECTIVE-SEED and goes on where it was stopped. The fields of
 `config.objective` apply to the objective that `config.objective.name` names; the others stand at
@@ -17,25 +17,17 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from experiments import command, plots, runner
-from experiments.evaluations import retrieval, transfer, zero_shot
+from experiments.evaluations import EVALUATIONS
 from experiments.evaluations.base import Results
-from experiments.runner import Evaluation
 from pddm_jax.checks import check_choice
 from pddm_jax.losses.objectives import OBJECTIVES
 from pddm_jax.system.files import write_json, write_text
 from pddm_jax.training.writer import read_rows
 
-EVALUATIONS = {
-    evaluation.name: evaluation
-    for evaluation in (retrieval.EVALUATION, zero_shot.EVALUATION, transfer.EVALUATION)
-}
-
 Summary = dict[str, list[float] | None]  # by column: the value of each seed, None where there is none
 
 
-def compare(
-    config: ConfigDict, workdir: Path, objectives: list[str], seeds: list[int], evaluation: Evaluation
-) -> str:
+def compare(config: ConfigDict, workdir: Path, objectives: list[str], seeds: list[int]) -> str:
     """Run each objective with each seed, write compare.json, compare.md and convergence.png.
 
     Returns:
@@ -50,17 +42,18 @@ def compare(
         raise ValueError("--objectives and --seeds must each name at least one, and none twice")
     for seed in seeds:
         for name in objectives:  # all of them before the first is run
-            runner.check(one(config, name, seed), workdir / f"{name}-{seed}", evaluation)
+            runner.validate(one(config, name, seed), workdir / f"{name}-{seed}")
     results: dict[str, list[Results]] = {name: [] for name in objectives}
     curves: dict[str, list[plots.Curve]] = {name: [] for name in objectives}
     for seed in seeds:
         for name in objectives:
             folder = workdir / f"{name}-{seed}"
-            found = runner.run(one(config, name, seed), folder, "compare", evaluation)
+            found = runner.run(one(config, name, seed), folder, "compare")
             results[name].append(found)
             curves[name].append(plots.curve(read_rows(folder / "metrics.jsonl")))
             jax.clear_caches()
-    summary = {name: summarise([evaluation.columns(run) for run in runs]) for name, runs in results.items()}
+    columns = EVALUATIONS[config.evaluation].columns
+    summary = {name: summarize([columns(run) for run in runs]) for name, runs in results.items()}
     table = as_table(summary, results[objectives[0]][0], seeds)
     if jax.process_index() == 0:
         write_json(workdir / "compare.json", {"seeds": seeds, "objectives": summary})
@@ -81,7 +74,7 @@ def one(config: ConfigDict, objective: str, seed: int) -> ConfigDict:
     return config
 
 
-def summarise(runs: list[dict[str, float | None]]) -> Summary:
+def summarize(runs: list[dict[str, float | None]]) -> Summary:
     """The columns of all seeds, each run's given."""
     by_column = {column: [run[column] for run in runs] for column in runs[0]}
     return {
@@ -118,9 +111,11 @@ def body() -> None:
         seeds = [int(seed) for seed in flags.FLAGS.seeds]
     except ValueError:
         raise ValueError(f"--seeds must be integers, got {','.join(flags.FLAGS.seeds)}") from None
-    check_choice("--evaluation", flags.FLAGS.evaluation, EVALUATIONS)
-    evaluation = EVALUATIONS[flags.FLAGS.evaluation]
-    table = compare(flags.FLAGS.config, workdir, flags.FLAGS.objectives, seeds, evaluation)
+    config, asked = flags.FLAGS.config, flags.FLAGS.evaluation
+    if asked not in (None, config.evaluation):
+        check_choice("--evaluation", asked, EVALUATIONS)
+        raise ValueError(f"--evaluation is {asked!r}, but the config's evaluation is {config.evaluation!r}")
+    table = compare(config, workdir, flags.FLAGS.objectives, seeds)
     if jax.process_index() == 0:
         print(f"{table}\nfiles: {workdir}")
 
@@ -131,7 +126,7 @@ def define_flags() -> None:
         "objectives", ["pddm", "quadruplet", "triplet_semihard", "multi_similarity"], "Names."
     )
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds: of the split, the weights and the batches.")
-    flags.DEFINE_string("evaluation", retrieval.EVALUATION.name, f"What is measured: {[*EVALUATIONS]}.")
+    flags.DEFINE_string("evaluation", None, "What the config's evaluation must be, if it is given.")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """ImageNet-10K by a network trained on ImageNet 2010. The paper reports flat top-1 28.4."""
 
 from experiments import command
-from experiments.evaluations import transfer
 
 if __name__ == "__main__":
-    command.main("imagenet10k", transfer.EVALUATION)
+    command.main("imagenet10k")

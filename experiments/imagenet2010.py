@@ -1,7 +1,6 @@
 """ImageNet 2010 by nearest class mean on frozen embeddings. The paper reports top-5 48.2."""
 
 from experiments import command
-from experiments.evaluations import transfer
 
 if __name__ == "__main__":
-    command.main("imagenet2010", transfer.EVALUATION)
+    command.main("imagenet2010")

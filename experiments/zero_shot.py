@@ -1,7 +1,6 @@
 """Name unseen classes by their descriptions: of glyphs, characters by the words of their Unicode names."""
 
 from experiments import command
-from experiments.evaluations import zero_shot
 
 if __name__ == "__main__":
-    command.main("zero_shot", zero_shot.EVALUATION)
+    command.main("zero_shot")

@@ -34,8 +34,8 @@ from pddm_jax.system.agreement import together
 from pddm_jax.system.files import explained, read_sealed, sweep, sync_folder, write_json, write_sealed
 from pddm_jax.system.lock import Lock
 from pddm_jax.training.provenance import digest, versions
-from pddm_jax.training.run_files import Config, read_config
 from pddm_jax.training.restore import load, transform_of
+from pddm_jax.training.run_files import Config, read_config
 from pddm_jax.training.step import make_embed
 
 PARTS = ("train", "test")

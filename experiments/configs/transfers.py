@@ -10,6 +10,7 @@ from pddm_jax.config import defaults
 def get_config(variant: str, variants: Sequence[str]) -> ConfigDict:
     """The base fields and those of `transfer`: a closed set, the one trained on unless it is named."""
     config = defaults.get_config(variant, variants)
+    config.evaluation = "transfer"
     config.transfer = ConfigDict(
         {
             "name": config_dict.placeholder(str),  # of the closed set; None: that of data.name

@@ -26,6 +26,7 @@ def get_config(variant: str = "glyphs") -> ConfigDict:
     network was trained. It begins at random weights: published ones have seen all 1,000 classes.
     """
     config = defaults.get_config(variant, VARIANTS)
+    config.evaluation = "zero_shot"
     config.zero_shot = ConfigDict(
         {
             "descriptions": config_dict.placeholder(str),  # a file; None: the words of the classes' names

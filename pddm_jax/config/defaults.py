@@ -22,6 +22,7 @@ def get_config(variant: str, variants: Sequence[str] = VARIANTS) -> ConfigDict:
     config = ConfigDict(
         {
             "seed": 0,
+            "evaluation": "retrieval",  # or transfer, zero_shot: how the trained network is evaluated
             "data": _data(),
             "network": _network(),
             "objective": _objective(),

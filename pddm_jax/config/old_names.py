@@ -18,9 +18,14 @@ NEW_NAMES = {
 """The new name of each field that was renamed."""
 
 
+def _evaluation(config: Mapping[str, Any]) -> str:
+    """The evaluation of a run that does not name it, which has a group of fields for it."""
+    return next((name for name in ("transfer", "zero_shot") if name in config), "retrieval")
+
+
 def with_new_names(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config of groups of fields, as config.json holds it, with the old names of fields replaced."""
-    renamed = dict(config)
+    renamed = {"evaluation": _evaluation(config), **config}
     for old, new in NEW_NAMES.items():
         group, _, field = old.partition(".")
         fields = renamed.get(group)

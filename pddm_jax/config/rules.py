@@ -87,8 +87,11 @@ NOT_NEGATIVE = real(0, MOST_REAL)
 PATH = optional(text("a path that is not empty"))
 WORDS = optional(text("a text that is not empty"))
 
+EVALUATIONS = ("retrieval", "transfer", "zero_shot")
+
 RULES = {
     "seed": integer(0, 2**32 - 1),
+    "evaluation": choice(EVALUATIONS),
     "data.name": choice((*data.DATASETS, *LISTED)),
     "data.root": PATH,
     "data.classes": PATH,

@@ -1,8 +1,7 @@
 """A trained network, out of the folder that its run left."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -12,10 +11,11 @@ from pddm_jax.networks import EmbeddingNetwork, make_network
 from pddm_jax.pddm.unit import PDDM
 from pddm_jax.system.console import tell
 from pddm_jax.system.digests import digest_of
-from pddm_jax.training.run_files import NETWORK, REWRITE, Config, read_results
 from pddm_jax.training.checkpoint_files import restore_chosen
 from pddm_jax.training.optimizer import make_optimizer
+from pddm_jax.training.run_files import NETWORK, REWRITE, Config, read_results
 from pddm_jax.training.state import TrainState, init_state
+
 
 class Trained(NamedTuple):
     """A network and its state at some step."""

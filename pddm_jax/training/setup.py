@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
 from pddm_jax import data
+from pddm_jax.checks import as_labels
 from pddm_jax.data import Images
 from pddm_jax.losses.objectives import Logs, has_classifier
 from pddm_jax.training import warm_start
@@ -46,6 +47,11 @@ class Training:
     evaluated: Images
     train_sha256: str
     mesh: Mesh
+
+    def __post_init__(self) -> None:
+        """Number the labels as a device holds them."""
+        labels = np.asarray(as_labels("labels", self.images.labels, len(self.images.labels)))
+        object.__setattr__(self, "images", self.images._replace(labels=labels))
 
     @property
     def steps(self) -> int:

@@ -3,22 +3,18 @@
 import json
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import FrozenConfigDict
 
-from pddm_jax.checks import as_labels
 from pddm_jax.data import Images
-from pddm_jax.sharding import data_mesh, global_batches
+from pddm_jax.sharding import global_batches
 from pddm_jax.system.console import say
 from pddm_jax.training import rerun
 from pddm_jax.training.checkpoint import Checkpoints
 from pddm_jax.training.diagnosis import Collapse, MiningCounts, counts_of_old
 from pddm_jax.training.loop import Diverged, fit
-from pddm_jax.training.recipe import Recipe
 from pddm_jax.training.resume import began, go_on, is_due, rows_of
 from pddm_jax.training.schedule import Schedule
 from pddm_jax.training.setup import Embedder, Training
@@ -32,7 +28,6 @@ class Trained(NamedTuple):
     state: TrainState  # at the last step, or at the one that the validation classes chose
     embed: Callable[[TrainState, Images], np.ndarray]
     rows: list[Row]
-    image_shape: tuple[int, ...]
 
 
 class Start(NamedTuple):
@@ -110,32 +105,23 @@ def _record(training: Training, checkpoints: Checkpoints, diverged: Diverged) ->
     return rerun.record(training.workdir, training.config, diverged, state, whole, training.classes)
 
 
-def train(
-    config: FrozenConfigDict,
-    workdir: Path,
-    recipe: Recipe,
-    images: Images,
-    evaluated: Images,
-    train_sha256: str,
-) -> Trained:
-    """Train to the last step, from the last checkpoint if there is one; see `Training`.
+def train(training: Training) -> Trained:
+    """Train to the last step, from the last checkpoint if there is one.
 
     Raises:
         FloatingPointError: a step diverged; its record is written.
         Preempted: a signal came, and the state is saved.
     """
-    labels = np.asarray(as_labels("labels", images.labels, len(images.labels)))
-    images = images._replace(labels=labels)
-    training = Training(config, workdir, recipe, images, evaluated, train_sha256, data_mesh())
-    embed, diverged = Embedder(training), None
-    with Checkpoints(workdir / "checkpoints", config.train.max_to_keep, training.validates) as checkpoints:
+    config, embed, diverged = training.config, Embedder(training), None
+    folder = training.workdir / "checkpoints"
+    with Checkpoints(folder, config.train.max_to_keep, training.validates) as checkpoints:
         state, fields, known, mining = resume(training, checkpoints)
         start, writes = int(state.step), jax.process_index() == 0
-        mined, collapse = MiningCounts(say), Collapse(say, len(images.class_names))
+        mined, collapse = MiningCounts(say), Collapse(say, len(training.images.class_names))
         if mining:
             mined.resume(mining)
         batches = training.batches(start)
-        with Writer(workdir, start, training.steps, writes, known) as writer, closing(batches):
+        with Writer(training.workdir, start, training.steps, writes, known) as writer, closing(batches):
             schedule = Schedule(training, embed, fields, checkpoints, writer, mined, collapse, start)
             given = training.train_step, global_batches(batches, training.mesh), training.steps
             try:
@@ -147,4 +133,4 @@ def train(
         best = checkpoints.best_step() if int(state.step) == training.steps else None
         if best is not None:
             state = checkpoints.restore(best, state)
-    return Trained(state, embed, writer.rows, training.image_shape)
+    return Trained(state, embed, writer.rows)

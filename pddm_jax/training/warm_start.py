@@ -9,8 +9,8 @@ from jax.sharding import Mesh
 
 from pddm_jax.networks.pretrained.load import file_sha256, load_pretrained, weights_path
 from pddm_jax.sharding import replicated
-from pddm_jax.training.run_files import Config, read_config, read_results
 from pddm_jax.training.restore import load, network_of
+from pddm_jax.training.run_files import Config, read_config, read_results
 from pddm_jax.training.state import TrainState
 
 ANY_IMAGES = (1, 64, 64, 3)

@@ -10,7 +10,6 @@ from PIL import Image, ImageDraw
 
 from experiments import icons, runner
 from experiments.configs import cars196, cub200, folder, sop
-from experiments.evaluations import retrieval
 from pddm_jax import data
 from pddm_jax.config.check import check_config
 from pddm_jax.data import protocols
@@ -51,7 +50,7 @@ def test_a_protocol_by_class_id_runs_to_its_results(crop, small, monkeypatch, tm
     source = protocols.EXPECTED | {"cub200": Expected(Count(2, 6), Count(2, 6))}
     monkeypatch.setattr(protocols, "EXPECTED", source)
     config = small(cub200, root=str(tmp_path / "data"), crop=crop)
-    found = runner.run(config, tmp_path / "run", "cub200", retrieval.EVALUATION)
+    found = runner.run(config, tmp_path / "run", "cub200")
     assert found["protocol"]["crop"] == crop
     assert found["protocol"]["split"].startswith("classes 1 to 2 for training, 3 to 4 for test")
     assert found["protocol"]["images"] == {"train": 6, "test": 6}
@@ -64,33 +63,33 @@ def test_a_stopped_run_does_not_go_on_over_other_images(small, tmp_path):
     for n in range(16):
         picture(root / f"class {n % 4}" / f"{n}.png", n)
     config = small(folder, root=str(root))
-    runner.run(config, tmp_path / "run", "folder", retrieval.EVALUATION)
+    runner.run(config, tmp_path / "run", "folder")
     (tmp_path / "run" / "results.json").unlink()  # as if it had been stopped after its last checkpoint
     shutil.copytree(root / "class 0", root / "class 4")
     with pytest.raises(ValueError, match=r"run holds a run on other images than are there now"):
-        runner.run(config, tmp_path / "run", "folder", retrieval.EVALUATION)
+        runner.run(config, tmp_path / "run", "folder")
     shutil.rmtree(root / "class 4")
-    runner.run(config, tmp_path / "run", "folder", retrieval.EVALUATION)
+    runner.run(config, tmp_path / "run", "folder")
 
 
 def test_a_run_from_before_the_limit_of_pixels_goes_on_and_may_have_another(small, tmp_path):
     for n in range(16):
         picture(tmp_path / "data" / f"class {n % 4}" / f"{n}.png", n)
     config = small(folder, root=str(tmp_path / "data"))
-    before = runner.run(config, tmp_path / "run", "folder", retrieval.EVALUATION)
+    before = runner.run(config, tmp_path / "run", "folder")
     path = tmp_path / "run" / "config.json"
     fields = json.loads(path.read_text(encoding="utf-8"))
     assert fields["data"].pop("max_pixels") == MAX_PIXELS
     path.write_text(json.dumps(fields), encoding="utf-8")
-    assert runner.run(config, tmp_path / "run", "folder", retrieval.EVALUATION) == before
+    assert runner.run(config, tmp_path / "run", "folder") == before
     (tmp_path / "run" / "results.json").unlink()
     config.data.max_pixels = 1_000
-    after = runner.run(config, tmp_path / "run", "folder", retrieval.EVALUATION)
+    after = runner.run(config, tmp_path / "run", "folder")
     assert after["params_sha256"] == before["params_sha256"]
     assert len(embed(tmp_path / "run", tmp_path / "out").labels) == 16
     config.data.max_pixels = 431  # the images have 18 x 24
     with pytest.raises(ValueError, match=r"16 of 16 images cannot be read: .*data\.max_pixels = 431"):
-        runner.run(config, tmp_path / "new", "folder", retrieval.EVALUATION)
+        runner.run(config, tmp_path / "new", "folder")
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))

@@ -12,11 +12,10 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from PIL import Image
 
 from experiments import runner
-from experiments.evaluations import retrieval
 from pddm_jax.system.files import write_json
 from pddm_jax.training import setup
-from pddm_jax.training.run_files import read_config, read_results
 from pddm_jax.training.resume import began, check_same_run
+from pddm_jax.training.run_files import read_config, read_results
 from pddm_jax.training.writer import read_rows
 from tests.conftest import LIMIT, free_address
 
@@ -228,7 +227,7 @@ def test_embeddings_that_are_not_finite_end_training_as_a_step_does(finished, mo
     monkeypatch.setattr(setup, "make_embed", lambda *_: lambda state, batches: np.full((24, 8), np.nan))
     told = r"training diverged at step 2: \{'embeddings of 12 of 12 images': nan\}; --replay=.*step-2\.npz"
     with pytest.raises(FloatingPointError, match=told):
-        runner.run(config, tmp_path, "folder", retrieval.EVALUATION)
+        runner.run(config, tmp_path, "folder")
     assert not any("recall_at_1" in row for row in read_rows(tmp_path / "metrics.jsonl"))
     assert not names(tmp_path / "checkpoints")
 
@@ -236,11 +235,11 @@ def test_embeddings_that_are_not_finite_end_training_as_a_step_does(finished, mo
 def test_a_finished_run_is_shown_where_nothing_can_be_written(finished, monkeypatch):
     config = config_of(finished)
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
-    shown = runner.run(config, finished, "folder", retrieval.EVALUATION)
+    shown = runner.run(config, finished, "folder")
     assert shown | {"sha256": results(finished)["sha256"]} == results(finished)
     config.train.steps += 1
     with pytest.raises(PermissionError, match="--workdir: no permission to write"):
-        runner.run(config, finished, "folder", retrieval.EVALUATION)
+        runner.run(config, finished, "folder")
 
 
 # ------------------------------------------------------------------------------------------------ locks

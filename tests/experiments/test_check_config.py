@@ -21,8 +21,6 @@ from experiments.configs import (
     sop,
     zero_shot,
 )
-from experiments.evaluations import retrieval
-from experiments.evaluations import zero_shot as zero_shot_evaluation
 from pddm_jax.config import check as module
 from pddm_jax.config import defaults
 from pddm_jax.config.check import accepted, check_machine, fields, warnings
@@ -248,16 +246,16 @@ def test_a_rate_that_never_rises_to_its_height_is_told():
 
 
 def test_nothing_is_read_or_made_before_the_config_is_accepted(monkeypatch, tmp_path):
-    monkeypatch.setattr(runner, "load_parts", None)
+    monkeypatch.setattr(runner.data, "load_parts", None)
     workdir = tmp_path / "run"
     for name, value, _ in BAD:
         if not name.startswith(("transfer", "zero_shot")):
             with pytest.raises(ValueError, match=name):
-                runner.run(with_field(name, value), workdir, "test", retrieval.EVALUATION)
+                runner.run(with_field(name, value), workdir, "test")
     with pytest.raises(ValueError, match="needs a config with the fields of 'zero_shot'"):
-        runner.run(quickstart.get_config(), workdir, "test", zero_shot_evaluation.EVALUATION)
+        runner.run(with_field("evaluation", "zero_shot"), workdir, "test")
     with pytest.raises(ValueError, match="seed must be"):
-        compare.compare(quickstart.get_config(), workdir, ["pddm"], [0, -1], retrieval.EVALUATION)
+        compare.compare(quickstart.get_config(), workdir, ["pddm"], [0, -1])
     assert not [*tmp_path.iterdir()]
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from experiments.configs import fashion_mnist
-from experiments.evaluations import retrieval
 from experiments.runner import run
 from pddm_jax import PDDM
 from pddm_jax.losses import softmax_loss
@@ -128,7 +127,7 @@ def config(fashion_root):
 def finished(config, tmp_path_factory):
     """The workdir of a run by softmax alone, and its results."""
     workdir = tmp_path_factory.mktemp("softmax") / "run"
-    return workdir, run(config, workdir, "test", retrieval.EVALUATION)
+    return workdir, run(config, workdir, "test")
 
 
 def later(config, workdir, **network):
@@ -161,8 +160,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(finished, config, tmp_p
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "preempted", stop)
         with pytest.raises(Preempted):
-            run(config, tmp_path / "run", "test", retrieval.EVALUATION)
-    again = run(config, tmp_path / "run", "test", retrieval.EVALUATION)
+            run(config, tmp_path / "run", "test")
+    again = run(config, tmp_path / "run", "test")
     assert again["params_sha256"] == finished[1]["params_sha256"]
 
 
@@ -192,7 +191,7 @@ def test_the_network_of_a_run_is_what_another_begins_with(finished, config):
 
 
 def test_a_run_tells_what_it_began_with(finished, config, tmp_path, capsys):
-    found = run(later(config, finished[0]), tmp_path / "run", "test", retrieval.EVALUATION)
+    found = run(later(config, finished[0]), tmp_path / "run", "test")
     told = found["protocol"]["network"]["pretrained"]
     assert told["from"] == str(finished[0])
     assert told["params_sha256"] == finished[1]["params_sha256"]

@@ -31,8 +31,8 @@ from pddm_jax.system.lock import InUse, Lock
 from pddm_jax.training import checkpoint_files
 from pddm_jax.training.checkpoint import Checkpoints
 from pddm_jax.training.checkpoint_files import Damaged, make_record, read_record, read_state
-from pddm_jax.training.run_files import read_config, read_results
 from pddm_jax.training.resume import began, finished, rows_of
+from pddm_jax.training.run_files import read_config, read_results
 from pddm_jax.training.state import TrainState
 from pddm_jax.training.writer import Writer, copy_of, known_rows, read_rows
 

@@ -573,7 +573,7 @@ def test_what_is_wrong_is_told_before_training(changed, words, photos):
     config = get_config("ilsvrc2010")
     config.update_from_flattened_dict(fields(photos) | changed)
     with pytest.raises((ValueError, OSError), match=words):
-        run(config, photos / "run", "zero_shot", evaluation.EVALUATION)
+        run(config, photos / "run", "zero_shot")
     assert not (photos / "run" / "config.json").exists()
 
 
