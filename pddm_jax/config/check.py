@@ -13,6 +13,7 @@ from pddm_jax import data
 from pddm_jax.config import defaults
 from pddm_jax.config.old_names import NEW_NAMES
 from pddm_jax.config.rules import MOST, NONE, RULES
+from pddm_jax.data.from_python import ARRAYS
 from pddm_jax.data.layouts.by_name import LISTED
 from pddm_jax.system.cli import check_file, expanded
 
@@ -84,7 +85,7 @@ def check_config(config: FrozenConfigDict) -> None:
 def _check_data(config: FrozenConfigDict) -> None:
     """What must hold between the fields of `data`."""
     of = config.data
-    in_memory = of.name in data.IN_MEMORY
+    in_memory = of.name in (*data.IN_MEMORY, ARRAYS)
     if of.root is not None:
         expanded("data.root", of.root)
     for name in ("classes", "ground_truth"):

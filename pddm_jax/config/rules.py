@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from pddm_jax import data
+from pddm_jax.data.from_python import ARRAYS, PATHS
 from pddm_jax.data.layouts.by_name import LISTED
 from pddm_jax.data.transforms import AUGMENT
 from pddm_jax.losses.objectives import OBJECTIVES
@@ -92,7 +93,7 @@ EVALUATIONS = ("retrieval", "transfer", "zero_shot")
 RULES = {
     "seed": integer(0, 2**32 - 1),
     "evaluation": choice(EVALUATIONS),
-    "data.name": choice((*data.DATASETS, *LISTED)),
+    "data.name": choice((*data.DATASETS, *LISTED, ARRAYS, PATHS)),
     "data.root": PATH,
     "data.classes": PATH,
     "data.ground_truth": PATH,

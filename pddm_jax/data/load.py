@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from pddm_jax.checks import check_choice
 from pddm_jax.data import closed_set, fashion_mnist, glyphs, protocols
 from pddm_jax.data.closed_set import ClosedSet
+from pddm_jax.data.from_python import ARRAYS, PATHS
 from pddm_jax.data.images import Split
 from pddm_jax.data.layouts import by_name
 from pddm_jax.data.layouts.base import Source, cropped
@@ -43,6 +44,8 @@ def load_data(fields: Mapping[str, Any], *, closed_set: bool, seed: int) -> Spli
         ValueError: it is corrupt or incomplete, or a field is wrong or does not apply.
     """
     name = fields["name"]
+    if name in (ARRAYS, PATHS):
+        raise ValueError(f"data.name {name!r} stands for images given from Python: name a data set")
     check_choice("data.name", name, (*DATASETS, *by_name.LISTED))
     if not closed_set or name in DATASETS:
         return load(**_common(fields), crop=fields["crop"], test_classes=fields["test_classes"], seed=seed)

@@ -15,6 +15,7 @@ import json
 import os
 import stat
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,7 +137,7 @@ def _is_folder(path: Path) -> bool:
 def read_state(folder: Path, step: int, like: TrainState) -> TrainState:
     """The state of a checkpoint, in the structure and sharding of `like`, verified array by array.
 
-    Every process reads for itself; none waits for another.
+    Where `like` has no state of an optimizer (`optax.identity()`), that of the checkpoint is not read. Every process reads for itself; none waits for another.
 
     Raises:
         Damaged: it is not what was saved.
@@ -148,21 +149,15 @@ def read_state(folder: Path, step: int, like: TrainState) -> TrainState:
     record = read_record(folder, step)
     if record.arrays is not None:
         _check_structure(folder / str(step), record.arrays, like)
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    handler = ocp.StandardCheckpointHandler()
     try:
         with Quiet():
-            state: TrainState = handler.restore(
-                (folder / str(step) / STATE).absolute(), args=ocp.args.StandardRestore(abstract)
-            )
+            state = _restore((folder / str(step) / STATE).absolute(), like)
     except Exception as error:
         _check_machine(folder / str(step), error)
         raise Damaged(f"its state cannot be read ({_first_line(error)})") from error
-    finally:
-        handler.close()
     if record.arrays is not None:
         found = digests(state)
-        wrong = [name for name, digest in record.arrays.items() if found[name] != digest]
+        wrong = [name for name, digest in found.items() if record.arrays[name] != digest]
         if wrong:
             raise Damaged(
                 f"{len(wrong)} of {len(found)} arrays do not have their digests, first {wrong[0]}"
@@ -170,6 +165,28 @@ def read_state(folder: Path, step: int, like: TrainState) -> TrainState:
     if int(state.step) != step:
         raise Damaged(f"its state is of step {int(state.step)}")
     return state
+
+
+def _without_optimizer(like: TrainState) -> bool:
+    return not jax.tree.leaves(like.opt_state)
+
+
+def _restore(path: Path, like: TrainState) -> TrainState:
+    """Read the arrays of `like`; where it has no state of an optimizer, none is read."""
+    if not _without_optimizer(like):
+        handler = ocp.StandardCheckpointHandler()
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        with closing(handler):
+            state: TrainState = handler.restore(path, args=ocp.args.StandardRestore(abstract))
+        return state
+    tree = {"step": like.step, "params": like.params, "batch_stats": like.batch_stats}
+    weights = jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+    arguments = ocp.checkpoint_utils.construct_restore_args(weights)
+    with closing(ocp.PyTreeCheckpointHandler()) as handler:
+        found = handler.restore(
+            path, args=ocp.args.PyTreeRestore(weights, restore_args=arguments, partial_restore=True)
+        )
+    return TrainState(found["step"], found["params"], found["batch_stats"], like.opt_state)
 
 
 def _check_machine(where: Path, error: Exception) -> None:
@@ -186,7 +203,12 @@ def _check_machine(where: Path, error: Exception) -> None:
 
 def _check_structure(where: Path, arrays: Mapping[str, Any], like: TrainState) -> None:
     """Refuse an intact checkpoint of another network or optimizer, which is no damage."""
-    theirs = {name: (digest["shape"], digest["dtype"]) for name, digest in arrays.items()}
+    passed = ".opt_state" if _without_optimizer(like) else "no name"
+    theirs = {
+        name: (digest["shape"], digest["dtype"])
+        for name, digest in arrays.items()
+        if not name.startswith(passed)
+    }
     ours = shapes(like)
     differing = sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
     if differing:

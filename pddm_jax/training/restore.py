@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import optax
 from jax.sharding import Mesh
 
 from pddm_jax.data.transforms import AUGMENT, Transform, make_transform
@@ -12,7 +13,6 @@ from pddm_jax.pddm.unit import PDDM
 from pddm_jax.system.console import tell
 from pddm_jax.system.digests import digest_of
 from pddm_jax.training.checkpoint_files import restore_chosen
-from pddm_jax.training.optimizer import make_optimizer
 from pddm_jax.training.run_files import NETWORK, REWRITE, Config, read_results
 from pddm_jax.training.state import TrainState, init_state
 
@@ -35,30 +35,43 @@ def network_of(config: Config) -> EmbeddingNetwork:
     return make_network(**{field: config["network"][field] for field in NETWORK})
 
 
-def load(workdir: Path, config: Config, image_shape: tuple[int, ...], mesh: Mesh) -> Trained:
+def load(
+    workdir: Path,
+    config: Config,
+    image_shape: tuple[int, ...],
+    mesh: Mesh,
+    network: EmbeddingNetwork | None = None,
+) -> Trained:
     """The network at the checkpoint that validation classes chose, or else at the last one.
+
+    The state has no state of an optimizer: none is read.
 
     Args:
         workdir: of the run; while it goes on its checkpoint so far is taken.
         config: its fields.
         image_shape: of what is given to the network: height, width, channels.
         mesh: over which the state is replicated.
+        network: of a run whose network was given from Python; None: the one that the config names.
 
     Raises:
         FileNotFoundError: there is no checkpoint yet.
         ValueError: the network was trained on images of another shape, or the checkpoint that the run
-            was measured by is damaged.
+            was measured by is damaged; or the network must be given.
     """
     if list(image_shape) != config.get("image_shape"):
         raise ValueError(
             f"{workdir} was trained on images of shape {config.get('image_shape')}, not {[*image_shape]}"
         )
+    own = config.get("python", {}).get("network")
+    if own and network is None:
+        raise ValueError(
+            f"{workdir} was trained with a network given from Python, {own}: give it as network"
+        )
     try:
-        network, width = network_of(config), config["network"]["unit_dim"]
-        optimizer = make_optimizer(**config["optimizer"], steps=config["train"]["steps"])
+        network, width = network or network_of(config), config["network"]["unit_dim"]
         classes = config.get("classes", 0)  # of the classifier; 0: none
-        unit = PDDM(width, width)
-        fresh = init_state(network, unit, optimizer, image_shape, config["seed"], mesh, classes)
+        unit, seed = PDDM(width, width), config["seed"]
+        fresh = init_state(network, unit, optax.identity(), image_shape, seed, mesh, classes)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         path, told = workdir / "config.json", " ".join(str(error).split())
         raise ValueError(f"{path} is damaged, no network can be made from it: {told}; {REWRITE}") from error

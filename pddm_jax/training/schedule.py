@@ -51,6 +51,7 @@ class Schedule:
             write_sealed(self.training.workdir / "config.json", self.fields)
         stop = self.checkpoints.preempted(step)
         log, evaluate = self._is_due(step, train.log_every), self._is_due(step, train.eval_every)
+        evaluate = evaluate and self.training.evaluated is not None
         scored = evaluate and self.training.validates
         save = stop or scored or self._is_due(step, train.checkpoint_every)
         self.writer.progress(step)
@@ -82,6 +83,7 @@ class Schedule:
     def _evaluate(self, step: int, state: TrainState) -> float:
         """Recall@1 of the evaluated images."""
         evaluated = self.training.evaluated
+        assert evaluated is not None
         embeddings = self.embed(state, evaluated)
         means = metrics.summarize(metrics.query_measures(embeddings, evaluated.labels), [1])
         recall = means.recall_at_k[1]

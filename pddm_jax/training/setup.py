@@ -35,7 +35,7 @@ class Training:
         workdir: of the run.
         recipe: of the config.
         images: for training; their labels are columns of a classifier.
-        evaluated: images that are evaluated during training.
+        evaluated: images that are evaluated during training; None: none are.
         train_sha256: of what the images were taken from: a run resumes with no others.
         mesh: of all devices.
     """
@@ -44,7 +44,7 @@ class Training:
     workdir: Path
     recipe: Recipe
     images: Images
-    evaluated: Images
+    evaluated: Images | None
     train_sha256: str
     mesh: Mesh
 
@@ -61,7 +61,7 @@ class Training:
     @property
     def validates(self) -> bool:
         """Whether the evaluated images are of validation classes, which choose the checkpoint."""
-        return bool(self.config.data.val_class_fraction)
+        return self.evaluated is not None and bool(self.config.data.val_class_fraction)
 
     @cached_property
     def image_shape(self) -> tuple[int, ...]:

@@ -1,0 +1,156 @@
+"""Images given from Python: arrays, PIL images, paths, or a folder of class folders."""
+
+import io
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image, ImageOps
+
+from pddm_jax.data.images import Images, ImageSequence
+from pddm_jax.data.layouts.folder import find_folder
+from pddm_jax.data.storage.decode import Encoded, Files, check, decode
+from pddm_jax.system.regular import check_regular
+
+ARRAYS, PATHS = "arrays", "paths"
+"""Values of `data.name` for images from Python: of one size in memory, or of any size."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Images in memory that may differ in size."""
+
+    arrays: Sequence[UInt8[np.ndarray, "h w c"]]
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+        """The image of a number."""
+        return self.arrays[index]
+
+    def take(self, indices: Int[np.ndarray, " m"]) -> "Decoded":
+        """Some of the images, in the order of these numbers."""
+        return Decoded([self.arrays[index] for index in indices.tolist()])
+
+
+def as_images(name: str, images: Any) -> ImageSequence:
+    """A sequence of images from whatever holds them.
+
+    Args:
+        name: of the argument, for errors.
+        images: an array uint8 [n, h, w] or [n, h, w, c], c 1 or 3; or a sequence of arrays [h, w] or
+            [h, w, c], of PIL images, or of paths, each of any size.
+
+    Raises:
+        ValueError: it is something else, which is named; or an image cannot be converted.
+        OSError: a path does not exist.
+    """
+    if isinstance(images, str | Path):
+        raise ValueError(
+            f"{name} must be an array or a sequence, got the path {str(images)!r}: give [path]"
+        )
+    if hasattr(images, "__array__") and not isinstance(images, Image.Image):
+        return _stacked(name, np.asarray(images))
+    if not isinstance(images, Sequence):
+        raise ValueError(f"{name} must be an array or a sequence of images, got {type(images).__name__}")
+    if images and all(isinstance(image, str | Path) for image in images):
+        paths = [Path(image).expanduser() for image in images]
+        for path in paths:
+            check_regular(path, None)
+        return Encoded(Files(paths))
+    return Decoded([_one(f"{name}[{number}]", image) for number, image in enumerate(images)])
+
+
+def _stacked(name: str, images: np.ndarray) -> UInt8[np.ndarray, "n h w c"]:
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape[1:]:
+        raise ValueError(
+            f"{name} must have shape [n, h, w] or [n, h, w, c] with 1 or 3 channels, got {[*images.shape]}"
+        )
+    _check_bytes(name, images)
+    return images
+
+
+def _one(name: str, image: Any) -> UInt8[np.ndarray, "h w c"]:
+    if isinstance(image, Image.Image):
+        return _of_pil(name, image)
+    if not hasattr(image, "__array__"):
+        raise ValueError(
+            f"{name} must be an array, a PIL image or a path as the others are, got {type(image).__name__}"
+        )
+    array = np.asarray(image)
+    array = array[..., None] if array.ndim == 2 else array
+    if array.ndim != 3 or array.shape[-1] not in (1, 3) or 0 in array.shape:
+        raise ValueError(
+            f"{name} must have shape [h, w] or [h, w, c] with 1 or 3 channels, got {[*array.shape]}"
+        )
+    _check_bytes(name, array)
+    return array
+
+
+def _check_bytes(name: str, images: np.ndarray) -> None:
+    if images.dtype != np.uint8:
+        raise ValueError(f"{name} must be bytes (uint8, 0 to 255), got {images.dtype}")
+
+
+def _of_pil(name: str, image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """RGB pixels as the decoder makes them of the same image in a file: turned by EXIF, laid on white."""
+    buffer = io.BytesIO()
+    try:
+        turned = ImageOps.exif_transpose(image)
+        turned.save(buffer, "TIFF" if image.mode in ("CMYK", "F", "YCbCr", "LAB") else "PNG")
+        return decode(buffer.getvalue())
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{name} cannot be converted to RGB: {error}") from error
+
+
+def labelled(images: Any, labels: Any, name: str = "images") -> Images:
+    """Labelled images; classes are numbered in the order of their sorted names.
+
+    Args:
+        images: as for `as_images`; or the path of a folder of class folders, without labels.
+        labels: a label for each image, all integers or all strings; None for a folder.
+        name: of the argument, for errors.
+
+    Raises:
+        ValueError: images and labels do not fit each other, or an image cannot be read.
+        FileNotFoundError: a path does not exist.
+    """
+    if labels is None:
+        if not isinstance(images, str | Path):
+            raise ValueError(
+                f"labels must be given with {name}, unless {name} is a folder of class folders"
+            )
+        source = find_folder(images)
+        return _readable(Images(source.images, source.labels, source.class_names))
+    sequence = as_images(name, images)
+    given = _as_list(labels)
+    if len(given) != len(sequence):
+        raise ValueError(f"labels must be one for each of the {len(sequence)} {name}, got {len(given)}")
+    classes = sorted({*given})
+    number = {of: label for label, of in enumerate(classes)}
+    numbered = np.array([number[of] for of in given], np.int32)
+    return _readable(Images(sequence, numbered, {number[of]: str(of) for of in classes}))
+
+
+def _as_list(labels: Any) -> list[Any]:
+    given = np.asarray(labels).tolist() if hasattr(labels, "__array__") else [*labels]
+    kinds = {type(label) for label in given}
+    if not all(isinstance(label, Hashable) for label in given) or (kinds - {int} and kinds - {str}):
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise ValueError(f"labels must be all integers or all strings, got {names}")
+    return given
+
+
+def _readable(images: Images) -> Images:
+    """The same images, once all of them could be decoded."""
+    errors = check(images.images) if isinstance(images.images, Encoded) else {}
+    if errors:
+        first = "; ".join(str(error) for error in [*errors.values()][:3])
+        raise ValueError(f"{len(errors)} of {len(images.labels)} images cannot be read: {first}")
+    return images
