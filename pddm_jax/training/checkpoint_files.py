@@ -137,7 +137,8 @@ def _is_folder(path: Path) -> bool:
 def read_state(folder: Path, step: int, like: TrainState) -> TrainState:
     """The state of a checkpoint, in the structure and sharding of `like`, verified array by array.
 
-    Where `like` has no state of an optimizer (`optax.identity()`), that of the checkpoint is not read. Every process reads for itself; none waits for another.
+    Where `like` has no state of an optimizer (`optax.identity()`), that of the checkpoint is not read.
+    Every process reads for itself; none waits for another.
 
     Raises:
         Damaged: it is not what was saved.

@@ -111,7 +111,8 @@ def test_a_fault_of_the_machine_sets_no_checkpoint_aside(error, kind, two, monke
     def failing(*_, **__):
         raise error
 
-    monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", failing)
+    for handler in (ocp.StandardCheckpointHandler, ocp.PyTreeCheckpointHandler):
+        monkeypatch.setattr(handler, "restore", failing)
     with pytest.raises(kind, match="cannot be read") as caught:
         read_state(two, 2, state_of(0))
     assert str(two / "2") in str(caught.value)
@@ -125,7 +126,8 @@ def test_what_else_cannot_be_restored_is_damaged(error, two, monkeypatch):
     def failing(*_, **__):
         raise error
 
-    monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", failing)
+    for handler in (ocp.StandardCheckpointHandler, ocp.PyTreeCheckpointHandler):
+        monkeypatch.setattr(handler, "restore", failing)
     with pytest.raises(Damaged):
         read_state(two, 2, state_of(0))
 
