@@ -97,7 +97,7 @@ def successes_and_failures(places: np.ndarray, labels: np.ndarray, seed: int) ->
     return [n for some in (order[first], order[~first]) for n in _spread(some.tolist(), labels, NAMED)]
 
 
-def named(
+def zero_shot_examples(
     test: Images,
     shown: list[int],
     places: np.ndarray,
