@@ -18,9 +18,10 @@ from pddm_jax.data.from_python import as_images, fitted, labelled
 from pddm_jax.data.transforms import Transform
 from pddm_jax.evaluate.retrieval import nearest
 from pddm_jax.losses.objectives import OBJECTIVES, Loss
+from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.pddm.scoring import score_matrix
 from pddm_jax.sharding import data_mesh
-from pddm_jax.training.from_python import begin, own_network
+from pddm_jax.training.from_python import Given, own_network
 from pddm_jax.training.restore import load as load_state
 from pddm_jax.training.restore import transform_of
 from pddm_jax.training.run_files import Config, read_config
@@ -48,7 +49,7 @@ class Run:
 
     workdir: Path
     config: Config
-    network: nn.Module
+    network: EmbeddingNetwork
     state: TrainState
 
     def __repr__(self) -> str:
@@ -103,7 +104,7 @@ class Run:
         gallery: Float[AnyArray, "g d"],
         k: int,
         by: Literal["euclidean", "pddm"] = "euclidean",
-    ) -> tuple[Float32[np.ndarray, "q k"], Int[np.ndarray, "q k"]]:
+    ) -> tuple[Float32[jax.Array, "q k"], Int[jax.Array, "q k"]]:
         """The k nearest gallery embeddings of each query, by distance or by PDDM score: `pddm_jax.nearest`.
 
         Raises:
@@ -121,7 +122,8 @@ class Run:
         if not own and not OBJECTIVES[name].learns_score:
             scores = [other for other, of in OBJECTIVES.items() if of.learns_score]
             raise ValueError(
-                f"{self.workdir}: objective {name!r} does not train the PDDM score; train with one of {scores}"
+                f"{self.workdir}: objective {name!r} does not train the PDDM score: train with one of "
+                f"{', '.join(scores)}"
             )
         unit: dict[str, Any] = self.state.params["unit"]
         return unit
@@ -183,8 +185,8 @@ def train(
 ) -> Run:
     """Train a network on labelled images, or go on where such a run in `workdir` was stopped.
 
-    A run is the same, to the bit, as that of the command with the same fields and images: a batch is
-    `data.classes_per_batch` classes (16, or all where there are fewer) of `data.images_per_class` images (4).
+    A run is the same, to the bit, as that of the command with the same fields and images. A batch has
+    `data.images_per_class` (4) images of each of `data.classes_per_batch` classes (16, or all if fewer).
 
     Args:
         images: an array uint8 [n, h, w] or [n, h, w, c] with 1 or 3 channels; or a sequence of arrays, PIL
@@ -192,11 +194,12 @@ def train(
             one array keep their size; others are cropped and resized to `data.image_size` (64) pixels.
         labels: one for each image: integers or strings.
         workdir: folder of the run's files: checkpoints, metrics.jsonl, config.json.
-        objective: a name (`pddm_jax.losses.objectives.OBJECTIVES`), or a function of parameters, embeddings
-            [b, d] and labels [b] that returns a loss and a dict of scalars to log. The parameters are
-            {"network", "unit"}; the unit is a PDDM unit.
-        network: a name (`pddm_jax.networks.NETWORKS`), or a module: images [b, h, w, c] in 0 to 1 -> features
-            [b, f]. A layer of `network.embedding_dim` (64; 0: none) and normalization to unit length follow.
+        objective: a name (`pddm_jax.losses.objectives.OBJECTIVES`), or a function of parameters,
+            embeddings [b, d] and labels [b] that returns a loss and a dict of scalars to log. The
+            parameters are {"network", "unit"}; the unit is a PDDM unit.
+        network: a name (`pddm_jax.networks.NETWORKS`), or a module: images [b, h, w, c] in 0 to 1 ->
+            features [b, f]; see `pddm_jax.networks.embedding_network`. A layer of `network.embedding_dim`
+            (64; 0: none) and the normalization to unit length follow.
         optimizer: any transformation; None: that of the config (AdamW with a cosine schedule).
         steps: of training, counted from the first.
         seed: of weights, batches and augmentation.
@@ -212,7 +215,7 @@ def train(
         FloatingPointError: training diverged; the last good checkpoint is kept.
     """
     own_module = network if isinstance(network, nn.Module) else None
-    given = begin(objective, network, optimizer, {"train.steps": steps, "seed": seed, **(config or {})})
+    given = Given(objective, network, optimizer, {"train.steps": steps, "seed": seed, **(config or {})})
     data = labelled(images, labels)
     test = None if test_images is None else labelled(test_images, test_labels, "test_images")
     with given.training(Path(workdir).expanduser(), data, test) as training:

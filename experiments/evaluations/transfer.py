@@ -27,7 +27,7 @@ from pddm_jax.transfer import linear_probe
 from pddm_jax.transfer.class_means import class_means
 from pddm_jax.transfer.classification import KS, nearest_classes, per_class_accuracy, top_k_accuracy
 from pddm_jax.transfer.hierarchy import Hierarchy, hierarchical_accuracy, read_hierarchy
-from pddm_jax.transfer.neighbours import neighbour_classes
+from pddm_jax.transfer.knn import knn_classes
 
 BLOCK = 2**16
 """Images whose embeddings are held at a time, where they are summed alone."""
@@ -87,7 +87,7 @@ def measure(context: EvaluationContext) -> tuple[Results, Results]:
     for ways in sorted({min(n, len(drawn)) for n in fields.ways} or {len(drawn)}):
         classes = np.sort(drawn[:ways])
         asked, there = np.isin(test.labels, classes), np.isin(known.labels, classes)
-        x, y, of_classes = embeddings[asked], test.labels[asked], means.of(classes)
+        x, y, of_classes = embeddings[asked], test.labels[asked], means.subset(classes)
         if not len(y):
             raise ValueError(f"transfer.ways: of {ways} classes there are no test images")
         depth = min(max(KS), ways)
@@ -95,11 +95,11 @@ def measure(context: EvaluationContext) -> tuple[Results, Results]:
         if gallery is not None:
             near = gallery[there], known.labels[there]
             for k in fields.neighbours:
-                votes = neighbour_classes(x, *near, k=min(k, int(there.sum())))
+                votes = knn_classes(x, *near, k=min(k, int(there.sum())))
                 ranked[f"{k} neighbours"] = votes[:, None]
             if fields.probe_steps:
                 probe = linear_probe.fit(*near, fields.probe_decay, fields.probe_steps)
-                ranked["linear probe"] = probe.ranked(x, depth)
+                ranked["linear probe"] = probe.top_classes(x, depth)
         found[str(ways)] = {name: _accuracies(of, y, hierarchy) for name, of in ranked.items()}
     rule = {
         "classified": fields.name or config.data.name,

@@ -14,7 +14,7 @@ from pddm_jax.data.glyphs import character_names
 from pddm_jax.system.console import say
 from pddm_jax.transfer import zero_shot
 from pddm_jax.transfer.descriptions import read_descriptions, word_descriptions
-from pddm_jax.transfer.placement import KS, harmonic_mean, hit_at_k, likeliest, places
+from pddm_jax.transfer.zero_shot_metrics import KS, harmonic_mean, hit_at_k, ranks, top_classes
 
 Vectors = Float[np.ndarray, "c a"]
 Labels = Int[np.ndarray, " c"]
@@ -54,7 +54,7 @@ def measure(context: EvaluationContext) -> tuple[Results, Results]:
     )
     ways = learn(config, context.embed(train), np.searchsorted(seen, train.labels), of_seen)
     embeddings, rows = context.embed(test), np.searchsorted(unseen, test.labels)
-    placed = {name: places(into, embeddings, rows, of_unseen) for name, into in ways.items()}
+    placed = {name: ranks(semantic_map, embeddings, rows, of_unseen) for name, semantic_map in ways.items()}
     hits = {"chance": {str(k): min(k / len(unseen), 1.0) for k in KS}}
     if config.zero_shot.descriptions is None:
         hits["word frequency"] = shares(by_frequency(of_seen, of_unseen)[rows])
@@ -65,9 +65,9 @@ def measure(context: EvaluationContext) -> tuple[Results, Results]:
         parts = {"seen": (context.embed(context.seen), context.seen.labels)}
         parts["unseen"] = embeddings, test.labels
         both, generalised = np.union1d(seen, unseen), {}
-        for name, into in ways.items():
+        for name, semantic_map in ways.items():
             of = {
-                part: shares(places(into, x, np.searchsorted(both, y), of_both), y)
+                part: shares(ranks(semantic_map, x, np.searchsorted(both, y), of_both), y)
                 for part, (x, y) in parts.items()
             }
             of["harmonic mean"] = {k: harmonic_mean(x, of["unseen"][k]) for k, x in of["seen"].items()}
@@ -76,8 +76,10 @@ def measure(context: EvaluationContext) -> tuple[Results, Results]:
     if jax.process_index() == 0:
         names = class_names(config, context.split)
         shown = plots.successes_and_failures(placed["conse"], test.labels, config.seed)
-        first = likeliest(ways["conse"], embeddings[shown], of_unseen, 5)
-        plots.named(test, shown, placed["conse"], unseen[first], names, context.workdir / "zero_shot.png")
+        first = top_classes(ways["conse"], embeddings[shown], of_unseen, 5)
+        plots.zero_shot_examples(
+            test, shown, placed["conse"], unseen[first], names, context.workdir / "zero_shot.png"
+        )
     rule = {
         "zero_shot": config.zero_shot.to_dict()
         | {"classes": {"seen": len(seen), "unseen": len(unseen)}, "attributes": vectors.shape[1]}
@@ -92,7 +94,7 @@ def shares(placed: np.ndarray, classes: np.ndarray | None = None) -> dict[str, f
 
 def learn(
     config: FrozenConfigDict, embeddings: np.ndarray, rows: Labels, descriptions: Vectors
-) -> dict[str, zero_shot.Into]:
+) -> dict[str, zero_shot.SemanticMap]:
     """The three ways from an embedding into the space of descriptions."""
     fields, seen = config.zero_shot, (embeddings, rows, descriptions)
     return {

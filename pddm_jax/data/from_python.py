@@ -1,11 +1,12 @@
 """Images given from Python: arrays, PIL images, paths, or a folder of class folders."""
 
 import io
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image, ImageOps
@@ -13,6 +14,7 @@ from PIL import Image, ImageOps
 from pddm_jax.data.images import Images, ImageSequence
 from pddm_jax.data.layouts.folder import find_folder
 from pddm_jax.data.storage.decode import Encoded, Files, check, decode
+from pddm_jax.data.transforms import Pixels
 from pddm_jax.system.regular import check_regular
 
 ARRAYS, PATHS = "arrays", "paths"
@@ -154,3 +156,27 @@ def _readable(images: Images) -> Images:
         first = "; ".join(str(error) for error in [*errors.values()][:3])
         raise ValueError(f"{len(errors)} of {len(images.labels)} images cannot be read: {first}")
     return images
+
+
+def fitted(
+    test: Callable[[Pixels], Pixels], shape: tuple[int, ...], image: Pixels
+) -> UInt8[np.ndarray, "h w c"]:
+    """An image transformed for test, with the height, width and channels of a network's images.
+
+    Channels are converted before the transform; what it leaves at another size is cropped to the aspect
+    ratio in its middle and resized.
+    """
+    height, width, channels = shape
+    if image.shape[-1] != channels:
+        grey = channels == 1
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] if grey else np.repeat(image, 3, axis=-1)
+    image = test(image)
+    if image.shape[:2] == (height, width):
+        return image
+    h, w = image.shape[:2]
+    scale = min(h / height, w / width)
+    inner_h, inner_w = max(1, round(height * scale)), max(1, round(width * scale))
+    top, left = (h - inner_h) // 2, (w - inner_w) // 2
+    how = cv2.INTER_AREA if inner_h > 2 * height else cv2.INTER_LINEAR
+    part = cv2.resize(image[top : top + inner_h, left : left + inner_w], (width, height), interpolation=how)
+    return part.reshape(shape)

@@ -42,9 +42,9 @@ class ClassMeans(NamedTuple):
         Raises:
             ValueError: as `class_means`, or the embeddings are of another width.
         """
-        return merged([self, class_means([(embeddings, labels)])])
+        return merge([self, class_means([(embeddings, labels)])])
 
-    def of(self, classes: Int[np.ndarray, " k"]) -> "ClassMeans":
+    def subset(self, classes: Int[np.ndarray, " k"]) -> "ClassMeans":
         """The means of some of the classes, in ascending order.
 
         Raises:
@@ -64,7 +64,7 @@ def class_means(blocks: Blocks) -> ClassMeans:
 
     Held are a block or two, and a row of sums for each class. Blocks in which a class has ten images or
     more are fastest. Of an array that is shared out over the devices of several processes each process
-    adds the rows that it holds; `over_processes` puts their means together.
+    adds the rows that it holds; `merge_processes` puts their means together.
 
     Args:
         blocks: embeddings [n, d] of any real type, and labels [n], integers.
@@ -186,7 +186,7 @@ def _add(sums: np.ndarray, x: np.ndarray, groups: list[_Group], rows: list[np.nd
             sums[row] += added
 
 
-def merged(parts: list[ClassMeans]) -> ClassMeans:
+def merge(parts: list[ClassMeans]) -> ClassMeans:
     """The means of the images of all parts together.
 
     Raises:
@@ -205,7 +205,7 @@ def merged(parts: list[ClassMeans]) -> ClassMeans:
     return whole
 
 
-def over_processes(means: ClassMeans) -> ClassMeans:
+def merge_processes(means: ClassMeans) -> ClassMeans:
     """The means of what all processes have seen: each calls it with its own, and gets the same."""
     if jax.process_count() == 1:
         return means
@@ -221,7 +221,7 @@ def over_processes(means: ClassMeans) -> ClassMeans:
     for start in range(0, len(classes), GATHERED):
         some = classes[start : start + GATHERED]
         nothing = ClassMeans(some, np.zeros((len(some), width)), np.zeros(len(some), np.int64))
-        here = merged([nothing, means.of(np.intersect1d(some, means.classes))])
+        here = merge([nothing, means.subset(np.intersect1d(some, means.classes))])
         parts.append((some, _gathered(here.sums).sum(axis=0), _gathered(here.counts).sum(axis=0)))
     return ClassMeans(*(np.concatenate(x) for x in zip(*parts, strict=True)))
 
@@ -232,7 +232,7 @@ def _gathered(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(whole).view(x.dtype)
 
 
-def save(path: Path, means: ClassMeans) -> None:
+def save_class_means(path: Path, means: ClassMeans) -> None:
     """Write means to a folder that is not there yet, whole or not at all.
 
     Raises:
@@ -242,8 +242,8 @@ def save(path: Path, means: ClassMeans) -> None:
         checkpointer.save(path.absolute(), means._asdict())
 
 
-def load(path: Path) -> ClassMeans:
-    """Read means that `save` wrote.
+def load_class_means(path: Path) -> ClassMeans:
+    """Read means that `save_class_means` wrote.
 
     Raises:
         OSError: they are not there.

@@ -26,7 +26,7 @@ class LinearProbe(NamedTuple):
     kernel: Float[Array, "d c"]
     bias: Float[Array, " c"]
 
-    def ranked(self, embeddings: Float[AnyArray, "n d"], k: int = 1) -> Int[np.ndarray, "n k"]:
+    def top_classes(self, embeddings: Float[AnyArray, "n d"], k: int = 1) -> Int[np.ndarray, "n k"]:
         """The k classes of highest logit for each image, best first; of equals the lowest first.
 
         Raises:

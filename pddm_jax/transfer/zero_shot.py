@@ -3,7 +3,7 @@
 Three ways to learn that map from seen classes. Each takes embeddings [n, d] with, for each, the row of its
 class among descriptions [c, a], of which the directions count alone; and gives a function from embeddings
 [m, d] to vectors [m, a], a pytree that passes through `jit`. By the cosine of its vector with their
-descriptions an image is given to classes, seen or not: `placement.py`.
+descriptions an image is given to classes, seen or not: `zero_shot_metrics.py`.
 """
 
 import math
@@ -21,7 +21,7 @@ from pddm_jax.checks import as_finite_matrix
 from pddm_jax.numerics import l2_normalize, squared_distances
 from pddm_jax.types import AnyArray, Scalar
 
-Into = Callable[[Float[Array, "m d"]], Float[Array, "m a"]]
+SemanticMap = Callable[[Float[Array, "m d"]], Float[Array, "m a"]]
 
 BATCH = 1024
 """Images in a step of `ranking`, or all where there are fewer."""

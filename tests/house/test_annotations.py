@@ -23,7 +23,7 @@ with jaxtyping.install_import_hook("pddm_jax", "beartype.beartype"):
     from pddm_jax.training.step import make_embed, make_train_step
     from pddm_jax.training.optimizer import make_optimizer
     from pddm_jax.transfer import class_means, classification, descriptions, hierarchy, linear_probe
-    from pddm_jax.transfer import neighbours, placement, zero_shot
+    from pddm_jax.transfer import knn, zero_shot, zero_shot_metrics
 import sys
 from pathlib import Path
 
@@ -73,20 +73,20 @@ assert make_embed(network, mesh)(state, batches).shape == (16, 6)
 
 y = np.arange(10) // 2 * 3
 means = class_means.class_means([(np.asarray(x), y)]).add(np.asarray(x[:1]), y[:1])
-assert means.of(np.array([0, 6])).centroids().shape == (2, 6)
+assert means.subset(np.array([0, 6])).centroids().shape == (2, 6)
 ranked = classification.nearest_classes(np.asarray(x), means, 2, score_fn)
 assert classification.top_k_accuracy(ranked, y, [1, 2])[2] <= 1
 assert len(classification.per_class_accuracy(ranked, y)[1]) == 5
-assert neighbours.neighbour_classes(np.asarray(x), np.asarray(x), y, k=1).tolist() == y.tolist()
-assert linear_probe.fit(np.asarray(x), y, 1e-3, 2).ranked(x, 2).shape == (10, 2)
+assert knn.knn_classes(np.asarray(x), np.asarray(x), y, k=1).tolist() == y.tolist()
+assert linear_probe.fit(np.asarray(x), y, 1e-3, 2).top_classes(x, 2).shape == (10, 2)
 words = descriptions.word_descriptions(["A B", "A C", "B D", "C D", "E"])
 of_x = np.asarray(x), labels, words
 for way, given in (("conse", (2, 0.5)), ("ranking", (0.1, 0.1, 2, 0)), ("ridge", (0.1,))):
-    into = getattr(zero_shot, way)(*of_x, *given)
-    placed = placement.places(into, np.asarray(x), labels, words)
-    assert placement.hit_at_k(placed, (1, 5))[5] == 1
-    assert placement.likeliest(into, np.asarray(x), words, 2).shape == (10, 2)
-assert placement.harmonic_mean(0.5, 0.5) == 0.5
+    semantic_map = getattr(zero_shot, way)(*of_x, *given)
+    placed = zero_shot_metrics.ranks(semantic_map, np.asarray(x), labels, words)
+    assert zero_shot_metrics.hit_at_k(placed, (1, 5))[5] == 1
+    assert zero_shot_metrics.top_classes(semantic_map, np.asarray(x), words, 2).shape == (10, 2)
+assert zero_shot_metrics.harmonic_mean(0.5, 0.5) == 0.5
 
 root = Path(sys.argv[1])
 (root / "is_a").write_text("top a\ntop b\n")

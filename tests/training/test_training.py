@@ -160,9 +160,9 @@ def test_networks_that_cannot_be_are_refused():
         make_network("small_cnn", 8, dtype="float16")
     with pytest.raises(ValueError, match=r"network\.name.*'small_cnn'.*got 'nope'"):
         make_network("nope", 8)
-    with pytest.raises(ValueError, match=r"embedding_dim must not be below 0, got -1"):
+    with pytest.raises(ValueError, match=r"embedding_dim must be 0 or more, got -1"):
         make_network("small_cnn", -1)
-    with pytest.raises(ValueError, match=r"network\.microbatches must be a positive number, got 0"):
+    with pytest.raises(ValueError, match=r"network\.microbatches must be 1 or more, got 0"):
         make_network("small_cnn", 8, microbatches=0)
 
 

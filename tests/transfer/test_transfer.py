@@ -15,10 +15,17 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 import pddm_jax
 from pddm_jax.transfer import class_means as module
 from pddm_jax.transfer import linear_probe
-from pddm_jax.transfer.class_means import ClassMeans, class_means, load, merged, over_processes, save
+from pddm_jax.transfer.class_means import (
+    ClassMeans,
+    class_means,
+    load_class_means,
+    merge,
+    merge_processes,
+    save_class_means,
+)
 from pddm_jax.transfer.classification import nearest_classes, per_class_accuracy, top_k_accuracy
 from pddm_jax.transfer.hierarchy import hierarchical_accuracy, read_hierarchy
-from pddm_jax.transfer.neighbours import neighbour_classes
+from pddm_jax.transfer.knn import knn_classes
 from tests.conftest import free_address
 from tests.helpers import oracles
 
@@ -124,17 +131,17 @@ def test_new_classes_are_added_to_means():
 def test_merged_parts_are_the_whole():
     x, labels = rows(9), some_labels(10)
     parts = [class_means([(x[i::3], labels[i::3])]) for i in range(3)]
-    assert_means(merged([*parts, class_means([])]), x, labels)
-    assert len(merged([class_means([])]).classes) == 0
-    assert over_processes(parts[0]) is parts[0]
+    assert_means(merge([*parts, class_means([])]), x, labels)
+    assert len(merge([class_means([])]).classes) == 0
+    assert merge_processes(parts[0]) is parts[0]
 
 
 def test_means_of_some_classes():
     x, labels = rows(11), some_labels(12)
     chosen = np.isin(labels, [9, -5])
-    assert_means(class_means([(x, labels)]).of(np.array([9, -5])), x[chosen], labels[chosen])
+    assert_means(class_means([(x, labels)]).subset(np.array([9, -5])), x[chosen], labels[chosen])
     with pytest.raises(ValueError, match=r"\bclasses\b.*\b77\b"):
-        class_means([(x, labels)]).of(np.array([0, 77]))
+        class_means([(x, labels)]).subset(np.array([0, 77]))
 
 
 def test_means_are_a_pytree_of_the_host():
@@ -147,16 +154,16 @@ def test_means_are_a_pytree_of_the_host():
 def test_saved_means_are_loaded_to_the_bit_and_go_on(tmp_path):
     x, labels = rows(15), some_labels(16)
     means = class_means([(x[:200], labels[:200])])
-    save(tmp_path / "means", means)
-    loaded = load(tmp_path / "means")
+    save_class_means(tmp_path / "means", means)
+    loaded = load_class_means(tmp_path / "means")
     for a, b in zip(means, loaded, strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
     assert_means(loaded.add(x[200:], labels[200:]), x, labels)
     with pytest.raises(ValueError, match="means"):
-        save(tmp_path / "means", means)
+        save_class_means(tmp_path / "means", means)
     with pytest.raises(OSError, match="nowhere"):
-        load(tmp_path / "nowhere")
+        load_class_means(tmp_path / "nowhere")
 
 
 DATA = """
@@ -171,12 +178,12 @@ ON_EIGHT_DEVICES = (
     DATA
     + """
 from pddm_jax.sharding import data_mesh, sharded
-from pddm_jax.transfer.class_means import class_means, over_processes, save
+from pddm_jax.transfer.class_means import class_means, merge_processes, save_class_means
 from pathlib import Path
 there = jax.device_put(x, sharded(data_mesh()))
 assert len(there.addressable_shards) == 8
 parts = (there[:800], labels[:800]), (there[800:], labels[800:])
-save(Path(sys.argv[1]), over_processes(class_means(parts)))
+save_class_means(Path(sys.argv[1]), merge_processes(class_means(parts)))
 """
 )
 
@@ -187,7 +194,7 @@ jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]), initialization_time
 from pddm_jax.sharding import data_mesh, sharded
 from pddm_jax.transfer import class_means as module
 from pddm_jax.transfer import linear_probe
-from pddm_jax.transfer.class_means import class_means, over_processes, save
+from pddm_jax.transfer.class_means import class_means, merge_processes, save_class_means
 from pathlib import Path
 module.GATHERED = 300
 mesh, me = data_mesh(), jax.process_index()
@@ -197,10 +204,10 @@ def blocks():
         shared = [jax.make_array_from_process_local_data(sharded(mesh), v)
                   for v in (x[mine], labels[mine].astype(np.int32))]
         yield shared[0], shared[1] if a else labels[:800]
-means = over_processes(class_means(blocks()))
-nothing = over_processes(class_means([(x[:5], labels[:5])] if me else []))
+means = merge_processes(class_means(blocks()))
+nothing = merge_processes(class_means([(x[:5], labels[:5])] if me else []))
 assert nothing.counts.sum() == 5
-save(Path(sys.argv[1]), means)
+save_class_means(Path(sys.argv[1]), means)
 """
 )
 
@@ -218,7 +225,7 @@ def whole():
 def test_eight_devices_make_the_same_means(python, whole, tmp_path):
     status, _, err = python("-c", ON_EIGHT_DEVICES, tmp_path / "means", devices=8)
     assert status == 0, err
-    means = load(tmp_path / "means")
+    means = load_class_means(tmp_path / "means")
     np.testing.assert_array_equal(means.classes, whole[0])
     np.testing.assert_allclose(means.centroids(), whole[1], rtol=EXACT)
 
@@ -228,7 +235,7 @@ def test_two_processes_make_the_same_means(anew, end, whole, tmp_path):
     both = [anew("-c", IN_TWO_PROCESSES, tmp_path / "means", address, i) for i in range(2)]
     for status, _, err in map(end, both):
         assert status == 0, err
-    means = load(tmp_path / "means")
+    means = load_class_means(tmp_path / "means")
     np.testing.assert_array_equal(means.classes, whole[0])
     np.testing.assert_allclose(means.centroids(), whole[1], rtol=EXACT)
 
@@ -349,7 +356,7 @@ def test_accuracies_refuse_what_does_not_fit(ranked, labels, ks, words):
 def test_neighbour_classes_are_those_of_scikit_learn(data, k):
     known, labels, queries, _ = digits() if data == "digits" else (rows(40), some_labels(41), rows(42), 0)
     theirs = KNeighborsClassifier(k, algorithm="brute").fit(known.astype(np.float64), labels)
-    found = neighbour_classes(queries, known, labels, k)
+    found = knn_classes(queries, known, labels, k)
     np.testing.assert_array_equal(found, theirs.predict(queries.astype(np.float64)))
 
 
@@ -359,16 +366,16 @@ def test_neighbours_by_any_score():
     score = jax.tree_util.Partial(lambda q, g: jnp.broadcast_to(g[:, 0], (len(q), len(g))))
     best = labels[np.argsort(-gallery[:, 0])[:5]].tolist()
     expected = min(best, key=lambda label: (-best.count(label), label))
-    assert neighbour_classes(rows(45, 4), gallery, labels, 5, score).tolist() == [expected] * 4
+    assert knn_classes(rows(45, 4), gallery, labels, 5, score).tolist() == [expected] * 4
 
 
 def test_neighbours_refuse_what_does_not_fit():
     with pytest.raises(ValueError, match="gallery_labels"):
-        neighbour_classes(rows(46), rows(47), some_labels(48)[1:])
+        knn_classes(rows(46), rows(47), some_labels(48)[1:])
     with pytest.raises(ValueError, match=r"\bgallery\b"):
-        neighbour_classes(rows(46), rows(47)[:, :2], some_labels(48))
+        knn_classes(rows(46), rows(47)[:, :2], some_labels(48))
     with pytest.raises(ValueError, match=r"\bk\b"):
-        neighbour_classes(rows(46), rows(47), some_labels(48), 301)
+        knn_classes(rows(46), rows(47), some_labels(48), 301)
 
 
 # ----------------------------------------------------------------------------------------- linear probe
@@ -396,7 +403,7 @@ def test_the_linear_probe_is_the_minimum_that_scikit_learn_finds(probe):
 def test_the_linear_probe_ranks_as_scikit_learn_does(probe):
     ours, theirs, queries = probe
     expected = np.argsort(-theirs.decision_function(queries.astype(np.float64)), axis=1)[:, :3]
-    same = ours.ranked(queries, 3) == ours.classes[expected]
+    same = ours.top_classes(queries, 3) == ours.classes[expected]
     assert same.mean() > 0.999  # a near tie may fall either way
     assert same[:, 0].all()
 

@@ -22,7 +22,7 @@ from pddm_jax.data import drawn, glyphs, load_data, some
 from pddm_jax.data.images import of_classes
 from pddm_jax.data.layouts.by_name import find
 from pddm_jax.data.prepare.command import prepare
-from pddm_jax.transfer import placement, zero_shot
+from pddm_jax.transfer import zero_shot, zero_shot_metrics
 from pddm_jax.transfer.descriptions import read_descriptions, word_descriptions
 from tests.helpers import oracles
 
@@ -305,10 +305,12 @@ def test_only_directions_of_descriptions_and_classes_with_images_count(method):
 
 @each_method
 def test_a_map_is_a_pytree_of_finite_numbers(method):
-    into = made(method)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(into))
+    semantic_map = made(method)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(semantic_map))
     x = problem()[0]
-    np.testing.assert_allclose(jax.jit(lambda into, x: into(x))(into, x), into(x), atol=1e-5)
+    np.testing.assert_allclose(
+        jax.jit(lambda semantic_map, x: semantic_map(x))(semantic_map, x), semantic_map(x), atol=1e-5
+    )
 
 
 @each_method
@@ -351,8 +353,12 @@ def test_classes_never_seen_are_known_by_what_they_share_with_seen_ones(method):
     x = s[rows] @ mixing + 0.3 * rng.normal(size=(len(rows), 16))
     half = len(pairs) // 2
     seen = rows < half
-    into = made(method, x[seen], rows[seen], s[:half], **{"steps": 300} if method == "ranking" else {})
-    found = placement.hit_at_k(placement.places(into, x[~seen], rows[~seen] - half, s[half:]), (1, 5))
+    semantic_map = made(
+        method, x[seen], rows[seen], s[:half], **{"steps": 300} if method == "ranking" else {}
+    )
+    found = zero_shot_metrics.hit_at_k(
+        zero_shot_metrics.ranks(semantic_map, x[~seen], rows[~seen] - half, s[half:]), (1, 5)
+    )
     least = {"conse": 0.3, "ridge": 0.9, "ranking": 0.7}[method]
     assert least < found[1] <= found[5]
     assert 1 / half < least / 4
@@ -364,18 +370,21 @@ def test_classes_never_seen_are_known_by_what_they_share_with_seen_ones(method):
 IDENTITY = zero_shot.Affine(np.eye(2, dtype=np.float32), np.zeros(2, np.float32))
 
 
-def scores_of(into, x, s):
+def scores_of(semantic_map, x, s):
     """In float64."""
-    return [[oracles.cosine(vector, row) for row in oracles.number_rows(s)] for vector in into(x).tolist()]
+    return [
+        [oracles.cosine(vector, row) for row in oracles.number_rows(s)]
+        for vector in semantic_map(x).tolist()
+    ]
 
 
 @each_method
 def test_hit_at_k_is_the_loops(method):
     x, rows, s = problem()
-    into = made(method)
-    found = placement.places(into, x, rows, s)
-    expected = oracles.hit_at_k(scores_of(into, x, s), rows, placement.KS)
-    assert placement.hit_at_k(found) == pytest.approx(expected)
+    semantic_map = made(method)
+    found = zero_shot_metrics.ranks(semantic_map, x, rows, s)
+    expected = oracles.hit_at_k(scores_of(semantic_map, x, s), rows, zero_shot_metrics.KS)
+    assert zero_shot_metrics.hit_at_k(found) == pytest.approx(expected)
     assert 0 < expected[1] < expected[5] < expected[10] == 1
 
 
@@ -386,67 +395,67 @@ def test_places_where_many_cosines_tie(seed):
     rng = np.random.default_rng(seed)
     axes = np.array([[0, 0], [1, 0], [0, 2], [-4, 0], [0, -0.5]], np.float32)
     x, s, rows = axes[rng.integers(0, 5, 6)], axes[rng.integers(0, 5, 5)], rng.integers(0, 5, 6)
-    found = placement.places(IDENTITY, x, rows, s)
+    found = zero_shot_metrics.ranks(IDENTITY, x, rows, s)
     for place, vector, row in zip(found, x, rows, strict=True):
         of_all = [oracles.cosine(vector, other) for other in s]
         order = sorted(range(5), key=lambda j: (-of_all[j], j))
         assert place == order.index(row)
-    assert placement.hit_at_k(found, (5,)) == {5: 1.0}
+    assert zero_shot_metrics.hit_at_k(found, (5,)) == {5: 1.0}
 
 
 @each_method
 def test_the_likeliest_are_those_that_come_first(method):
     x, rows, s = problem()
-    into = made(method)
-    found = placement.likeliest(into, x, s, 4)
-    for ranked, scores in zip(found, scores_of(into, x, s), strict=True):
+    semantic_map = made(method)
+    found = zero_shot_metrics.top_classes(semantic_map, x, s, 4)
+    for ranked, scores in zip(found, scores_of(semantic_map, x, s), strict=True):
         np.testing.assert_allclose([scores[j] for j in ranked], sorted(scores)[:-5:-1], atol=1e-5)
-    every = placement.likeliest(into, x, s, 100)
+    every = zero_shot_metrics.top_classes(semantic_map, x, s, 100)
     assert every.shape == (N, CLASS_COUNT)
     np.testing.assert_array_equal(
-        (every == rows[:, None]).argmax(axis=1), placement.places(into, x, rows, s)
+        (every == rows[:, None]).argmax(axis=1), zero_shot_metrics.ranks(semantic_map, x, rows, s)
     )
 
 
 def test_places_of_many_blocks_are_those_of_one(monkeypatch):
     x, rows, s = problem()
-    into = made("ridge")
-    one = placement.places(into, x, rows, s)
-    monkeypatch.setattr(placement, "BLOCK", 7)
+    semantic_map = made("ridge")
+    one = zero_shot_metrics.ranks(semantic_map, x, rows, s)
+    monkeypatch.setattr(zero_shot_metrics, "BLOCK", 7)
     jax.clear_caches()
-    np.testing.assert_array_equal(placement.places(into, x, rows, s), one)
+    np.testing.assert_array_equal(zero_shot_metrics.ranks(semantic_map, x, rows, s), one)
 
 
 def test_hit_at_k_by_class_counts_each_class_once():
     places, classes = np.array([0, 0, 0, 5]), np.array([7, 7, 7, 2**40])
-    assert placement.hit_at_k(places, (1, 6)) == {1: 0.75, 6: 1.0}
-    assert placement.hit_at_k(places, (1, 6), classes) == {1: 0.5, 6: 1.0}
+    assert zero_shot_metrics.hit_at_k(places, (1, 6)) == {1: 0.75, 6: 1.0}
+    assert zero_shot_metrics.hit_at_k(places, (1, 6), classes) == {1: 0.5, 6: 1.0}
     with pytest.raises(ValueError, match="no image"):
-        placement.hit_at_k(places[:0])
+        zero_shot_metrics.hit_at_k(places[:0])
 
 
 def test_the_harmonic_mean():
-    assert placement.harmonic_mean(0.5, 0.25) == pytest.approx(1 / 3)
-    assert placement.harmonic_mean(0.0, 0.9) == placement.harmonic_mean(0.0, 0.0) == 0
+    assert zero_shot_metrics.harmonic_mean(0.5, 0.25) == pytest.approx(1 / 3)
+    assert zero_shot_metrics.harmonic_mean(0.0, 0.9) == zero_shot_metrics.harmonic_mean(0.0, 0.0) == 0
 
 
 def test_places_name_what_does_not_fit():
     x, rows, s = problem()
-    into = made("ridge")
+    semantic_map = made("ridge")
     for arguments, words in (
         ((x * np.inf, rows, s), "embeddings must be finite"),
         ((x, rows, s[:3]), "labels must be rows of 3 descriptions"),
         ((x, rows[1:], s), "labels must be 40 integers"),
     ):
         with pytest.raises(ValueError, match=words):
-            placement.places(into, *arguments)
+            zero_shot_metrics.ranks(semantic_map, *arguments)
 
 
 # --------------------------------------------------------------------------------------- the experiment
 
 
 def assert_hits(hits):
-    assert [*hits] == [str(k) for k in placement.KS]
+    assert [*hits] == [str(k) for k in zero_shot_metrics.KS]
     assert [*hits.values()] == sorted(hits.values())
 
 
@@ -471,7 +480,7 @@ def test_characters_never_seen_are_known_by_their_names(glyph_root, tmp_path):
     assert rule["zero_shot"]["classes"] == {"seen": len(split.train.class_names), "unseen": 284}
     hits = found["hit_at_k"]
     assert [*hits] == ["chance", "word frequency", "conse", "ranking", "ridge"]
-    assert hits["chance"] == {str(k): k / 284 for k in placement.KS}
+    assert hits["chance"] == {str(k): k / 284 for k in zero_shot_metrics.KS}
     for name in ("conse", "ranking", "ridge"):
         assert_hits(hits[name])
         for k in ("1", "5"):

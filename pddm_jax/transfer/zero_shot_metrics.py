@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from pddm_jax.checks import as_finite_matrix
 from pddm_jax.numerics import l2_normalize
-from pddm_jax.transfer.zero_shot import Into, checked_rows
+from pddm_jax.transfer.zero_shot import SemanticMap, checked_rows
 from pddm_jax.types import AnyArray
 
 KS = (1, 2, 5, 10, 20)
@@ -17,18 +17,18 @@ BLOCK = 256
 """Images scored at a time."""
 
 
-def places(
-    into: Into,
+def ranks(
+    semantic_map: SemanticMap,
     embeddings: Float[AnyArray, "n d"],
     labels: Int[AnyArray, " n"],
     descriptions: Float[AnyArray, "c a"],
 ) -> Int[np.ndarray, " n"]:
-    """For each image the place of its class, from 0, among all classes by cosine with `into(embedding)`.
+    """Rank from 0 of each image's class by the cosine of `semantic_map(embedding)` and its description.
 
-    Of equal cosines the lower row comes first. [n, c] is never held.
+    Ties go to the lower row. The matrix [n, c] of cosines is never held.
 
     Args:
-        into: from `zero_shot`; a pytree.
+        semantic_map: from `zero_shot`; a pytree.
         embeddings: [n, d].
         labels: [n], for each the row of its class.
         descriptions: [c, a], of all the classes that an image may be given to.
@@ -38,50 +38,56 @@ def places(
     """
     x = as_finite_matrix("embeddings", embeddings)
     s = as_finite_matrix("descriptions", descriptions)
-    return np.asarray(_places(into, x, checked_rows("labels", labels, len(x), len(s)), s))
+    return np.asarray(_ranks(semantic_map, x, checked_rows("labels", labels, len(x), len(s)), s))
 
 
 @jax.jit
-def _places(
-    into: Into, x: Float[Array, "n d"], rows: Int[Array, " n"], descriptions: Float[Array, "c a"]
+def _ranks(
+    semantic_map: SemanticMap,
+    x: Float[Array, "n d"],
+    rows: Int[Array, " n"],
+    descriptions: Float[Array, "c a"],
 ) -> Int[Array, " n"]:
     def place(image: tuple[Float[Array, " d"], Int[Array, ""]]) -> Int[Array, ""]:
-        (of_all,), row = cosines(into, image[0][None], descriptions), image[1]
+        (of_all,), row = cosines(semantic_map, image[0][None], descriptions), image[1]
         before = (of_all > of_all[row]) | ((of_all == of_all[row]) & (jnp.arange(len(of_all)) < row))
         return jnp.sum(before)
 
     return jax.lax.map(place, (x, rows), batch_size=BLOCK)
 
 
-def likeliest(
-    into: Into, embeddings: Float[AnyArray, "n d"], descriptions: Float[AnyArray, "c a"], k: int
+def top_classes(
+    semantic_map: SemanticMap,
+    embeddings: Float[AnyArray, "n d"],
+    descriptions: Float[AnyArray, "c a"],
+    k: int,
 ) -> Int[np.ndarray, "n k"]:
-    """The rows of the first k classes of each image, in the order of `places`; all where there are fewer.
+    """The rows of the first k classes of each image, in the order of `ranks`; all where there are fewer.
 
     [n, c] is held, so it is for a few images.
 
     Raises:
-        ValueError: as `places`.
+        ValueError: as `ranks`.
     """
     x = as_finite_matrix("embeddings", embeddings)
     s = as_finite_matrix("descriptions", descriptions)
-    return np.asarray(jax.lax.top_k(cosines(into, x, s), min(k, len(s)))[1])
+    return np.asarray(jax.lax.top_k(cosines(semantic_map, x, s), min(k, len(s)))[1])
 
 
 def cosines(
-    into: Into, embeddings: Float[Array, "n d"], descriptions: Float[Array, "c a"]
+    semantic_map: SemanticMap, embeddings: Float[Array, "n d"], descriptions: Float[Array, "c a"]
 ) -> Float[Array, "n c"]:
     """The cosine of each image's vector with each description; 0 where either is 0."""
-    return l2_normalize(into(embeddings)) @ l2_normalize(descriptions).T
+    return l2_normalize(semantic_map(embeddings)) @ l2_normalize(descriptions).T
 
 
 def hit_at_k(
-    places: Int[np.ndarray, " n"], ks: Sequence[int] = KS, classes: Int[np.ndarray, " n"] | None = None
+    ranks: Int[np.ndarray, " n"], ks: Sequence[int] = KS, classes: Int[np.ndarray, " n"] | None = None
 ) -> dict[int, float]:
     """Flat Hit@K: the share of images whose class is among the first K.
 
     Args:
-        places: [n], from 0.
+        ranks: [n], from 0.
         ks: the depths K.
         classes: [n]; where they are given, the mean over classes of each one's share.
 
@@ -91,10 +97,10 @@ def hit_at_k(
     Source: Frome et al., "DeViSE", NIPS 2013, section 4; by class: Xian, Schiele, Akata, "Zero-Shot
     Learning: The Good, the Bad and the Ugly", CVPR 2017, section 4.
     """
-    if not len(places):
+    if not len(ranks):
         raise ValueError("Hit@K of no image is not defined")
-    alike = np.zeros(len(places), int) if classes is None else np.unique(classes, return_inverse=True)[1]
-    return {k: float(np.mean(np.bincount(alike, places < k) / np.bincount(alike))) for k in ks}
+    alike = np.zeros(len(ranks), int) if classes is None else np.unique(classes, return_inverse=True)[1]
+    return {k: float(np.mean(np.bincount(alike, ranks < k) / np.bincount(alike))) for k in ks}
 
 
 def harmonic_mean(a: float, b: float) -> float:

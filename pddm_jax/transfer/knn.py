@@ -12,7 +12,7 @@ BLOCK = 2**16
 """Images whose votes are counted at a time."""
 
 
-def neighbour_classes(
+def knn_classes(
     embeddings: Float[AnyArray, "n d"],
     gallery: Float[AnyArray, "g d"],
     gallery_labels: Int[np.ndarray, " g"],

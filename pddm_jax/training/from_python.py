@@ -1,0 +1,187 @@
+"""The set-up of a run whose images, network, optimizer or objective are given from Python."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from pddm_jax.config import defaults
+from pddm_jax.config.check import accepted, check_machine, warnings
+from pddm_jax.config.old_names import NEW_NAMES
+from pddm_jax.config.rules import RULES
+from pddm_jax.data import Images, PKSampler, hold_out
+from pddm_jax.data.from_python import ARRAYS, PATHS
+from pddm_jax.losses.objectives import Loss
+from pddm_jax.networks import EmbeddingNetwork, embedding_network
+from pddm_jax.sharding import data_mesh
+from pddm_jax.system.cli import check_folder, one_line
+from pddm_jax.system.console import say
+from pddm_jax.system.lock import Lock
+from pddm_jax.training import warm_start
+from pddm_jax.training.provenance import digest_of_images
+from pddm_jax.training.recipe import Recipe, make_recipe
+from pddm_jax.training.resume import check_same_run
+from pddm_jax.training.run_files import Config
+from pddm_jax.training.setup import Training
+
+IMAGE_SIZE = 64
+"""Pixels to which images of many sizes are resized, by default."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What `pddm_jax.train` was given beside images.
+
+    Attributes:
+        objective: its name, or a function (params, embeddings, labels) -> (loss, logs).
+        network: its name, or a module.
+        optimizer: None: that of the config.
+        fields: of the config, by dotted name.
+    """
+
+    objective: str | Loss
+    network: str | nn.Module
+    optimizer: optax.GradientTransformation | None
+    fields: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        """Raise a ValueError for what no run can use, before images are read."""
+        if not isinstance(self.network, str | nn.Module):
+            raise ValueError(f"network must be a name or a flax.linen.Module, got {_kind(self.network)}")
+        if not (isinstance(self.objective, str) or callable(self.objective)):
+            raise ValueError(f"objective must be a name or a function, got {_kind(self.objective)}")
+        if self.optimizer is not None and not isinstance(self.optimizer, optax.GradientTransformation):
+            raise ValueError(
+                f"optimizer must be an optax.GradientTransformation, got {_kind(self.optimizer)}"
+            )
+        for name in self.fields:
+            if name in NEW_NAMES:
+                raise ValueError(f"config: {name} is called {NEW_NAMES[name]} now")
+            if name not in RULES or name.startswith(("transfer.", "zero_shot.", "data.name")):
+                raise ValueError(f"config: {name!r} is no field of a run from Python")
+        self.config(PATHS, None)
+
+    def config(self, kind: str, classes: int | None) -> FrozenConfigDict:
+        """The config for images of a kind, `ARRAYS` or `PATHS`, of so many classes."""
+        fields = defaults.get_config("tuned").to_dict()
+        data = fields["data"]
+        data["name"] = kind
+        if kind == PATHS:
+            data.update(augment="crop", image_size=IMAGE_SIZE)
+        if classes:
+            data["classes_per_batch"] = min(data["classes_per_batch"], classes)
+        if isinstance(self.objective, str):
+            fields["objective"]["name"] = self.objective
+        if isinstance(self.network, str):
+            fields["network"]["name"] = self.network
+        if self.optimizer is not None:
+            fields["optimizer"]["schedule"] = "constant"  # its own schedule is not known
+        for name, value in self.fields.items():
+            group, _, field = name.rpartition(".")
+            (fields[group] if group else fields)[field] = value
+        config = accepted(ConfigDict(fields))
+        if isinstance(self.network, nn.Module) and config.network.pretrained:
+            raise ValueError("network.pretrained is for networks by name, not for a module")
+        own = {"network": self.network, "optimizer": self.optimizer, "objective": self.objective}
+        named = {name: _text(x) for name, x in own.items() if x is not None and not isinstance(x, str)}
+        return FrozenConfigDict({**config.to_dict(), "python": named}) if named else config
+
+    def recipe(self, config: FrozenConfigDict) -> Recipe:
+        """The recipe of the config, with what was given in place of what it names."""
+        recipe = make_recipe(config)
+        if not isinstance(self.objective, str):
+            recipe = recipe._replace(loss=self.objective, objective={"name": _text(self.objective)})
+        if isinstance(self.network, nn.Module):
+            recipe = recipe._replace(network=own_network(config, self.network))
+        if self.optimizer is not None:
+            recipe = recipe._replace(optimizer=self.optimizer)
+        return recipe
+
+    @contextmanager
+    def training(self, workdir: Path, images: Images, test: Images | None) -> Iterator[Training]:
+        """The training of a run in a workdir, which is locked until the block ends.
+
+        Raises:
+            ValueError: the images do not fit the config, or workdir holds another run or is in use.
+        """
+        kind = ARRAYS if isinstance(images.images, np.ndarray) else PATHS
+        usable = int((np.unique(images.labels, return_counts=True)[1] > 1).sum())
+        config = self.config(kind, max(usable, 2))
+        recipe = self.recipe(config)
+        warm_start.check_file(config)
+        check_folder("workdir", workdir)
+        check_machine(config, jax.device_count(), jax.process_count())
+        train_sha256 = digest_of(images)
+        if config.data.val_class_fraction:
+            if test is not None:
+                raise ValueError("test_images must not be given with data.val_class_fraction")
+            images, test = hold_out(images, config.data.val_class_fraction, config.seed)
+        p, k = config.data.classes_per_batch, config.data.images_per_class
+        PKSampler(images.labels, p, k, range(1), config.seed)  # raises if there are too few classes
+        training = Training(config, workdir, recipe, images, test, train_sha256, data_mesh())
+        check_loss(training)
+        for warning in warnings(config):
+            say(f"warning: {warning}")
+        with Lock(workdir, "workdir"):
+            check_same_run(workdir, config)
+            yield training
+
+
+def own_network(config: Config | FrozenConfigDict, network: nn.Module) -> EmbeddingNetwork:
+    """A module as the network of a run: with the layer of embeddings that the config describes."""
+    if isinstance(network, EmbeddingNetwork):
+        return network
+    names = "embedding_dim", "dtype", "freeze_batch_stats", "microbatches"
+    return embedding_network(network, **{name: config["network"][name] for name in names})
+
+
+def check_loss(training: Training) -> None:
+    """Raise a ValueError unless the objective returns a scalar and a dict of scalars."""
+    images = jax.ShapeDtypeStruct((2, *training.image_shape), jnp.uint8)
+    try:
+        state = jax.eval_shape(training.fresh_state)
+        variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
+        embeddings = jax.eval_shape(training.recipe.network.apply, variables, images)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"network does not take images of shape {[*images.shape]}: {error}") from error
+    p, k = training.config.data.classes_per_batch, training.config.data.images_per_class
+    batch = jax.ShapeDtypeStruct((p * k, embeddings.shape[1]), embeddings.dtype)
+    labels = jax.ShapeDtypeStruct((p * k,), jnp.int32)
+    found = jax.eval_shape(training.recipe.loss, state.params, batch, labels)
+    pair = isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Mapping)
+    if not pair or any(getattr(x, "shape", None) != () for x in (found[0], *found[1].values())):
+        raise ValueError(
+            "objective must return a scalar loss and a dict of scalars, got "
+            f"{one_line(str(jax.tree.map(lambda x: getattr(x, 'shape', x), found)))}"
+        )
+
+
+def digest_of(images: Images) -> str:
+    """SHA-256 of labels and pixels in memory, or of class names and counts for other images."""
+    if not isinstance(images.images, np.ndarray):
+        return digest_of_images(images)
+    sha = hashlib.sha256(np.ascontiguousarray(images.labels).data)
+    sha.update(np.ascontiguousarray(images.images).data)
+    return sha.hexdigest()
+
+
+def _kind(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
+def _text(value: object) -> str:
+    """What config.json holds of an object: the repr of a module, the name of a function."""
+    if isinstance(value, nn.Module):
+        return " ".join(repr(value).split())
+    if isinstance(value, optax.GradientTransformation):
+        return "given"
+    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"

@@ -1,0 +1,23 @@
+"""The examples of docs/python.md run as they are printed."""
+
+import re
+
+import jax
+import numpy as np
+
+from tests.conftest import ROOT
+
+
+def test_the_examples_of_the_documentation_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 5
+    names = {"__name__": "example"}
+    for block in blocks:
+        exec(compile(block, "docs/python.md", "exec"), names)
+    assert names["scores"].shape == (96, 96)
+    assert names["index"].shape == (4, 3)
+    np.testing.assert_allclose(np.linalg.norm(names["embeddings"], axis=1), 1, rtol=1e-5)
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["mine", "nnx", "own"]
+    assert not jax.config.jax_enable_x64
