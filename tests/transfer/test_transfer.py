@@ -506,9 +506,9 @@ def test_a_hierarchy_that_is_none_is_refused(tmp_path):
     path = tmp_path / "is_a"
     with pytest.raises(OSError, match="is_a"):
         read_hierarchy(path, ["a"])
-    with pytest.raises(ValueError, match=r"line 2: 'a b c'"):
+    with pytest.raises(ValueError, match=r"line 2: expected PARENT CHILD, got 'a b c'"):
         read_hierarchy(is_a(path, "a b\na b c"), ["a"])
-    with pytest.raises(ValueError, match=r"lacks 2 of 3 classes, such as x"):
+    with pytest.raises(ValueError, match=r"lacks 2 of 3 classes, for example x"):
         read_hierarchy(is_a(path, "a b"), ["a", "x", "y"])
     with pytest.raises(ValueError, match=r"cycle through [ab]"):
         read_hierarchy(is_a(path, "a b\nb a\nb c"), ["c"])
