@@ -100,7 +100,7 @@ def _run(
     warm_start.check_file(config)
     parts = load_parts(config.data.to_dict(), closed_set=evaluation.closed_sets, seed=config.seed)
     train_sha256 = digest_of_images(parts.split.train)
-    warm_start.check_unseen(recipe.pretrained, config.data.name, parts.split.rule, train_sha256)
+    warm_start.check_unseen(recipe.pretrained, config.data.name, parts.split.description, train_sha256)
     prepared = evaluation.ready(config, parts.split)
     p, k = config.data.classes_per_batch, config.data.images_per_class
     data.PKSampler(parts.train.labels, p, k, range(1), config.seed)  # raises if there are too few classes
@@ -135,7 +135,7 @@ def _announce(config: FrozenConfigDict, experiment: str, recipe: Recipe, parts: 
     say(
         f"{experiment}: {config.objective.name} on {config.data.name}, seed {config.seed}; "
         f"{config.train.steps} steps on {len(parts.train.labels)} images of "
-        f"{len(parts.train.class_names)} classes ({parts.split.rule})"
+        f"{len(parts.train.class_names)} classes ({parts.split.description})"
     )
     for warning in warnings(config):
         say(f"warning: {warning}")
@@ -155,7 +155,7 @@ def _protocol(
     chosen_by = "best by validation" if config.data.val_class_fraction else "last"
     return {
         "data": config.data.name,
-        "split": parts.split.rule,
+        "split": parts.split.description,
         "classes": {name: len(part.class_names) for name, part in images.items()},
         "images": {name: len(part.labels) for name, part in images.items()},
         "image_shape": list(trained.image_shape),

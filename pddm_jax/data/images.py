@@ -61,16 +61,16 @@ class Split(NamedTuple):
 
     train: Images
     test: Images
-    rule: str
+    description: str
 
 
 def of_classes(data: Images, classes: Int[np.ndarray, " c"]) -> Images:
     """The images of some classes, in their order."""
-    chosen = some(data, np.flatnonzero(np.isin(data.labels, classes)))
+    chosen = subset(data, np.flatnonzero(np.isin(data.labels, classes)))
     return chosen._replace(class_names={int(label): data.class_names[int(label)] for label in classes})
 
 
-def some(data: Images, numbers: Int[np.ndarray, " m"]) -> Images:
+def subset(data: Images, numbers: Int[np.ndarray, " m"]) -> Images:
     """Some of the images, in the order of these numbers, and the classes that they have."""
     images = data.images[numbers] if isinstance(data.images, np.ndarray) else data.images.take(numbers)
     labels = data.labels[numbers]

@@ -152,7 +152,7 @@ def load_closed_set(
     if name == "glyphs":
         split = glyphs.load(root, image_size, seed)
         found = closed_set.halves(split.test, seed)
-        return found._replace(rule=f"the other {split.rule}; of these {found.rule}")
+        return found._replace(description=f"the other {split.description}; of these {found.description}")
     skip = on_error == "skip"
     source = by_name.find(name, _given(root, name), classes, ground_truth, skip)
     source = _limited(source, max_pixels)
@@ -174,4 +174,4 @@ def _limited(source: Source, max_pixels: int) -> Source:
 
 def _told(split: SplitOrClosedSet, source: Source) -> SplitOrClosedSet:
     warn(source.notes)
-    return split._replace(rule=f"{split.rule}; read from {source.layout}")
+    return split._replace(description=f"{split.description}; read from {source.layout}")

@@ -7,7 +7,7 @@ import numpy as np
 from absl import logging
 
 from pddm_jax.data.closed_set import ClosedSet
-from pddm_jax.data.images import Images, Split, some
+from pddm_jax.data.images import Images, Split, subset
 from pddm_jax.data.notes import same_bytes, warn
 from pddm_jax.data.storage.decode import Encoded, LeftOut, Survey, survey
 
@@ -42,7 +42,7 @@ def readable(split: SplitOrClosedSet, skip: bool) -> SplitOrClosedSet:
         _without(part, list(of_part.errors)) for part, of_part in zip(parts, surveys, strict=True)
     )
     told = f"; {len(errors)} unreadable images left out" if errors else ""
-    return split._replace(train=train, test=test, rule=split.rule + told)
+    return split._replace(train=train, test=test, description=split.description + told)
 
 
 def _equal_images(
@@ -63,4 +63,4 @@ def _equal_images(
 
 def _without(data: Images, numbers: list[int]) -> Images:
     """All images but those of some numbers, and the classes that these leave."""
-    return some(data, np.setdiff1d(np.arange(len(data.labels)), numbers)) if numbers else data
+    return subset(data, np.setdiff1d(np.arange(len(data.labels)), numbers)) if numbers else data

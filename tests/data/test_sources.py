@@ -488,7 +488,7 @@ def test_classes_are_parted_by_the_protocol(tree, small):
         paths = [Path(part.images.name(n)) for n in range(len(part.images))]
         assert sorted(zip(paths, part.labels.tolist(), strict=True)) == expected
         assert {*part.class_names} == {label for _, label in expected}
-    assert "training" in split.rule
+    assert "training" in split.description
 
 
 def test_a_class_that_is_short_is_told(small, tmp_path):
@@ -549,7 +549,7 @@ def test_other_test_classes_are_drawn_by_seed_or_read_from_a_file(tmp_path):
     assert split.train.labels.tolist() == [3, 4, 5, 2, 6]
     assert split.test.class_names == {1: "name 1", 9: "name 9"}
     assert split.train.images.ravel().tolist() == [0, 2, 4, 6, 7]
-    assert split.rule == f"2 of 7 classes for test, those of {listed}; the others for training"
+    assert split.description == f"2 of 7 classes for test, those of {listed}; the others for training"
     drawn = [protocols.by_class(source, "3", seed) for seed in (0, 0, 1, 2, 3)]
     tests = [{*split.test.class_names} for split in drawn]
     assert tests[0] == tests[1]
@@ -558,7 +558,7 @@ def test_other_test_classes_are_drawn_by_seed_or_read_from_a_file(tmp_path):
         assert len(split.test.class_names) == 3
         assert not {*split.train.labels.tolist()} & {*split.test.labels.tolist()}
         assert len(split.train.labels) + len(split.test.labels) == 8
-    assert "3 of 7 classes for test, by seed 0" in drawn[0].rule
+    assert "3 of 7 classes for test, by seed 0" in drawn[0].description
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from pddm_jax.data.layouts.base import Source, few, find_records, nothing
+from pddm_jax.data.layouts.base import Source, find_records, not_found_error, summarize
 from pddm_jax.data.layouts.walk import entries_in, extensions, is_image, once, other_extensions
 from pddm_jax.data.layouts.wnids import WNID, read_ground_truth, read_wnids
 from pddm_jax.data.storage.decode import Encoded
@@ -63,17 +63,19 @@ def find_imagenet(
     by_id = _by_id(train)
     if not by_id:
         wanted = "n01440764.tar or n01440764/ for each WordNet id, also in train/ or in one tar *train*.tar"
-        raise nothing(root, f"images of {name}", wanted)
+        raise not_found_error(root, f"images of {name}", wanted)
     if classes is None:
         raise ValueError(f"data.classes must be given for {name}: the file that lists its WordNet ids")
     wnids = read_wnids(Path(classes).expanduser())
     if missing := [wnid for wnid in wnids if wnid not in by_id]:
-        raise ValueError(f"{classes} lists {few(missing)}, for which {train} has neither tar nor folder")
+        raise ValueError(
+            f"{classes} lists {summarize(missing)}, for which {train} has neither tar nor folder"
+        )
     test_by_id = _by_id(test) if test else {}
     others = sorted({*by_id, *test_by_id} - {*wnids})
     if others and not skip:
         raise ValueError(
-            f"{root} holds {few(others)}, not listed in {classes} (on_error=skip leaves it out)"
+            f"{root} holds {summarize(others)}, not listed in {classes} (on_error=skip leaves it out)"
         )
     numbered = [Place(test)] if test and not test_by_id else []
     truth = _ground_truth(ground_truth, root, numbered, len(wnids))
@@ -115,7 +117,7 @@ def _part(root: Path, name: str) -> Path | None:
     tars = sorted(path for path in root.glob("*.tar") if name in path.name.lower())
     if len(tars) > 1:
         raise ValueError(
-            f"{root} holds {few([x.name for x in tars])}: which of them is {name} is not clear"
+            f"{root} holds {summarize([x.name for x in tars])}: which of them is {name} is not clear"
         )
     return tars[0] if tars else None
 
@@ -198,6 +200,6 @@ def _numbers(place: Place, names: Shaped[np.ndarray, " n"], count: int) -> Int[n
     if odd or len(numbers) != count:
         raise ValueError(
             f"{place} holds {len(numbers)} images where the ground truth tells of {count}"
-            + (f"; only in one of them: number {few(odd)}" if odd else "; some have the same number")
+            + (f"; only in one of them: number {summarize(odd)}" if odd else "; some have the same number")
         )
     return numbers
