@@ -308,7 +308,7 @@ def test_parts_that_are_one_folder_are_refused(lists, tmp_path):
     (tmp_path / "other").mkdir()
     for part in ("train", "val"):
         (tmp_path / "other" / part).symlink_to(tmp_path / "data" / "train")
-    with pytest.raises(ValueError, match="val is a link to the images for training"):
+    with pytest.raises(ValueError, match="val is a link to the training images"):
         find("imagenet", tmp_path / "other", **lists)
 
 
