@@ -11,7 +11,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from experiments.configs import base
 from pddm_jax import data
-from pddm_jax.data.layouts.by_name import LISTED
+from pddm_jax.data.load import LISTED
 from pddm_jax.data.transforms import AUGMENT
 from pddm_jax.losses.objectives import OBJECTIVES
 from pddm_jax.networks import NETWORKS

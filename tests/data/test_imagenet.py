@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pddm_jax.data import load_closed_set, protocols
-from pddm_jax.data.layouts.by_name import find
 from pddm_jax.data.layouts.wnids import read_ground_truth, read_wnids
+from pddm_jax.data.load import find
 from pddm_jax.data.prepare.command import prepare
 from pddm_jax.data.protocols import Count, Expected
 from pddm_jax.data.storage import decode

@@ -19,7 +19,7 @@ from experiments.runner import Learned, run
 from pddm_jax import embed
 from pddm_jax.data import glyphs, load_data, per_class_mask, subset
 from pddm_jax.data.images import of_classes
-from pddm_jax.data.layouts.by_name import find
+from pddm_jax.data.load import find
 from pddm_jax.data.prepare.command import prepare
 from pddm_jax.transfer import placement, zero_shot
 from pddm_jax.transfer.descriptions import read_descriptions, word_descriptions

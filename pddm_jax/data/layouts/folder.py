@@ -63,7 +63,7 @@ def find_folder(root: str | Path) -> Source:
     images = [x for x in found if is_image(x.entry.name)]
     outside = [*entries_in(root, {str(folder) for _, folder in read})] if root.is_dir() else []
     others = [x.entry for x in found if not is_image(x.entry.name)] + outside
-    notes += [other_extensions(extensions(x.name for x in others)), _unread(outside)]
+    notes += [other_extensions(extensions([x.name for x in others])), _unread(outside)]
     if not images:
         hints = [note for note in notes if note]
         wanted = "<class>/ with images", "train/<class>/ and test/<class>/"

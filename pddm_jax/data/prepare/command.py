@@ -8,10 +8,10 @@ from absl import flags, logging
 from tqdm import tqdm
 
 from pddm_jax.data.layouts.base import Source, summarize
-from pddm_jax.data.layouts.by_name import NAMES, find
-from pddm_jax.data.notes import same_bytes
+from pddm_jax.data.load import NAMES, find
 from pddm_jax.data.prepare.beam import in_beam
 from pddm_jax.data.prepare.shards import Done, Task, make
+from pddm_jax.data.quality import same_bytes
 from pddm_jax.data.storage.decode import Key
 from pddm_jax.data.storage.records import Index, Shard, read_index, write_index
 from pddm_jax.data.storage.rgb import MAX_PIXELS
