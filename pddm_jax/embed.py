@@ -172,7 +172,7 @@ def _embed(
     variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
     about = {
         "data": name or config["data"]["name"],
-        "split": found.rule,
+        "split": found.description,
         "rows": {part: len(of.labels) for part, of in images.items()},
         "order": "as the data set lists its images",
         "columns": jax.eval_shape(network.apply, variables, np.zeros((1, *shape), np.uint8)).shape[1],

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from pddm_jax import data
 from pddm_jax.data.from_python import ARRAYS, PATHS
-from pddm_jax.data.layouts.by_name import LISTED
+from pddm_jax.data.load import LISTED
 from pddm_jax.data.transforms import AUGMENT
 from pddm_jax.losses.objectives import OBJECTIVES
 from pddm_jax.networks import NETWORKS

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from pddm_jax.data.images import Images, some
+from pddm_jax.data.images import Images, subset
 from pddm_jax.data.streams import HALVES, stream
 
 
@@ -14,7 +14,7 @@ class ClosedSet(NamedTuple):
 
     train: Images
     test: Images
-    rule: str
+    description: str
 
 
 def halves(data: Images, seed: int) -> ClosedSet:
@@ -27,10 +27,11 @@ def halves(data: Images, seed: int) -> ClosedSet:
     if (counts < 2).any():
         name = data.class_names[int(labels[counts < 2][0])]
         raise ValueError(f"class {name!r} has one image, which cannot be halved")
-    return parted(data, ~drawn(data, 0.5, seed), f"half of the images of each class by seed {seed}")
+    description = f"half of the images of each class by seed {seed}"
+    return parted(data, ~per_class_mask(data, 0.5, seed), description)
 
 
-def drawn(data: Images, share: float, seed: int) -> Bool[np.ndarray, " n"]:
+def per_class_mask(data: Images, share: float, seed: int) -> Bool[np.ndarray, " n"]:
     """Which images are in a share of each class, drawn by seed and rounded down.
 
     Of a class of n images those are not in it that come first in the permutation of n that the stream of
@@ -45,23 +46,23 @@ def drawn(data: Images, share: float, seed: int) -> Bool[np.ndarray, " n"]:
     return chosen
 
 
-def parted(data: Images, in_train: Bool[np.ndarray, " n"], rule: str) -> ClosedSet:
+def parted(data: Images, in_train: Bool[np.ndarray, " n"], description: str) -> ClosedSet:
     """Some of the images for training, the others for test.
 
     Raises:
         ValueError: there are no test images, or those of a class have none for training beside them.
     """
-    train, test = (some(data, np.flatnonzero(chosen)) for chosen in (in_train, ~in_train))
-    return checked(ClosedSet(train, test, rule))
+    train, test = (subset(data, np.flatnonzero(chosen)) for chosen in (in_train, ~in_train))
+    return checked(ClosedSet(train, test, description))
 
 
 def checked(found: ClosedSet) -> ClosedSet:
     """The same; ValueError where there are no test images, or a class of theirs has none for training."""
     if not len(found.test.labels):
-        raise ValueError(f"there are no images for test ({found.rule})")
+        raise ValueError(f"there are no images for test ({found.description})")
     if unknown := sorted(found.test.class_names.keys() - found.train.class_names.keys()):
         raise ValueError(
             f"{len(unknown)} classes have test images but none for training, such as "
-            f"{found.test.class_names[unknown[0]]!r} ({found.rule})"
+            f"{found.test.class_names[unknown[0]]!r} ({found.description})"
         )
     return found

@@ -1,7 +1,5 @@
 """Labelled images, and how they are split into classes for training and for test."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -28,26 +26,6 @@ ImageSequence = UInt8[np.ndarray, "n h w c"] | ImageFiles
 """Images in memory, all of one size, or on disk."""
 
 
-@dataclass(frozen=True)
-class Joined:
-    """Images of several sequences, in any order: those that `of` and `numbers` point at."""
-
-    sequences: Sequence[ImageSequence]
-    of: Int[np.ndarray, " n"]  # which sequence
-    numbers: Int[np.ndarray, " n"]  # in it
-
-    def __len__(self) -> int:
-        return len(self.of)
-
-    def __getitem__(self, index: int) -> UInt8[np.ndarray, "h w c"]:
-        """The image of a number."""
-        return self.sequences[int(self.of[index])][int(self.numbers[index])]
-
-    def take(self, indices: Int[np.ndarray, " m"]) -> "Joined":
-        """Some of the images, in the order of these numbers."""
-        return Joined(self.sequences, self.of[indices], self.numbers[indices])
-
-
 class Images(NamedTuple):
     """Labelled images."""
 
@@ -61,16 +39,16 @@ class Split(NamedTuple):
 
     train: Images
     test: Images
-    rule: str
+    description: str
 
 
 def of_classes(data: Images, classes: Int[np.ndarray, " c"]) -> Images:
     """The images of some classes, in their order."""
-    chosen = some(data, np.flatnonzero(np.isin(data.labels, classes)))
+    chosen = subset(data, np.flatnonzero(np.isin(data.labels, classes)))
     return chosen._replace(class_names={int(label): data.class_names[int(label)] for label in classes})
 
 
-def some(data: Images, numbers: Int[np.ndarray, " m"]) -> Images:
+def subset(data: Images, numbers: Int[np.ndarray, " m"]) -> Images:
     """Some of the images, in the order of these numbers, and the classes that they have."""
     images = data.images[numbers] if isinstance(data.images, np.ndarray) else data.images.take(numbers)
     labels = data.labels[numbers]

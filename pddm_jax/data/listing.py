@@ -1,17 +1,38 @@
 """The images of several parts of a data set in one order, and their names in a file: a row each."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from pddm_jax.data.images import Images, ImageSequence, Joined
+from pddm_jax.data.images import Images, ImageSequence
 from pddm_jax.data.storage.decode import Encoded
 from pddm_jax.system.files import write_text
 from pddm_jax.system.regular import read_text
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Images of several sequences, in any order: those that `of` and `numbers` point at."""
+
+    sequences: Sequence[ImageSequence]
+    of: Int[np.ndarray, " n"]  # which sequence
+    numbers: Int[np.ndarray, " n"]  # in it
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+        """The image of a number."""
+        return self.sequences[int(self.of[index])][int(self.numbers[index])]
+
+    def take(self, indices: Int[np.ndarray, " m"]) -> "Joined":
+        """Some of the images, in the order of these numbers."""
+        return Joined(self.sequences, self.of[indices], self.numbers[indices])
 
 
 class Listing(NamedTuple):

@@ -1,19 +1,35 @@
 """Data sets by name: a split of disjoint classes, or a closed set, as a config or the caller names it."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
 from pddm_jax.checks import check_choice
 from pddm_jax.data import closed_set, fashion_mnist, glyphs, protocols
 from pddm_jax.data.closed_set import ClosedSet
 from pddm_jax.data.from_python import ARRAYS, PATHS
 from pddm_jax.data.images import Split
-from pddm_jax.data.layouts import by_name
 from pddm_jax.data.layouts.base import Source, cropped
-from pddm_jax.data.notes import small_classes, warn
-from pddm_jax.data.readable import readable
+from pddm_jax.data.layouts.cars196 import find_cars196
+from pddm_jax.data.layouts.cub200 import find_cub200
+from pddm_jax.data.layouts.folder import find_folder
+from pddm_jax.data.layouts.imagenet import find_imagenet
+from pddm_jax.data.layouts.sop import find_sop
+from pddm_jax.data.quality import SplitOrClosedSet, readable, small_classes, warn
 from pddm_jax.data.storage.rgb import MAX_PIXELS
 from pddm_jax.system.console import errors_in_one_line
+
+FINDERS: dict[str, Callable[[str | Path], Source]] = {
+    "cars196": find_cars196,
+    "cub200": find_cub200,
+    "sop": find_sop,
+    "folder": find_folder,
+}
+LISTED = ("imagenet2010", "imagenet2012", "imagenet10k", "imagenet")
+"""Data sets whose classes a file lists; the last is any other list of WordNet ids."""
+
+NAMES = (*FINDERS, *LISTED)
+"""Data sets that are images on disk."""
 
 IN_MEMORY = {"glyphs": glyphs.load, "fashion_mnist": fashion_mnist.load}
 
@@ -25,9 +41,38 @@ PROTOCOLS: dict[str, Callable[[Source, int], Split]] = {
 }
 
 DATASETS = (*IN_MEMORY, *PROTOCOLS)
-CLOSED_SETS = ("glyphs", "folder", *by_name.LISTED)
+CLOSED_SETS = ("glyphs", "folder", *LISTED)
 
-SplitOrClosedSet = TypeVar("SplitOrClosedSet", Split, ClosedSet)
+
+@errors_in_one_line()
+def find(
+    name: str,
+    root: str | Path,
+    classes: str | None = None,
+    ground_truth: str | None = None,
+    skip: bool = False,
+    workers: int = 1,
+) -> Source:
+    """The images in a folder, found but not read; the optional arguments are those of `find_imagenet`.
+
+    Args:
+        name: one of `NAMES`.
+        root: the folder of the data set.
+        classes: file of the WordNet ids.
+        ground_truth: file of the classes of numbered test images.
+        skip: leave out WordNet ids that are not listed.
+        workers: processes that read tars.
+
+    Raises:
+        FileNotFoundError: there are no such images.
+        ValueError: they are corrupt, or a file is given that the data set does not have.
+    """
+    if name in LISTED:
+        return find_imagenet(name, root, classes, ground_truth, skip, workers)
+    for argument, value in (("classes", classes), ("ground_truth", ground_truth)):
+        if value is not None:
+            raise ValueError(f"data.{argument} is not for {name}, but for {', '.join(LISTED)}")
+    return FINDERS[name](root)
 
 
 def load_data(fields: Mapping[str, Any], *, closed_set: bool, seed: int) -> Split | ClosedSet:
@@ -46,7 +91,7 @@ def load_data(fields: Mapping[str, Any], *, closed_set: bool, seed: int) -> Spli
     name = fields["name"]
     if name in (ARRAYS, PATHS):
         raise ValueError(f"data.name {name!r} stands for images given from Python: name a data set")
-    check_choice("data.name", name, (*DATASETS, *by_name.LISTED))
+    check_choice("data.name", name, (*DATASETS, *LISTED))
     if not closed_set or name in DATASETS:
         return load(**_common(fields), crop=fields["crop"], test_classes=fields["test_classes"], seed=seed)
     if fields["crop"] != "none" or fields["test_classes"] is not None:
@@ -99,7 +144,7 @@ def load(
         FileNotFoundError: the data is not there.
         ValueError: it is corrupt, or not the whole data set; or an argument is wrong.
     """
-    check_choice("data.name", name, DATASETS if test_classes is None else (*DATASETS, *by_name.LISTED))
+    check_choice("data.name", name, DATASETS if test_classes is None else (*DATASETS, *LISTED))
     check_choice("data.crop", crop, ("none", "bbox"))
     check_choice("data.on_error", on_error, ("stop", "skip"))
     if name in IN_MEMORY:
@@ -110,7 +155,7 @@ def load(
                 f"data.test_classes does not apply to {name}, which has test classes of its own"
             )
         return IN_MEMORY[name](root, image_size, seed)
-    source = _limited(by_name.find(name, _given(root, name), skip=on_error == "skip"), max_pixels)
+    source = _limited(find(name, _given(root, name), skip=on_error == "skip"), max_pixels)
     source = cropped(source) if crop == "bbox" else source
     split = (
         protocols.by_class(source, test_classes, seed) if test_classes else PROTOCOLS[name](source, seed)
@@ -155,9 +200,9 @@ def load_closed_set(
     if name == "glyphs":
         split = glyphs.load(root, image_size, seed)
         found = closed_set.halves(split.test, seed)
-        return found._replace(rule=f"the other {split.rule}; of these {found.rule}")
+        return found._replace(description=f"the other {split.description}; of these {found.description}")
     skip = on_error == "skip"
-    source = by_name.find(name, _given(root, name), classes, ground_truth, skip)
+    source = find(name, _given(root, name), classes, ground_truth, skip)
     source = _limited(source, max_pixels)
     found = protocols.imagenet(name, source, seed)
     return closed_set.checked(readable(_told(found, source), skip))
@@ -177,4 +222,4 @@ def _limited(source: Source, max_pixels: int) -> Source:
 
 def _told(split: SplitOrClosedSet, source: Source) -> SplitOrClosedSet:
     warn(source.notes)
-    return split._replace(rule=f"{split.rule}; read from {source.layout}")
+    return split._replace(description=f"{split.description}; read from {source.layout}")

@@ -124,7 +124,7 @@ def test_the_split_is_drawn_by_seed(split, glyph_root):
     np.testing.assert_array_equal(again.train.images, split.train.images)
     shared = {*other.train.class_names} & {*split.train.class_names}
     assert 0.4 < len(shared) / len(split.train.class_names) < 0.6
-    assert "seed 1" in other.rule
+    assert "seed 1" in other.description
 
 
 @pytest.mark.parametrize("size", [-1, 0, 7])

@@ -316,7 +316,7 @@ def test_images_of_the_same_bytes_in_several_classes_are_told(prepared, tmp_path
     assert sum(name in line for name in ("a/1.jpg", "b/8.jpg", "c/8.jpg")) == 2
     if prepared:
         assert line == told
-    assert "same bytes" not in found.rule
+    assert "same bytes" not in found.description
 
 
 def test_images_of_the_same_bytes_in_training_and_test_are_told(tmp_path, warned):

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pddm_jax.data import load_closed_set, protocols
-from pddm_jax.data.layouts.by_name import find
 from pddm_jax.data.layouts.wnids import read_ground_truth, read_wnids
+from pddm_jax.data.load import find
 from pddm_jax.data.prepare.command import prepare
 from pddm_jax.data.protocols import Count, Expected
 from pddm_jax.data.storage import decode
@@ -155,7 +155,7 @@ def test_the_parts_of_the_release_or_halves_are_a_closed_set(lists, tmp_path):
     tar_of_tars(tmp_path / "data")
     found = load_closed_set("imagenet", str(tmp_path / "data"), None, 0, **lists)
     assert found.test.labels.tolist() == TRUTH
-    assert found.rule.startswith(
+    assert found.description.startswith(
         "images parted as they are on disk; read from images by WordNet id in tars"
     )
     halved = []
@@ -168,7 +168,7 @@ def test_the_parts_of_the_release_or_halves_are_a_closed_set(lists, tmp_path):
         assert Counter(found.train.labels.tolist()) == {1: 3, 2: 2, 3: 2}
         assert Counter(found.test.labels.tolist()) == {1: 2, 2: 2, 3: 1}
         assert contents(found.train.images) == contents(halved[0].train.images)
-        assert "half of the images of each class by seed 3" in found.rule
+        assert "half of the images of each class by seed 3" in found.description
 
 
 def test_test_images_by_id_need_no_ground_truth(lists, tmp_path):
@@ -308,7 +308,7 @@ def test_parts_that_are_one_folder_are_refused(lists, tmp_path):
     (tmp_path / "other").mkdir()
     for part in ("train", "val"):
         (tmp_path / "other" / part).symlink_to(tmp_path / "data" / "train")
-    with pytest.raises(ValueError, match="val is a link to the images for training"):
+    with pytest.raises(ValueError, match="val is a link to the training images"):
         find("imagenet", tmp_path / "other", **lists)
 
 
@@ -507,7 +507,7 @@ def test_what_cannot_be_decoded_stops_or_is_named_and_counted(lists, tmp_path, m
     monkeypatch.setattr(decode, "decode", None)
     found = load_closed_set("imagenet", str(out), None, 0)
     assert len(found.train.labels) == 10
-    assert found.rule.endswith("; 2 unreadable images left out")
+    assert found.description.endswith("; 2 unreadable images left out")
     monkeypatch.undo()
     # An index of before it told what was skipped is read as well.
     index = json.loads((out / "pddm_records.json").read_text())
@@ -517,7 +517,7 @@ def test_what_cannot_be_decoded_stops_or_is_named_and_counted(lists, tmp_path, m
         (out / "pddm_records.json").write_text(json.dumps(index | {"version": version}))
         if error is None:
             old = load_closed_set("imagenet", str(out), None, 0)
-            assert old.rule == found.rule
+            assert old.description == found.description
             assert contents(old.train.images) == contents(found.train.images)
         else:
             with pytest.raises(ValueError, match=error):

@@ -18,11 +18,11 @@ from PIL import Image
 
 from pddm_jax.data import load, protocols
 from pddm_jax.data.layouts.base import Source, cropped, find_records
-from pddm_jax.data.layouts.by_name import SOURCES
 from pddm_jax.data.layouts.cars196 import find_cars196
 from pddm_jax.data.layouts.cub200 import find_cub200
 from pddm_jax.data.layouts.folder import find_folder
 from pddm_jax.data.layouts.sop import find_sop
+from pddm_jax.data.load import FINDERS
 from pddm_jax.data.prepare.command import prepare
 from pddm_jax.data.protocols import Count, Expected
 from pddm_jax.data.storage import records
@@ -223,7 +223,7 @@ def contents(images):
 
 def test_each_layout_is_read_with_its_own_ids_and_boxes(tree):
     name, root, rows = tree
-    source = SOURCES[name](str(root))
+    source = FINDERS[name](str(root))
     assert sorted(rows_of(source)) == sorted(rows)
     assert source.labels.dtype == np.int32
     assert contents(source.images) == [row.path.read_bytes() for row in rows_of(source)]
@@ -265,7 +265,7 @@ def test_a_set_without_boxes_cannot_be_cropped(tmp_path):
         cropped(find_sop(tmp_path))
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", FINDERS)
 @pytest.mark.parametrize("kind", ["missing", "empty", "other"])
 def test_where_nothing_fits_it_is_told_what_was_looked_for_and_found(name, kind, tmp_path):
     root = tmp_path / "data"
@@ -274,7 +274,7 @@ def test_where_nothing_fits_it_is_told_what_was_looked_for_and_found(name, kind,
     if kind == "other":
         (root / "readme.md").write_text("hello")
     with pytest.raises(FileNotFoundError, match=str(root)) as caught:
-        SOURCES[name](root)
+        FINDERS[name](root)
     found = {"missing": "no such folder", "empty": "found nothing", "other": "found readme.md"}[kind]
     assert "looked for" in str(caught.value)
     assert found in str(caught.value)
@@ -442,7 +442,7 @@ def stores(tmp_path_factory):
 @pytest.mark.parametrize("name", ["cars196", "cub200"])
 def test_a_store_of_tensorflow_datasets_is_read(name, stores, small, tmp_path):
     root, rows = stores
-    source = SOURCES[name](root)
+    source = FINDERS[name](root)
     expected = sorted((row.path.read_bytes(), row.label, row.box) for row in rows[name])
     boxes = [*map(tuple, source.boxes.tolist())]
     assert sorted(zip(contents(source.images), source.labels.tolist(), boxes, strict=True)) == expected
@@ -450,7 +450,7 @@ def test_a_store_of_tensorflow_datasets_is_read(name, stores, small, tmp_path):
     assert contents(pickle.loads(pickle.dumps(source.images))) == contents(source.images)
     assert len(PROTOCOLS[name](source).train.labels) == SMALL[name].train.images
     prepared(name, root, tmp_path / "out")
-    assert_same_source(SOURCES[name](tmp_path / "out"), source)
+    assert_same_source(FINDERS[name](tmp_path / "out"), source)
     assert str(root) not in (tmp_path / "out" / "pddm_records.json").read_text()
 
 
@@ -481,14 +481,14 @@ def test_the_counts_are_those_of_the_whole_sets():
 
 def test_classes_are_parted_by_the_protocol(tree, small):
     name, root, rows = tree
-    split = PROTOCOLS[name](SOURCES[name](root))
+    split = PROTOCOLS[name](FINDERS[name](root))
     last = SMALL[name].train.classes
     for part, chosen in ((split.train, lambda x: x <= last), (split.test, lambda x: x > last)):
         expected = sorted((row.path, row.label) for row in rows if chosen(row.label))
         paths = [Path(part.images.name(n)) for n in range(len(part.images))]
         assert sorted(zip(paths, part.labels.tolist(), strict=True)) == expected
         assert {*part.class_names} == {label for _, label in expected}
-    assert "training" in split.rule
+    assert "training" in split.description
 
 
 def test_a_class_that_is_short_is_told(small, tmp_path):
@@ -549,7 +549,7 @@ def test_other_test_classes_are_drawn_by_seed_or_read_from_a_file(tmp_path):
     assert split.train.labels.tolist() == [3, 4, 5, 2, 6]
     assert split.test.class_names == {1: "name 1", 9: "name 9"}
     assert split.train.images.ravel().tolist() == [0, 2, 4, 6, 7]
-    assert split.rule == f"2 of 7 classes for test, those of {listed}; the others for training"
+    assert split.description == f"2 of 7 classes for test, those of {listed}; the others for training"
     drawn = [protocols.by_class(source, "3", seed) for seed in (0, 0, 1, 2, 3)]
     tests = [{*split.test.class_names} for split in drawn]
     assert tests[0] == tests[1]
@@ -558,7 +558,7 @@ def test_other_test_classes_are_drawn_by_seed_or_read_from_a_file(tmp_path):
         assert len(split.test.class_names) == 3
         assert not {*split.train.labels.tolist()} & {*split.test.labels.tolist()}
         assert len(split.train.labels) + len(split.test.labels) == 8
-    assert "3 of 7 classes for test, by seed 0" in drawn[0].rule
+    assert "3 of 7 classes for test, by seed 0" in drawn[0].description
 
 
 @pytest.mark.parametrize(
@@ -860,7 +860,7 @@ def test_check_names_what_cannot_be_decoded(tmp_path):
 
 
 def prepared(name, root, out, shard_images=4, skip=False):
-    return prepare(name, SOURCES[name](root), root, out, shard_images, skip)
+    return prepare(name, FINDERS[name](root), root, out, shard_images, skip)
 
 
 def files_of(folder):
@@ -879,7 +879,7 @@ def assert_same_source(found, expected):
 def test_shards_equal_the_files_bit_for_bit(tree, small, tmp_path):
     name, root, rows = tree
     prepared(name, root, tmp_path / "out")
-    found, expected = SOURCES[name](tmp_path / "out"), SOURCES[name](root)
+    found, expected = FINDERS[name](tmp_path / "out"), FINDERS[name](root)
     assert_same_source(found, expected)
     assert len([*(tmp_path / "out").glob("*.array_record")]) == -(-len(rows) // 4)
     assert str(root) not in (tmp_path / "out" / "pddm_records.json").read_text()

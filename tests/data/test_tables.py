@@ -298,7 +298,7 @@ def test_cars_without_boxes_are_read_whole_and_not_cropped(tmp_path):
     assert source.boxes is None
     assert sorted(rows_of(source)) == sorted(row._replace(box=None) for row in rows)
     with pytest.raises(ValueError, match=r"data\.crop=bbox.*have no boxes"):
-        load("cars196", str(tmp_path), None, 0, crop="bbox", unseen="1")
+        load("cars196", str(tmp_path), None, 0, crop="bbox", test_classes="1")
 
 
 @pytest.mark.parametrize("make", [one_folder, two_folders])

@@ -18,9 +18,9 @@ from experiments.evaluations import zero_shot as evaluation
 from experiments.evaluations.base import EvaluationContext
 from experiments.runner import run
 from pddm_jax import embed
-from pddm_jax.data import drawn, glyphs, load_data, some
+from pddm_jax.data import glyphs, load_data, per_class_mask, subset
 from pddm_jax.data.images import of_classes
-from pddm_jax.data.layouts.by_name import find
+from pddm_jax.data.load import find
 from pddm_jax.data.prepare.command import prepare
 from pddm_jax.transfer import zero_shot, zero_shot_metrics
 from pddm_jax.transfer.descriptions import read_descriptions, word_descriptions
@@ -469,8 +469,8 @@ def test_characters_never_seen_are_known_by_their_names(glyph_root, tmp_path):
     whole = glyphs.load(str(glyph_root), None, 0)
     few = [of_classes(part, np.unique(part.labels)[::5]) for part in (whole.train, whole.test)]
     split = whole._replace(train=few[0], test=few[1])
-    apart = drawn(split.train, config.data.seen_test, 0)
-    train, seen = (some(split.train, np.flatnonzero(chosen)) for chosen in (~apart, apart))
+    apart = per_class_mask(split.train, config.data.seen_test, 0)
+    train, seen = (subset(split.train, np.flatnonzero(chosen)) for chosen in (~apart, apart))
 
     def pixels(data):
         coarse = data.images.reshape(-1, 8, 4, 8, 4).mean(axis=(2, 4)).reshape(-1, 64)

@@ -69,18 +69,20 @@ LONGEST = 400
 """Characters of a value in an error; paths of files that exist are rarely longer."""
 
 
-def few(values: Sequence[object], most: int = 3) -> str:
+def summarize(values: Sequence[object], most: int = 3) -> str:
     """The first of them, each cut off where it is long, and how many more there are."""
     more = f" and {len(values) - most} more" if len(values) > most else ""
     texts = [str(value) for value in values[:most]]
     return ", ".join(x if len(x) <= LONGEST else f"{x[:LONGEST]}..." for x in texts) + more
 
 
-def nothing(root: Path, what: str, *looked_for: str, hints: Sequence[str] = ()) -> FileNotFoundError:
+def not_found_error(
+    root: Path, what: str, *looked_for: str, hints: Sequence[str] = ()
+) -> FileNotFoundError:
     """The error that says what was looked for, and what is there."""
     found = "it is a file" if root.is_file() else "no such folder"
     if root.is_dir():
         inside = sorted(x.name + "/" * x.is_dir() for x in root.iterdir() if not x.name.startswith("."))
-        found = f"found {few(inside, 20) or 'nothing'}"
+        found = f"found {summarize(inside, 20) or 'nothing'}"
     wanted = "; or ".join([*looked_for, f"{INDEX} of prepared images"])
     return FileNotFoundError("; ".join([f"no {what} in {root}: looked for {wanted}", *hints, found]))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from pddm_jax.data.layouts.base import Source, find_records, from_store, nothing
+from pddm_jax.data.layouts.base import Source, find_records, from_store, not_found_error
 from pddm_jax.data.layouts.mat import read_mat
 from pddm_jax.data.layouts.tables import (
     LIMIT,
@@ -58,7 +58,7 @@ def find_cars196(root: str | Path) -> Source:
             return _by_class(base)
     if store := find_store(root, "cars196"):
         return from_store(store, first=1)
-    raise nothing(
+    raise not_found_error(
         root,
         "CARS196",
         "car_ims/ with cars_annos.mat",

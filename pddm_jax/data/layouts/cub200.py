@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pddm_jax.data.layouts.base import Source, few, find_records, from_store, nothing
+from pddm_jax.data.layouts.base import Source, find_records, from_store, not_found_error, summarize
 from pddm_jax.data.layouts.tables import (
     LIMIT,
     by_first,
@@ -45,7 +45,7 @@ def find_cub200(root: str | Path) -> Source:
     if store := find_store(root, "caltech_birds2011"):
         return from_store(store, first=0)
     files = "images/ with images.txt, also in CUB_200_2011/"
-    raise nothing(root, "CUB-200-2011", files, "a TensorFlow Datasets store")
+    raise not_found_error(root, "CUB-200-2011", files, "a TensorFlow Datasets store")
 
 
 def _cub(base: Path) -> Source:
@@ -60,7 +60,7 @@ def _cub(base: Path) -> Source:
     for file, table in zip(files[1:], (labels_of, boxes_of), strict=True):
         if table.keys() != images.keys():
             odd = sorted(table.keys() ^ images.keys())
-            raise ValueError(f"{file} and images.txt do not have the same images: {few(odd)}")
+            raise ValueError(f"{file} and images.txt do not have the same images: {summarize(odd)}")
     named = [base / "images" / row.values[1] for row in rows]
     paths = existing(named, files[0], [f"line {row.line}" for row in rows])
     labels = np.array([labels_of[image][0] for image in images], np.int32)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pddm_jax.data.layouts.base import Source, few, find_records, nothing
+from pddm_jax.data.layouts.base import Source, find_records, not_found_error, summarize
 from pddm_jax.data.layouts.walk import (
     entries_in,
     extensions,
@@ -63,17 +63,17 @@ def find_folder(root: str | Path) -> Source:
     images = [x for x in found if is_image(x.entry.name)]
     outside = [*entries_in(root, {str(folder) for _, folder in read})] if root.is_dir() else []
     others = [x.entry for x in found if not is_image(x.entry.name)] + outside
-    notes += [other_extensions(extensions(x.name for x in others)), _unread(outside)]
+    notes += [other_extensions(extensions([x.name for x in others])), _unread(outside)]
     if not images:
         hints = [note for note in notes if note]
         wanted = "<class>/ with images", "train/<class>/ and test/<class>/"
-        raise nothing(root, "images by class", *wanted, hints=hints)
+        raise not_found_error(root, "images by class", *wanted, hints=hints)
     number = {name: label for label, name in enumerate(sorted({x.class_name for x in images}))}
     if len(number) == 1:
         _check_depth(root, [x.entry.path for x in images])
     empty = sorted({folder.name for _, folder in read} - number.keys())
     if empty:
-        notes.append(f"{len(empty)} class folders hold no image: {few(empty)}")
+        notes.append(f"{len(empty)} class folders hold no image: {summarize(empty)}")
     notes.append(same_files([x.entry for x in images]))
     layout = "a folder for each class" + (f" in {'/ and '.join(parts)}/" if "" not in parts else "")
     return Source(
@@ -155,7 +155,8 @@ def _unread(outside: list[os.DirEntry[str]]) -> str | None:
     images = [x.path for x in outside if is_image(x.name)]
     if not images:
         return None
-    return f"{len(images)} images are not read, since they lie in no class folder of a part: {few(images)}"
+    names = summarize(images)
+    return f"{len(images)} images are not read, since they lie in no class folder of a part: {names}"
 
 
 def _check_depth(root: Path, images: list[str]) -> None:

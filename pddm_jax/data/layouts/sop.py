@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pddm_jax.data.layouts.base import Source, find_records, nothing
+from pddm_jax.data.layouts.base import Source, find_records, not_found_error
 from pddm_jax.data.layouts.tables import existing, inner_path, integer, read_table
 from pddm_jax.data.storage.decode import Encoded, Files
 from pddm_jax.data.storage.records import INDEX
@@ -28,7 +28,7 @@ def find_sop(root: str | Path) -> Source:
         if (base / "Ebay_train.txt").is_file() or (base / "Ebay_test.txt").is_file():
             return _sop(base)
     files = "Ebay_train.txt and Ebay_test.txt, also in Stanford_Online_Products/"
-    raise nothing(root, "Stanford Online Products", files)
+    raise not_found_error(root, "Stanford Online Products", files)
 
 
 def _sop(base: Path) -> Source:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pddm_jax.data.layouts.base import few
+from pddm_jax.data.layouts.base import summarize
 from pddm_jax.system.regular import check_regular, read_lines
 
 LIMIT = 2**31
@@ -128,7 +128,7 @@ def existing(paths: Sequence[Path], file: Path, place: Sequence[str]) -> list[Pa
             raise ValueError(f"{file}, {where}: {error}") from error
     if missing:
         raise ValueError(
-            f"{file} names {len(paths)} images, of which {len(missing)} are missing: {few(missing)}"
+            f"{file} names {len(paths)} images, of which {len(missing)} are missing: {summarize(missing)}"
         )
     return [*paths]
 
@@ -137,7 +137,7 @@ def named(labels: np.ndarray, names: dict[int, str], file: Path) -> dict[int, st
     """The names of the classes; a ValueError where one of those with images has none."""
     unnamed = sorted({*labels.tolist()} - names.keys())
     if unnamed:
-        raise ValueError(f"{file} does not name the classes {few(unnamed)}, which have images")
+        raise ValueError(f"{file} does not name the classes {summarize(unnamed)}, which have images")
     return names
 
 
@@ -147,4 +147,4 @@ def check_one_class_a_folder(paths: list[Path], labels: np.ndarray, base: Path, 
     for side in (0, 1):
         counts = Counter(pair[side] for pair in pairs)
         if odd := [f"{folder} = {label}" for folder, label in pairs if counts[(folder, label)[side]] > 1]:
-            raise ValueError(f"{base}: the folders do not fit the classes of {files}: {few(odd)}")
+            raise ValueError(f"{base}: the folders do not fit the classes of {files}: {summarize(odd)}")

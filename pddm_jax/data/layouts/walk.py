@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 
-from pddm_jax.data.layouts.base import EXTENSIONS, few
+from pddm_jax.data.layouts.base import EXTENSIONS, summarize
 
 ASIDE = (".", "__MACOSX")  # hidden, or put into archives by macOS
 
@@ -90,7 +90,7 @@ def other_extensions(found: Counter[str]) -> str | None:
     """How many files have other extensions than images, and which; None where there are none."""
     if not found:
         return None
-    each = few([f"{extension} ({count})" for extension, count in found.most_common()], 8)
+    each = summarize([f"{extension} ({count})" for extension, count in found.most_common()], 8)
     return (
         f"files that are no images by their extension are left out: {each}; "
         f"read are {', '.join(sorted(EXTENSIONS))}"

@@ -7,11 +7,11 @@ import numpy as np
 from absl import flags, logging
 from tqdm import tqdm
 
-from pddm_jax.data.layouts.base import Source, few
-from pddm_jax.data.layouts.by_name import NAMES, find
-from pddm_jax.data.notes import same_bytes
+from pddm_jax.data.layouts.base import Source, summarize
+from pddm_jax.data.load import NAMES, find
 from pddm_jax.data.prepare.beam import in_beam
 from pddm_jax.data.prepare.shards import Done, Task, make
+from pddm_jax.data.quality import same_bytes
 from pddm_jax.data.storage.decode import Key
 from pddm_jax.data.storage.records import Index, Shard, read_index, write_index
 from pddm_jax.data.storage.rgb import MAX_PIXELS
@@ -117,7 +117,8 @@ def _check_out(out: Path, name: str, names: list[str], paths: list[Path]) -> Non
     if index.names != names:
         odd = sorted({*index.names} ^ {*names}) or ["their order"]
         raise ValueError(
-            f"{out} holds prepared images of other files, which differ by {few(odd)}: give an empty folder"
+            f"{out} holds prepared images of other files, which differ by {summarize(odd)}: give an empty "
+            "folder"
         )
 
 
