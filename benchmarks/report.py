@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.results import align
-from pddm_jax.system.cores import cores
 from pddm_jax.system.files import write_json
+from pddm_jax.system.processes import cores
 from pddm_jax.train.provenance import versions
 
 Rows = Sequence[dict[str, Any]]

@@ -17,9 +17,8 @@ from pddm_jax.data.storage.records import Index, Shard, read_index, write_index
 from pddm_jax.data.storage.rgb import MAX_PIXELS
 from pddm_jax.system import cli, signals
 from pddm_jax.system.console import errors_in_one_line
-from pddm_jax.system.cores import cores
 from pddm_jax.system.lock import Lock
-from pddm_jax.system.processes import in_processes
+from pddm_jax.system.processes import cores, in_processes
 
 FLAGS = flags.FLAGS
 INTERRUPTED = "the same command goes on after the shards that are whole"
