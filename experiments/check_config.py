@@ -16,7 +16,8 @@ from pddm_jax.data.transforms import AUGMENT
 from pddm_jax.losses.objectives import OBJECTIVES
 from pddm_jax.networks import NETWORKS
 from pddm_jax.pddm.mining import SCOPES
-from pddm_jax.system.cli import MAX_WORKERS, check_file, expanded, one_line
+from pddm_jax.system.cli import MAX_WORKERS, check_file, expanded
+from pddm_jax.system.console import one_line
 from pddm_jax.train.old_fields import NEW_NAMES
 from pddm_jax.train.optimizer import OPTIMIZERS, SCHEDULES
 from pddm_jax.types import DTYPES

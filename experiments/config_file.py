@@ -8,7 +8,8 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from experiments.check_config import NONE, RULES
-from pddm_jax.system.cli import check_file, one_line
+from pddm_jax.system.cli import check_file
+from pddm_jax.system.console import one_line
 from pddm_jax.train.old_fields import NEW_NAMES
 
 

@@ -27,7 +27,7 @@ from pddm_jax.data.storage.rgb import MAX_PIXELS
 from pddm_jax.data.transforms import Transform
 from pddm_jax.embedding_store import Stored, UnfinishedStore, check_same, read
 from pddm_jax.sharding import data_mesh
-from pddm_jax.system import cli, peers, signals
+from pddm_jax.system import cli
 from pddm_jax.system.lock import Lock
 from pddm_jax.train.provenance import digest, versions
 from pddm_jax.train.restore import Config, Trained, load, read_config, transform_of
@@ -41,7 +41,7 @@ SAVE_EVERY = 64
 """Batches between two records of the rows that all processes have written."""
 
 FLAGS = flags.FLAGS
-INTERRUPTED = "the same command goes on where it was"
+RESUMES = "the same command goes on where it was"
 
 
 class Task(NamedTuple):
@@ -177,17 +177,18 @@ def load_data(config: Config, name: str | None, root: str | None) -> Split | Clo
     return data.load_closed_set(name, **common, **lists)
 
 
-def main(_: list[str]) -> None:
-    """Run with the flags of the command line."""
-    workdir, out = (cli.given_path(f"--{name}", FLAGS[name].value) for name in ("checkpoint", "out"))
-    cli.check_folder("--out", out)
+def check_flags(_: list[str]) -> None:
+    """Check the paths of the flags, before JAX starts."""
+    cli.given_path("--checkpoint", FLAGS.checkpoint)
+    cli.check_folder("--out", cli.given_path("--out", FLAGS.out))
     if FLAGS.root is not None:
         cli.given_path("--root", FLAGS.root)
-    cli.check_distributed_flags()
-    if FLAGS.distributed:
-        peers.join(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
-    with peers.watched(), signals.at_once(INTERRUPTED, 143):
-        stored = embed(workdir, out, FLAGS.data, FLAGS.root, FLAGS.parts, FLAGS.batch, FLAGS.workers)
+
+
+def main(_: list[str]) -> None:
+    """Run with the flags of the command line."""
+    workdir, out = cli.given_path("--checkpoint", FLAGS.checkpoint), cli.given_path("--out", FLAGS.out)
+    stored = embed(workdir, out, FLAGS.data, FLAGS.root, FLAGS.parts, FLAGS.batch, FLAGS.workers)
     if jax.process_index() == 0:
         n, d = stored.embeddings.shape
         print(f"{out}: {n} embeddings of {d} dimensions, step {stored.about['step']} of {workdir}")
@@ -204,8 +205,17 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "workers", 0, "Processes that read images; 0: threads.", lower_bound=0, upper_bound=cli.MAX_WORKERS
     )
-    cli.define_distributed_flags()
 
+
+COMMAND = cli.Command(
+    main,
+    define_flags,
+    lower="--batch",
+    interrupted=RESUMES,
+    ended=RESUMES,
+    check=check_flags,
+    distributed=True,
+)
 
 if __name__ == "__main__":
-    cli.launch(cli.Command(main, define_flags, "--batch", INTERRUPTED))
+    cli.launch(COMMAND)

@@ -15,6 +15,12 @@ def visible(text: str) -> str:
     return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
 
 
+def one_line(text: str) -> str:
+    """The text with line breaks as spaces and other characters that cannot be printed as escapes."""
+    spaced = " ".join(part.strip() for part in text.splitlines() if part.strip())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in spaced)
+
+
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
     """ValueErrors and OSErrors with their words as `visible` shows them; also a decorator."""

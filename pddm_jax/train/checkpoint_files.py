@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
-from pddm_jax.system.cli import MACHINE, is_out_of_memory
 from pddm_jax.system.digests import digests, shapes
+from pddm_jax.system.errors import MACHINE, is_out_of_memory
 from pddm_jax.system.files import SEAL, seal_of
 from pddm_jax.system.quiet import Quiet
 from pddm_jax.train.state import TrainState
