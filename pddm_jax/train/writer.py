@@ -19,6 +19,9 @@ from pddm_jax.system.files import explained, write_text
 
 Row = dict[str, Any]
 
+COMPILING = "compiling ..."
+"""Shown until the first step is done, which XLA compiles: seconds on a CPU, minutes for large networks."""
+
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a metrics.jsonl; a last line that was cut short by a kill is left out.
@@ -171,6 +174,9 @@ class Writer:
             self._events = EventsWriter(str(workdir / "tensorboard" / "events"))
         self._event(start + 1, session_log=SessionLog(status=SessionLog.START))  # drops what is beyond
         self._bar = tqdm(total=steps, initial=start, unit="step", disable=None)
+        self._compiles = start < steps
+        if self._compiles:
+            self._show(COMPILING, COMPILING)
 
     def _count(self, row: Row) -> None:
         """Take a row into the digest, once one of a later step has come."""
@@ -205,10 +211,14 @@ class Writer:
         scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self._event(step, summary=Summary(value=scalars))
         text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        self._show(text, f"step {step}  {text}")
+
+    def _show(self, postfix: str, line: str) -> None:
+        """Show the postfix after the progress bar, or write the line if there is no bar."""
         if self._bar.disable:
-            tell(f"step {step}  {text}")
+            tell(line)
         else:
-            self._bar.set_postfix_str(text)
+            self._bar.set_postfix_str(postfix)
 
     def _event(self, step: int, **told: Any) -> None:
         with explained(self._path.parent / "tensorboard"):
@@ -216,9 +226,13 @@ class Writer:
             self._events.flush()  # so that a kill leaves the rows that metrics.jsonl has
 
     def progress(self, step: int) -> None:
-        """Move the progress bar."""
-        if self._writes:
-            self._bar.update(step - self._bar.n)
+        """Move the progress bar to a step that is done."""
+        if not self._writes:
+            return
+        if self._compiles:
+            self._compiles = False
+            self._bar.set_postfix_str("", refresh=False)
+        self._bar.update(step - self._bar.n)
 
     def __enter__(self) -> Self:
         return self
