@@ -101,10 +101,9 @@ class Command:
 
 
 def launch(command: Command) -> None:
-    """Define and parse the flags, run the command, and exit; an exception is one line, without traceback.
+    """Define and parse the flags, run the command, and exit; an exception gives one line, no traceback.
 
-    With --debug the traceback stands above that line, and likewise for exceptions of threads and for
-    those that are logged.
+    --debug shows the tracebacks of that exception, of exceptions in threads and of logged ones.
     """
     open_streams()
     debug, interrupts = wants_debug(sys.argv), signals.Interrupts(command.interrupted).listen()
@@ -127,14 +126,14 @@ def launch(command: Command) -> None:
 
 
 def given_path(name: str, text: str) -> Path:
-    """The path of a flag, with `~` resolved; ValueError where it is empty."""
+    """The path of a flag, with `~` resolved; ValueError if it is empty."""
     if not text.strip():
         raise ValueError(f"{name} must not be empty: give the path of a file or folder")
     return expanded(name, text)
 
 
 def expanded(name: str, text: str) -> Path:
-    """A path with `~` resolved; ValueError that names the flag or field where there is no such user."""
+    """A path with `~` resolved; ValueError that names the flag or field if there is no such user."""
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
@@ -157,9 +156,9 @@ def check_file(name: str, path: Path) -> None:
 
 
 def check_folder(name: str, path: Path, writes: bool = True) -> None:
-    """Raise an OSError that names the flag unless `path` is a folder, or can become one, to write into.
+    """Raise an OSError that names the flag unless `path` is a folder, or can be created as one.
 
-    Without `writes` it may be one that can only be read.
+    It must be writable unless `writes` is false.
     """
     for there in (path.absolute(), *path.absolute().parents):
         try:
@@ -176,7 +175,7 @@ def check_folder(name: str, path: Path, writes: bool = True) -> None:
 
 
 def define_distributed_flags() -> None:
-    """--distributed, and the flags that say where the processes are if JAX cannot find them."""
+    """Define --distributed and the flags that locate the processes if JAX cannot find them."""
     flags.DEFINE_bool("distributed", False, "Join the other processes (found by JAX on a pod).")
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where JAX cannot find it.")
     flags.DEFINE_integer("num_processes", None, "How many processes, likewise.", lower_bound=1)
@@ -184,7 +183,7 @@ def define_distributed_flags() -> None:
 
 
 def check_distributed_flags() -> None:
-    """Raise a ValueError where the flags of several processes do not fit each other."""
+    """Raise a ValueError if the flags of several processes contradict each other."""
     coordinator, count, place = (
         flags.FLAGS[name].value for name in ("coordinator", "num_processes", "process_id")
     )
@@ -200,10 +199,10 @@ def check_distributed_flags() -> None:
 
 
 def wants_debug(arguments: list[str]) -> bool:
-    """Whether --debug is among the arguments; asked before they are parsed, which may fail."""
-    said = [name.lstrip("-").lower() for name in arguments if name.startswith("-")]
+    """Whether --debug is among the arguments; needed before they are parsed, since that may fail."""
+    options = [name.lstrip("-").lower() for name in arguments if name.startswith("-")]
     words = {"debug": True, "debug=true": True, "debug=1": True, "nodebug": False, "debug=false": False}
-    return next((words[word] for word in reversed(said) if word in words), False)
+    return next((words[word] for word in reversed(options) if word in words), False)
 
 
 class _Formatter(python_logging.Formatter):
@@ -220,15 +219,17 @@ class _Formatter(python_logging.Formatter):
 
 
 def _quiet(debug: bool) -> None:
-    """Settle how absl logs, and keep tracebacks of threads and finalizers off the terminal."""
+    """Set the format of absl's log, and hide tracebacks of threads and finalizers unless `debug`."""
     logging.get_absl_handler().setFormatter(_Formatter(debug))
     if debug:
         return
 
-    def of_thread(told: threading.ExceptHookArgs) -> None:
-        if told.exc_type is not SystemExit:
-            words = clipped(one_line(str(told.exc_value)))
-            tell(f"warning: a thread ended: {told.exc_type.__name__}: {words}")
+    threading.excepthook = _tell_thread_error
+    sys.unraisablehook = lambda unraisable: None
 
-    threading.excepthook = of_thread
-    sys.unraisablehook = lambda told: None
+
+def _tell_thread_error(ended: threading.ExceptHookArgs) -> None:
+    """Write one line about an exception in a thread."""
+    if ended.exc_type is not SystemExit:
+        text = clipped(one_line(str(ended.exc_value)))
+        tell(f"warning: a thread ended: {ended.exc_type.__name__}: {text}")
