@@ -9,7 +9,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 
-from benchmarks.report import arguments
+from benchmarks.lib.report import arguments
 
 NEEDS = {
     "scoring": (),

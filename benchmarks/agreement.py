@@ -10,7 +10,7 @@ is in float32, as a share of the spread (standard deviation) of the scores of th
 import jax
 import numpy as np
 
-from benchmarks.report import Rows, arguments, report
+from benchmarks.lib.report import Rows, arguments, report
 from pddm_jax import PDDM, mine_quadruplets_fused, pair_scores
 from pddm_jax.numerics import l2_normalize
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.report import arguments, report
+from benchmarks.lib.report import arguments, report
 from pddm_jax.transfer.class_means import ClassMeans, class_means
 
 BLOCK = 2**17

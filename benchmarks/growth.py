@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.report import Rows, arguments, report
-from benchmarks.timing import interleaved
+from benchmarks.lib.report import Rows, arguments, report
+from benchmarks.lib.timing import interleaved
 from pddm_jax import PDDM, mine_quadruplets_fused, score_matrix
 from pddm_jax.numerics import l2_normalize
 

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from benchmarks.pod import compile_step, pod_config
-from benchmarks.report import arguments, report
+from benchmarks.lib.compiled import compile_step, pod_config
+from benchmarks.lib.report import arguments, report
 from pddm_jax import PDDM, mine_quadruplets_fused, score_matrix
 from pddm_jax.networks import NETWORKS
 from pddm_jax.numerics import l2_normalize

@@ -20,37 +20,17 @@ Columns, for each chip:
   step has taken this time.
 """
 
-import importlib
-import os
 import re
 import sys
-import time
-from functools import partial
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import topologies
-from jax.sharding import NamedSharding
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 
-from benchmarks.hlo import received_bytes
-from benchmarks.operations import operations
-from benchmarks.report import arguments, report
-from experiments.configs import photos
-from experiments.recipe import make_recipe
-from pddm_jax.losses.objectives import has_classifier
-from pddm_jax.sharding import data_mesh, replicated, sharded
-from pddm_jax.train.state import init_state
-from pddm_jax.train.step import make_train_step
-from pddm_jax.types import Batch
-
-EACH = 8
-"""Images of a class in a batch."""
-
-CLASSES = 1000
-"""Of a classifier, where the objective has one: ImageNet's."""
+from benchmarks.lib.compiled import compile_step, experiment_config, pod_config, without_a_tpu
+from benchmarks.lib.report import arguments, report
 
 
 class Chip(NamedTuple):
@@ -68,70 +48,8 @@ CHIPS = {
 }
 """As docs.cloud.google.com/tpu/docs/v5e, v5p and v6e say."""
 
-NO_TPU = {
-    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_STDERR_LOG_LEVEL": "3",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-}
-"""So that libtpu looks for no machine around it."""
-
-
-def without_a_tpu() -> None:
-    """Run on the CPU, and compile for chips that are not there."""
-    jax.config.update("jax_platforms", "cpu")
-    for name, value in NO_TPU.items():
-        os.environ.setdefault(name, value)
-
-
 PODS = ("v5e:4x4", "v5e:16x16", "v5p:4x4x4", "v6e:16x16")
 COLUMNS = ("compiled s", "GiB", "TFLOP", "in passes", "GB memory", "MB received", "ms at least", "bound by")
-
-
-def pod_config(network: str, batch: int, size: int, fields: dict[str, Any]) -> ConfigDict:
-    """The fields of an experiment on photographs, from random weights, at the scale of a pod."""
-    config = photos.get_config("resnet50", "sop")
-    config.data.update(image_size=size, classes_per_batch=batch // EACH, images_per_class=EACH)
-    config.network.update(name=network, freeze_batch_stats=False, **fields)
-    return config
-
-
-def experiment_config(name: str) -> ConfigDict:
-    """The fields of an experiment: FILE or FILE:VARIANT, as its own command takes them."""
-    file, _, variant = name.partition(":")
-    return importlib.import_module(f"experiments.configs.{file}").get_config(*filter(None, [variant]))
-
-
-def compile_step(config: ConfigDict, devices: list[jax.Device]) -> dict[str, Any]:
-    """What there is to know of the compiled step for each device, in bytes, operations and seconds."""
-    recipe, mesh = make_recipe(FrozenConfigDict(config)), data_mesh(devices)
-    batch, side = config.data.classes_per_batch * config.data.images_per_class, config.data.image_size
-    classes = CLASSES if has_classifier(recipe.objective) else 0
-    learned = recipe.network, recipe.unit, recipe.optimizer
-    init = partial(init_state, *learned, (side, side, 3), 0, mesh, classes)
-
-    def on(sharding: NamedSharding, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-
-    state = jax.tree.map(lambda x: on(replicated(mesh), x.shape, x.dtype), jax.eval_shape(init))
-    images = on(sharded(mesh), (batch, side, side, 3), jnp.uint8)
-    labels = on(sharded(mesh), (batch,), jnp.int32)
-    since = time.perf_counter()
-    step = make_train_step(recipe.network, recipe.loss, recipe.optimizer, mesh)
-    traced = step.trace(state, Batch(images, labels))
-    program = traced.lower().compile()
-    held = program.memory_analysis()
-    return {
-        "seconds": time.perf_counter() - since,
-        "held": held.argument_size_in_bytes
-        + held.output_size_in_bytes
-        + held.temp_size_in_bytes
-        - held.alias_size_in_bytes,
-        "temporary": held.temp_size_in_bytes,
-        "operations": {n: count / mesh.size for n, count in operations(traced.jaxpr.jaxpr).items()},
-        "memory": program.cost_analysis()["bytes accessed"],
-        "received": received_bytes(program.as_text()),
-    }
 
 
 def figures(found: dict[str, Any], chip: Chip) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import time
 from functools import partial
 from pathlib import Path
 
-from benchmarks.reading import write_images
-from benchmarks.report import arguments, report
+from benchmarks.lib.jpegs import write_images
+from benchmarks.lib.report import arguments, report
 from pddm_jax.data.layouts.imagenet import find_imagenet
 from pddm_jax.data.prepare.command import prepare
 from pddm_jax.data.prepare.shards import make

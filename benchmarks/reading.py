@@ -12,27 +12,14 @@ import time
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from benchmarks.report import arguments, report
+from benchmarks.lib.jpegs import write_images
+from benchmarks.lib.report import arguments, report
 from pddm_jax.data import Images, PKSampler, make_transform, train_batches
 from pddm_jax.data.storage.decode import Encoded, Files
 from pddm_jax.data.transforms import Transform
 
 CLASSES, EACH, SIZE = 16, 4, 224
-
-
-def write_images(folder: Path, count: int) -> list[Path]:
-    """JPEGs of 500 x 375 pixels with smooth and rough parts."""
-    rng = np.random.default_rng(0)
-    paths = []
-    for number in range(count):
-        coarse = Image.fromarray(rng.integers(0, 256, (15, 20, 3), dtype=np.uint8))
-        pixels = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC), np.int16)
-        pixels = np.clip(pixels + rng.integers(-12, 13, pixels.shape), 0, 255).astype(np.uint8)
-        paths.append(folder / f"{number}.jpg")
-        Image.fromarray(pixels).save(paths[-1], quality=90)
-    return paths
 
 
 def rate(data: Images, transform: Transform, batches: int, workers: int) -> float:

@@ -19,10 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from benchmarks.operations import operations
-from benchmarks.pod import CLASSES, experiment_config
-from benchmarks.report import arguments, report
-from benchmarks.timing import interleaved
+from benchmarks.lib.compiled import CLASSES, experiment_config
+from benchmarks.lib.operations import operations
+from benchmarks.lib.report import arguments, report
+from benchmarks.lib.stepper import Stepper
+from benchmarks.lib.timing import interleaved
 from experiments.recipe import make_recipe
 from pddm_jax.losses.objectives import has_classifier
 from pddm_jax.sharding import data_mesh, global_batches
@@ -53,21 +54,18 @@ def row(said: str, side: int, rounds: int) -> dict[str, Any]:
     p, k, size = config.data.classes_per_batch, config.data.images_per_class, config.data.image_size
     images = np.random.default_rng(0).integers(0, 256, (p * k, size, size, 3), dtype=np.uint8)
     (batch,) = global_batches([Batch(images, np.repeat(np.arange(p, dtype=np.int32), k))], mesh)
-    learned = recipe.network, recipe.unit, recipe.optimizer
+    parts = recipe.network, recipe.unit, recipe.optimizer
     classes = CLASSES if has_classifier(recipe.objective) else 0
-    state = init_state(*learned, images.shape[1:], 0, mesh, classes)
+    state = init_state(*parts, images.shape[1:], 0, mesh, classes)
     step = make_train_step(recipe.network, recipe.loss, recipe.optimizer, mesh)
     traced = step.trace(state, batch)
     program = traced.lower().compile()
 
-    def train() -> jax.Array:
-        nonlocal state
-        state, logs = program(state, batch)
-        return logs["loss"]
-
     square = jax.random.normal(jax.random.key(2), (side, side)).astype(jnp.bfloat16)
     product = jax.jit(partial(jnp.matmul, preferred_element_type=jnp.bfloat16))
-    took = interleaved({"step": train, "GEMM": lambda: product(square, square)}, rounds, 5)
+    took = interleaved(
+        {"step": Stepper(program, state, batch), "GEMM": lambda: product(square, square)}, rounds, 5
+    )
     held = program.memory_analysis()
     kept = held.argument_size_in_bytes + held.output_size_in_bytes - held.alias_size_in_bytes
     return {

@@ -18,8 +18,9 @@ import jax
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from benchmarks.report import arguments, report
-from benchmarks.timing import interleaved
+from benchmarks.lib.report import arguments, report
+from benchmarks.lib.stepper import Stepper
+from benchmarks.lib.timing import interleaved
 from experiments import machine
 from experiments.configs import base
 from experiments.recipe import make_recipe
@@ -46,12 +47,7 @@ def our_step(images: np.ndarray, labels: np.ndarray, network: str, objective: st
     state = init_state(recipe.network, recipe.unit, recipe.optimizer, images.shape[1:], 0, mesh)
     (share,) = global_batches([Batch(images, labels)], mesh)
 
-    def step() -> jax.Array:
-        nonlocal state
-        state, logs = train_step(state, share)
-        return logs["loss"]
-
-    return step
+    return Stepper(train_step, state, share)
 
 
 def mining(labels: np.ndarray, network: str) -> Callable[[], Any]:
@@ -84,7 +80,7 @@ def main() -> None:
     for objective in OBJECTIVES:
         functions = {"ours": our_step(images, labels, given.network, objective)}
         if given.network == "small_cnn":
-            from benchmarks.peers import torch_step
+            from benchmarks.lib.torch_step import torch_step
 
             functions["PyTorch"] = torch_step(images, labels, objective)
         if objective == "pddm":
