@@ -1,23 +1,23 @@
-"""The whole train step of a TPU pod, compiled without one, and what its program says of a step.
+"""The train step of a TPU pod, compiled without a TPU: memory, operations, traffic, a bound on the time.
 
     pip install -e ".[tpu]"
     python -m benchmarks.pod [--networks googlenet resnet50] [--pods v5e:4x4 v5e:16x16]
     python -m benchmarks.pod --configs imagenet2010:pod --pods v5e:16x16
 
-The step is the one that the experiments run: PDDM on a batch that is shared out over all chips, hard pairs
-looked for in the whole of it; or with --configs that of an experiment's own config, of files in
-experiments/configs. A row takes libtpu's compiler 2 to 60 minutes of a core, all of them hours, and
-for 16 chips it may want more of a stack than the usual 8 MiB: `ulimit -s 524288` first.
+The step is that of the experiments: PDDM on a batch sharded over all chips, with hard pairs mined in the
+whole batch; or with --configs the step of configs in experiments/configs. A row takes libtpu's compiler 2
+to 60 minutes of a core, all rows take hours. For 16 chips it may need a larger stack than the usual 8 MiB:
+`ulimit -s 524288` first.
 
 Columns, for each chip:
 
-- GiB: what it holds; or what the compiler says where that is too much for it.
+- GiB: memory held; or the message of the compiler if it exceeds the chip.
 - TFLOP: its share of the products and convolutions, as traced.
-- in passes: the same in bfloat16, of which a float32 product of the scores takes six.
-- GB memory: read and written, as the compiler counts it (a loop once).
+- in passes: the same in bfloat16 passes; a float32 product of the scores takes six.
+- GB memory: bytes read and written, as counted by the compiler (a loop once).
 - MB received: from other chips.
-- ms at least: the longest of the three, each at the most that the chip can do. Nothing is run, so no
-  step has taken this time.
+- ms at least: the longest of the three at the peak rates of the chip. Nothing is run, so no step has taken
+  this time.
 """
 
 import re
@@ -34,7 +34,7 @@ from benchmarks.lib.report import arguments, report
 
 
 class Chip(NamedTuple):
-    """What a chip can do at most, a second."""
+    """Peak rates of a chip per second."""
 
     operations: float  # in bfloat16
     memory: float  # bytes read or written
@@ -46,14 +46,14 @@ CHIPS = {
     "v5p": Chip(459e12, 2765e9, 600e9),
     "v6e": Chip(918e12, 1638e9, 400e9),
 }
-"""As docs.cloud.google.com/tpu/docs/v5e, v5p and v6e say."""
+"""From docs.cloud.google.com/tpu/docs/v5e, v5p and v6e."""
 
 PODS = ("v5e:4x4", "v5e:16x16", "v5p:4x4x4", "v6e:16x16")
 COLUMNS = ("compiled s", "GiB", "TFLOP", "in passes", "GB memory", "MB received", "ms at least", "bound by")
 
 
 def figures(found: dict[str, Any], chip: Chip) -> dict[str, Any]:
-    """What was found, for the table."""
+    """The columns of the table."""
     passes = sum(n * count for n, count in found["operations"].items())
     received = sum(found["received"].values())
     seconds = {

@@ -1,9 +1,9 @@
-"""Training input from JPEG files against their decoder alone, with the same workers.
+"""Images per second of training input from JPEG files, compared with decoding alone.
 
     python -m benchmarks.reading [--images 256] [--batches 24]
 
-Both read and decode the same images in the same order; "decoder" throws the pixels away, "input" also
-crops, resizes, flips and batches them. Rounds take turns; medians.
+Both read and decode the same images in the same order with the same workers; "decoder" drops the pixels,
+"input" also crops, resizes, flips and batches them. Rounds take turns; times are medians.
 """
 
 import statistics
@@ -23,7 +23,7 @@ CLASSES, EACH, SIZE = 16, 4, 224
 
 
 def rate(data: Images, transform: Transform, batches: int, workers: int) -> float:
-    """Images a second, after the first batch."""
+    """Images per second, after the first batch."""
     sampler = PKSampler(data.labels, CLASSES, EACH, range(batches + 1), seed=0)
     reader = train_batches(data, sampler, transform, 0, workers)
     next(reader)

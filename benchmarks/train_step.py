@@ -1,14 +1,13 @@
-"""The whole train step, forward, backward and update, beside PyTorch's on the same network.
+"""The time of a train step (forward, backward and update), compared with PyTorch on the same network.
 
     pip install -e ".[peers]"
     python -m benchmarks.train_step [--classes 24] [--each 4] [--size 32]
     python -m benchmarks.train_step --network googlenet --size 224 --classes 32
 
-The peer is the small network in channels-last, with PDDM in plain PyTorch (all pairs at once) and
-multi-similarity by pytorch-metric-learning. Both sides run as on any day: PyTorch on all cores, the project
-as its commands do (see experiments/machine.py; PyTorch then has huge pages too). They take turns within one
-process; medians. Another network has no peer here. "mining" is the scoring and mining of a batch
-alone.
+PyTorch has the small network in channels-last, PDDM in plain PyTorch (all pairs at once) and
+multi-similarity by pytorch-metric-learning. PyTorch runs on all cores, the project as its commands do (see
+experiments/machine.py; PyTorch then has huge pages too). They take turns within one process; times are
+medians. Other networks are not compared with PyTorch. "mining" is the scoring and mining of a batch alone.
 """
 
 from collections.abc import Callable
@@ -34,7 +33,7 @@ OBJECTIVES = ("pddm", "multi_similarity")
 
 
 def our_step(images: np.ndarray, labels: np.ndarray, network: str, objective: str) -> Callable[[], Any]:
-    """A step of the trainer, each on the state that the one before left."""
+    """A train step of this project, which continues from call to call."""
     config = base.get_config("tuned")
     config.network.name, config.objective.name = network, objective
     if network != "small_cnn":

@@ -1,1 +1,1 @@
-"""What several benchmarks share: timing, tables, compiled steps and the figures read off them."""
+"""Timing, tables, compiled train steps and their figures, for several benchmarks."""
