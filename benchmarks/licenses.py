@@ -1,8 +1,8 @@
-"""The licenses of all packages that the library needs to run, as docs/licenses.md has them.
+"""The licenses of all packages that the library needs: writes docs/licenses.md.
 
     python -m benchmarks.licenses > docs/licenses.md
 
-Packages and licenses are those that are installed; the extras are left out.
+It lists installed packages, without extras.
 """
 
 import re
@@ -26,13 +26,13 @@ FAMILIES = {
     "MIT-CMU": r"MIT-CMU|HPND",
     "GPL": r"GPL|General Public",
 }
-"""By what the name of a license is known. Releases of a package differ in how they spell it."""
+"""Patterns of the names of licenses, which releases of a package spell differently."""
 
 
 def license_of(package: str) -> str:
     """The license that an installed package declares, on one line.
 
-    It is its SPDX expression, else its classifiers, else the first line of its license text.
+    The SPDX expression, or the classifiers, or the first line of the license text.
     """
     found = metadata(package)
     if found.get("License-Expression"):
@@ -51,13 +51,13 @@ def families(license: str) -> set[str]:
 
 
 def direct() -> list[Requirement]:
-    """What the project asks for itself."""
+    """The direct requirements of the project."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return [Requirement(text) for text in project["dependencies"]]
 
 
 def applying(requirements: Iterable[Requirement], extras: Set[str]) -> Iterator[Requirement]:
-    """Those of this machine and Python, and of no extra but those that are named."""
+    """The requirements that apply to this machine, this Python and these extras."""
     for requirement in requirements:
         marker = requirement.marker
         if marker is None or any(marker.evaluate({"extra": extra}) for extra in {"", *extras}):
@@ -65,7 +65,7 @@ def applying(requirements: Iterable[Requirement], extras: Set[str]) -> Iterator[
 
 
 def closure() -> dict[str, set[str]]:
-    """All packages that the project needs, by canonical name, each with those that ask for it."""
+    """All packages that the project needs by canonical name, each with the packages that require it."""
     found: dict[str, set[str]] = {}
     waiting = [(PROJECT, requirement) for requirement in direct()]
     seen = set()

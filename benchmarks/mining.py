@@ -15,8 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.report import Rows, arguments, report
-from benchmarks.timing import interleaved
+from benchmarks.lib.report import Rows, arguments, report
+from benchmarks.lib.timing import interleaved
 from pddm_jax import PDDM
 from pddm_jax.numerics import l2_normalize
 from pddm_jax.pddm import backends

@@ -10,7 +10,8 @@ from pddm_jax.data.transforms import AUGMENT
 from pddm_jax.losses.objectives import OBJECTIVES
 from pddm_jax.networks import NETWORKS
 from pddm_jax.pddm.mining import SCOPES
-from pddm_jax.system.cli import MAX_WORKERS, one_line
+from pddm_jax.system.cli import MAX_WORKERS
+from pddm_jax.system.console import one_line
 from pddm_jax.types import DTYPES, OPTIMIZERS, SCHEDULES
 
 NONE = ("None", "none")

@@ -14,7 +14,7 @@ from pddm_jax.data.images import Images, ImageSequence
 from pddm_jax.data.sampler import PKSampler
 from pddm_jax.data.streams import IMAGE, stream
 from pddm_jax.data.transforms import Transform
-from pddm_jax.system.cores import cores
+from pddm_jax.system.processes import cores
 from pddm_jax.types import Batch
 
 

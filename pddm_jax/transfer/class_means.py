@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 from jax.experimental.multihost_utils import process_allgather
 from jaxtyping import Float32, Float64, Int, Int64, Num
 
-from pddm_jax.system.cores import cores
+from pddm_jax.system.processes import cores
 from pddm_jax.types import AnyArray
 
 CHUNK = 2**19

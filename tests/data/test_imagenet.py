@@ -531,7 +531,7 @@ def test_processes_keep_the_order_and_one_that_is_killed_is_told():
     assert (
         [*in_processes(abs, [-3, 2, -1, 0], 2)] == [*in_processes(abs, [-3, 2, -1, 0], 1)] == [3, 2, 1, 0]
     )
-    with pytest.raises(OSError, match="a process of this run was killed"):
+    with pytest.raises(OSError, match="a worker process was killed"):
         [*in_processes(os._exit, [1, 1], 2)]
 
 

@@ -6,14 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from pddm_jax.train.optimizer import make_optimizer
-from pddm_jax.train.state import init_state
-from pddm_jax.train.step import make_embed, make_train_step
 
 from pddm_jax.losses.objectives import make_objective
 from pddm_jax.networks import embedding_network
 from pddm_jax.pddm.unit import PDDM
 from pddm_jax.sharding import data_mesh, global_batches
+from pddm_jax.training.optimizer import make_optimizer
+from pddm_jax.training.state import init_state
+from pddm_jax.training.step import make_embed, make_train_step
 from pddm_jax.types import Batch
 
 SHAPE = (8, 8, 3)

@@ -15,8 +15,8 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 import pddm_jax
-from benchmarks import pod
 from benchmarks.kernels import abstract_batch
+from benchmarks.lib.compiled import NO_TPU
 from pddm_jax.pddm import backends
 from pddm_jax.pddm.kernels import gpu, tpu
 from pddm_jax.pddm.partners import NOBODY
@@ -226,6 +226,6 @@ for pod in ("v5e:2x2", "v5p:2x2x1", "v6e:2x2"):
 @pytest.mark.skipif(find_spec("libtpu") is None, reason="needs libtpu, not a TPU")
 def test_it_compiles_for_tpus(python):
     # The tests' own process may hold libtpu: JAX looks for a TPU.
-    status, out, err = python("-c", COMPILED, **pod.NO_TPU, ALLOW_MULTIPLE_LIBTPU_LOAD="1")
+    status, out, err = python("-c", COMPILED, **NO_TPU, ALLOW_MULTIPLE_LIBTPU_LOAD="1")
     assert status == 0, err
     assert out.split() == ["True"] * 6

@@ -600,7 +600,7 @@ def test_prepared_imagenet_is_split_by_class_for_a_run_and_for_its_embeddings(ph
     split = load_data(config.data.to_dict(), closed_set=False, seed=config.seed)
     assert [len(part.class_names) for part in (split.train, split.test)] == [7, 3]
     assert not split.train.class_names.keys() & split.test.class_names.keys()
-    again = embed._load(config.to_dict(), None, None)
+    again = embed.load_data(config.to_dict(), None, None)
     assert again.test.class_names == split.test.class_names
     with pytest.raises(ValueError, match=r"data\.test_classes do not apply to imagenet2010"):
         load_data(config.data.to_dict(), closed_set=True, seed=config.seed)

@@ -10,8 +10,8 @@ with `pip install "pddm_jax[beam]"` and folders that all of them see:
 python -m pddm_jax.data.prepare ... --runner=NAME -- --FLAG_OF_BEAM=VALUE ...
 """
 
-from pddm_jax.data.prepare.command import INTERRUPTED, define_flags, main
+from pddm_jax.data.prepare.command import COMMAND
 from pddm_jax.system import cli
 
 if __name__ == "__main__":
-    cli.launch(cli.Command(main, define_flags, "--workers", INTERRUPTED, rest=True))
+    cli.launch(COMMAND)

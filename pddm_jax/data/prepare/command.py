@@ -1,6 +1,7 @@
 """The command that turns the images of a data set into ArrayRecord shards, and its flags."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,13 @@ from pddm_jax.data.quality import same_bytes
 from pddm_jax.data.storage.decode import Key
 from pddm_jax.data.storage.records import Index, Shard, read_index, write_index
 from pddm_jax.data.storage.rgb import MAX_PIXELS
-from pddm_jax.system import cli, signals
+from pddm_jax.system import cli
 from pddm_jax.system.console import errors_in_one_line
-from pddm_jax.system.cores import cores
 from pddm_jax.system.lock import Lock
-from pddm_jax.system.processes import in_processes
+from pddm_jax.system.processes import cores, in_processes
 
 FLAGS = flags.FLAGS
-INTERRUPTED = "the same command goes on after the shards that are whole"
+RESUMES = "the same command goes on after the shards that are whole"
 
 
 @errors_in_one_line()
@@ -122,12 +122,11 @@ def _check_out(out: Path, name: str, names: list[str], paths: list[Path]) -> Non
         )
 
 
-def main(arguments: list[str]) -> None:
-    """Run with the flags of the command line."""
+def check_flags(arguments: list[str]) -> None:
+    """Check the paths of the flags, and that only Beam takes other arguments."""
     if len(arguments) > 1 and FLAGS.runner is None:
         raise ValueError(f"unknown argument {arguments[1]!r}")
-    root, out = (cli.given_path(f"--{name}", FLAGS[name].value) for name in ("root", "out"))
-    workers, skip = FLAGS.workers or cores(), FLAGS.on_error == "skip"
+    root, out = cli.given_path("--root", FLAGS.root), cli.given_path("--out", FLAGS.out)
     if out.resolve() == root.resolve():
         raise ValueError(f"--out must be another folder than --root, {root}")
     cli.check_folder("--out", out)
@@ -135,17 +134,25 @@ def main(arguments: list[str]) -> None:
         if FLAGS[name].value is not None:
             cli.check_file(f"--{name}", cli.given_path(f"--{name}", FLAGS[name].value))
 
-    def run(tasks: Sequence[Task]) -> Iterable[Done]:
-        if FLAGS.runner is None:
-            return in_processes(make, tasks, workers)
-        return in_beam(tasks, out.absolute(), FLAGS.runner, arguments[1:])
 
-    with signals.at_once(INTERRUPTED, 143), Lock(out, "--out"):
+def main(arguments: list[str]) -> None:
+    """Run with the flags of the command line; `arguments` after the first are flags of Beam."""
+    root, out = cli.given_path("--root", FLAGS.root), cli.given_path("--out", FLAGS.out)
+    workers, skip = FLAGS.workers or cores(), FLAGS.on_error == "skip"
+    run = partial(_make_shards, out=out, workers=workers, beam_flags=arguments[1:])
+    with Lock(out, "--out"):
         source = find(FLAGS.source, root, FLAGS.classes, FLAGS.ground_truth, skip, workers)
         source = source._replace(images=source.images.limited(FLAGS.max_pixels))
         skipped = prepare(FLAGS.source, source, root, out, FLAGS.shard_images, skip, run)
     print("".join(f"skipped {name}\n" for name in skipped), end="")
     print(f"{out}: {len(source.images) - len(skipped)} images of {FLAGS.source}; {len(skipped)} skipped")
+
+
+def _make_shards(tasks: Sequence[Task], out: Path, workers: int, beam_flags: list[str]) -> Iterable[Done]:
+    """Make the shards by worker processes, or by the runner of Beam in --runner."""
+    if FLAGS.runner is None:
+        return in_processes(make, tasks, workers)
+    return in_beam(tasks, out.absolute(), FLAGS.runner, beam_flags)
 
 
 def define_flags() -> None:
@@ -162,3 +169,14 @@ def define_flags() -> None:
         "workers", 0, "Processes; 0: one for each core.", lower_bound=0, upper_bound=cli.MAX_WORKERS
     )
     flags.DEFINE_string("runner", None, "Runner of Apache Beam to make the shards, instead of processes.")
+
+
+COMMAND = cli.Command(
+    main,
+    define_flags,
+    lower="--workers",
+    interrupted=RESUMES,
+    ended=RESUMES,
+    check=check_flags,
+    rest=True,
+)

@@ -1,4 +1,4 @@
-"""PDDM's train step as one would write it in PyTorch: what the project's own is measured beside."""
+"""The train step of PDDM in plain PyTorch, a baseline for speed."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ def small_cnn(size: int) -> nn.Sequential:
 
 
 class PDDM(nn.Module):
-    """The unit, on pairs of any leading shape."""
+    """The PDDM unit, on pairs of any leading shape."""
 
     def __init__(self, d: int, width: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The operations of the products and convolutions that a traced program asks for, before any compiler."""
+"""Operations of the matrix products and convolutions of a traced program, before compilation."""
 
 import math
 from collections import Counter
@@ -10,14 +10,14 @@ from jax.lax import Precision
 
 
 def operations(jaxpr: Jaxpr) -> Counter[int]:
-    """Multiplications and additions, over all devices, by the bfloat16 passes that a TPU takes for them.
+    """Multiplications and additions on all devices, by the number of bfloat16 passes of a TPU.
 
-    A loop counts as often as it runs, a TPU's kernel for each step of its grid; of branches, the one that
-    counts most, so that a GPU's kernel, which hides its products, counts as the plain form beside it. Not
-    counted: zeros that a convolution pads or spreads its input with.
+    A loop counts as often as it runs, and a TPU kernel for each step of its grid. The branch with the most
+    operations counts, so that a GPU kernel, which hides its products, counts as the plain form next to it.
+    Zeros by which a convolution pads or dilates its input do not count.
 
     Raises:
-        ValueError: a loop does not say how often it runs.
+        ValueError: the number of iterations of a loop is unknown.
     """
     total: Counter[int] = Counter()
     for equation in jaxpr.eqns:
@@ -30,7 +30,7 @@ def operations(jaxpr: Jaxpr) -> Counter[int]:
         else:
             inner = [operations(sub) for sub in parts(equation)]
             if kind == "while" and any(inner):
-                raise ValueError("a loop with products does not say how often it runs")
+                raise ValueError("a loop with products does not state how often it runs")
             if kind == "cond":
                 inner = [max(inner, key=Counter.total)]
             times = params["mesh"].size if kind == "shard_map" else params.get("length", 1)
@@ -42,7 +42,7 @@ def operations(jaxpr: Jaxpr) -> Counter[int]:
 
 
 def parts(equation: JaxprEqn) -> Iterator[Jaxpr]:
-    """The programs within an equation."""
+    """The inner programs of an equation."""
     for value in equation.params.values():
         for part in value if isinstance(value, tuple) else (value,):
             if isinstance(part, Jaxpr | ClosedJaxpr):
@@ -50,23 +50,23 @@ def parts(equation: JaxprEqn) -> Iterator[Jaxpr]:
 
 
 def passes(equation: JaxprEqn) -> int:
-    """Passes of a product in bfloat16 that stand for one of this type and precision (six give float32)."""
-    said = equation.params["precision"]
-    exact = Precision.HIGHEST in (said if isinstance(said, tuple) else (said,))
+    """Passes in bfloat16 for a product of this type and precision; float32 takes six."""
+    given = equation.params["precision"]
+    exact = Precision.HIGHEST in (given if isinstance(given, tuple) else (given,))
     return 6 if exact and equation.invars[0].aval.dtype == np.float32 else 1
 
 
 def convolution(equation: JaxprEqn) -> int:
-    """Twice the products of a kernel's and an input's number, where a kernel's place meets the input."""
+    """Twice the number of products of a kernel weight and an input value; padding does not count."""
     params, (x, kernel) = equation.params, (variable.aval for variable in equation.invars)
     numbers = params["dimension_numbers"]
     total = 2 * equation.outvars[0].aval.size * kernel.shape[numbers.rhs_spec[1]]
     for n, axis in enumerate(numbers.lhs_spec[2:]):
         size, taps = x.shape[axis], kernel.shape[numbers.rhs_spec[2 + n]]
         places = equation.outvars[0].aval.shape[numbers.out_spec[2 + n]]
-        spread = params["lhs_dilation"][n]
+        dilation = params["lhs_dilation"][n]
         at = np.arange(places)[:, None] * params["window_strides"][n]
         at = at + np.arange(taps) * params["rhs_dilation"][n] - params["padding"][n][0]
-        meets = (at >= 0) & (at <= (size - 1) * spread) & (at % spread == 0)
+        meets = (at >= 0) & (at <= (size - 1) * dilation) & (at % dilation == 0)
         total = total * int(meets.sum()) // places
     return total

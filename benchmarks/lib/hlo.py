@@ -1,8 +1,8 @@
-"""What a compiled program sends between devices, read off its text (optimised HLO).
+"""Bytes that a compiled program transfers between devices, from its text (optimized HLO).
 
-Bytes are those that a device receives, by the ring algorithms, which reach the least: in a group of n
-devices R bytes of an all-gather's result take R (n - 1) / n, of an all-reduce's twice that, of a
-reduce-scatter's R (n - 1), of a permutation's R.
+Bytes are those that a device receives by the ring algorithms, which are optimal. In a group of n devices R
+bytes of the result take R (n - 1) / n for an all-gather, twice that for an all-reduce, R (n - 1) for a
+reduce-scatter, and R for a permutation.
 """
 
 import math
@@ -20,7 +20,7 @@ RECEIVED = {
 """Bytes received for a byte of the result, by the size of the group."""
 
 BITS = {"pred": 8, "bf16": 16}
-"""Of an element, where the name of its type does not tell."""
+"""Bits of an element, for types without a number of bits in their name."""
 
 COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"^ +(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][a-z0-9-]*)\((.*)$")
@@ -41,7 +41,7 @@ def received_bytes(text: str) -> dict[str, float]:
     """Bytes that each device receives when the program runs once, by kind of transfer.
 
     Raises:
-        ValueError: a transfer is in a loop of which the text does not say how often it runs.
+        ValueError: a transfer is in a loop with an unknown number of iterations.
     """
     computations = parse(text)
     devices = int((re.search(r"num_partitions=(\d+)", text) or ["", 1])[1])
@@ -50,14 +50,14 @@ def received_bytes(text: str) -> dict[str, float]:
         found = {i.name: i for i in computations[name]}
         for instruction in computations[name]:
             kind = instruction.kind.removesuffix("-done")
-            if kind not in RECEIVED:  # a start says the same as its done, and holds its operand too
+            if kind not in RECEIVED:  # a start repeats its done, with its operand
                 continue
             start = instruction
             if kind != instruction.kind:
                 start = found[re.match(r".*?%?([\w.-]+)\)", instruction.rest)[1].split("%")[-1]]
             n = devices if kind == "collective-permute" else group_size(start.rest, devices)
             if math.isnan(times) and n > 1:
-                raise ValueError(f"{name} has a transfer, and how often its loop runs is not said")
+                raise ValueError(f"{name} has a transfer, and its loop has an unknown number of iterations")
             total[kind] += times * RECEIVED[kind](n) * size(instruction.shape)
     return dict(total)
 
@@ -74,7 +74,7 @@ def parse(text: str) -> dict[str, list[Instruction]]:
 
 
 def runs(text: str, computations: dict[str, list[Instruction]]) -> dict[str, float]:
-    """How often each computation that runs is run; nan where that is not said."""
+    """How often each computation runs; NaN if unknown."""
     entry = re.search(r"^ENTRY %?([\w.-]+) ", text, re.MULTILINE)[1]
     total: Counter[str] = Counter()
 
@@ -83,8 +83,8 @@ def runs(text: str, computations: dict[str, list[Instruction]]) -> dict[str, flo
         for instruction in computations[name]:
             trips = 1.0
             if instruction.kind == "while":
-                said = TRIPS.search(instruction.rest)
-                trips = float(said[1]) if said else math.nan
+                known = TRIPS.search(instruction.rest)
+                trips = float(known[1]) if known else math.nan
             for called in CALLED.findall(instruction.rest):
                 visit(called, times * trips)
             for branches in re.findall(r"branch_computations=\{([^}]*)\}", instruction.rest):
@@ -102,12 +102,12 @@ def size(shape: str) -> int:
 
 
 def bits(kind: str) -> int:
-    """Of an element: f32, bf16, pred."""
+    """Bits of an element: f32, bf16, pred."""
     return BITS.get(kind) or int(re.search(r"\d+", kind)[0])
 
 
 def group_size(attributes: str, devices: int) -> int:
-    """The devices among which one transfer goes, in either form: {{0,1},{2,3}} or [2,2]<=[4]."""
+    """The number of devices in a group, in either form: {{0,1},{2,3}} or [2,2]<=[4]."""
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
         return len(listed[1].split(","))
     if counted := re.search(r"replica_groups=\[\d+,(\d+)\]<=", attributes):

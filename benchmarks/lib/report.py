@@ -1,4 +1,4 @@
-"""What every benchmark leaves: a table on the screen and, with --out, the same as a JSON file."""
+"""The report of every benchmark: a table on the screen and, with --out, the same rows as a JSON file."""
 
 import argparse
 import os
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.evaluations.results import align
-from pddm_jax.system.cores import cores
+from experiments.evaluations.base import align
 from pddm_jax.system.files import write_json
+from pddm_jax.system.processes import cores
 from pddm_jax.training.provenance import versions
 
 Rows = Sequence[dict[str, Any]]
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """The flags of a benchmark, --out among them."""
+    """A parser of the flags of a benchmark, with --out."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -24,16 +24,16 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 
 
 def processor() -> str:
-    """The name of the CPU, with family and model where the kernel tells them."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text(encoding="utf-8").splitlines() if told.exists() else []
+    """The name of the CPU, with family and model on Linux."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     fields = dict(reversed([(x.strip() for x in line.split(":", 1)) for line in lines if ":" in line]))
     names = ("model name", ""), ("cpu family", "family "), ("model", "model ")
     return ", ".join(prefix + fields[name] for name, prefix in names if name in fields) or "unknown CPU"
 
 
 def report(name: str, rows: Rows, out: Path | None, **more: Any) -> None:
-    """Print rows of equal columns under the machine's name; leave all of it as OUT/name.json."""
+    """Print rows of equal columns under the name of the machine, and write all of it to OUT/name.json."""
     machine = {"cpu": processor(), "cores": cores(), "load": round(os.getloadavg()[0], 1), **versions()}
     print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in machine.items()))
     cells = [[_cell(value) for value in row.values()] for row in rows]
