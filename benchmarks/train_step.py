@@ -22,6 +22,7 @@ from benchmarks.lib.stepper import Stepper
 from benchmarks.lib.timing import interleaved
 from experiments import machine
 from pddm_jax import PDDM, mine_quadruplets_fused
+from pddm_jax.config import defaults
 from pddm_jax.sharding import data_mesh, global_batches
 from pddm_jax.training.recipe import make_recipe
 from pddm_jax.training.state import init_state
