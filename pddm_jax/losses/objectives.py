@@ -106,7 +106,7 @@ def _pddm(
     """Quadruplets mined by PDDM score; the hinges of i's negative alone (one head), or of j's too."""
     x = as_matrix("embeddings", x, check_unit(params["unit"]))
     unit, labels = as_unit(params["unit"]), jnp.asarray(as_labels("labels", labels, len(x)))
-    mined, _ = mine_fused(unit, x, labels, mining_scope, _size(mining_scope, pairs), dtype)
+    mined, _ = mine_fused(unit, x, labels, per=mining_scope, size=_size(mining_scope, pairs), dtype=dtype)
     margins = as_scalar("alpha", alpha), as_scalar("beta", beta)
     metric, embedding = hinge_means(unit, x, mined, *margins, heads)
     logs = {"loss_metric": metric, "loss_embedding": embedding, **_counted(mined)}
