@@ -130,6 +130,8 @@ def test_a_gray_image_is_given_as_many_channels_as_the_mean():
     variables = jax.jit(network.init)(jax.random.key(0), IMAGES)
     found, expected = (network.apply(variables, x) for x in (gray, gray.repeat(3, axis=-1)))
     np.testing.assert_array_equal(found, expected)
+    with pytest.raises(ValueError, match="images must have 3 channels, as mean and std, or 1, got 2"):
+        network.apply(variables, IMAGES[..., :2])
 
 
 @pytest.mark.parametrize("backbone", [Normalized(), Bridge()], ids=["Linen", "NNX"])
