@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pddm_jax.data import CLOSED_SETS, glyphs, load_closed_set
 from pddm_jax.data.closed_set import halves, parted, per_class_mask
 from pddm_jax.data.images import Images
-from tests.data.test_sources import picture
+from tests.helpers.builders import picture
 
 
 def numbered(labels):

@@ -19,7 +19,7 @@ from pddm_jax.data.protocols import Count, Expected
 from pddm_jax.data.storage.rgb import MAX_PIXELS
 from pddm_jax.embed import embed
 from pddm_jax.networks.pretrained.load import load_pretrained
-from tests.data.test_sources import birds, picture
+from tests.helpers.builders import birds, picture
 
 CONFIGS = {"cars196": cars196, "cub200": cub200, "sop": sop, "folder": folder}
 

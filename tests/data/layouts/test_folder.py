@@ -1,44 +1,126 @@
 """Folders of images as users have them: parts by many names, links, what is no file or there twice."""
 
-import io
 import os
-import shutil
 import socket
 from pathlib import Path
 
-import numpy as np
 import pytest
-from absl import logging
 from PIL import Image
 
-from pddm_jax.data import load, load_closed_set
+from pddm_jax.data import load
 from pddm_jax.data.layouts.folder import find_folder
 from pddm_jax.data.prepare.command import prepare
 from pddm_jax.data.storage.decode import check
-from tests.data.test_sources import picture, rows_of
+from tests.helpers.builders import Row, picture, pixels, rows_of, write_images
 
 
-@pytest.fixture
-def warned(monkeypatch):
-    """The warnings, a line each."""
-    lines = []
-    monkeypatch.setattr(logging, "warning", lambda text, *arguments: lines.append(text % arguments))
-    return lines
+def test_a_folder_of_class_folders(tmp_path):
+    files = ["b/1.jpg", "b/deep/er/2.PNG", "a c/x.JPEG", "é/1.jpg"]
+    for n, name in enumerate(files):
+        picture(tmp_path / name, n)
+    for name in (
+        "b/notes.txt",
+        "b/._1.jpg",
+        "b/.hidden/3.jpg",
+        ".git/a/4.jpg",
+        "__MACOSX/b/._1.jpg",
+        "stray.jpg",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"no image")
+    (tmp_path / "empty").mkdir()
+    source = find_folder(tmp_path)
+    assert source.class_names == {0: "a c", 1: "b", 2: "é"}
+    assert sorted(rows_of(source)) == sorted(
+        Row(tmp_path / name, label) for name, label in zip(files, (1, 1, 0, 2), strict=True)
+    )
+    assert source.layout == "a folder for each class; 2 other files left aside"
 
 
-def tree(root, *names):
-    """Images of these names, each of its own pixels."""
-    for n, name in enumerate(names):
-        picture(root / name, n)
-    return root
+@pytest.mark.parametrize("extension", ["jpg", "jpeg", "png", "bmp", "gif", "webp", "ppm", "tif", "tiff"])
+def test_every_extension_is_read_in_any_case(extension, tmp_path):
+    for n, name in enumerate((extension, extension.upper(), extension.title())):
+        path = tmp_path / "a" / f"{n}.{name}"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels(n)).save(path)
+    assert not check(find_folder(tmp_path).images)
+    assert len(find_folder(tmp_path).images) == 3
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "aside"),
+    [
+        ("train", "test", ()),
+        ("Train", "TEST", ("val",)),
+        ("train", "val", ()),
+        ("train", "Valid", ("extra",)),
+    ],
+)
+def test_a_folder_with_its_own_parts(train, test, aside, tmp_path):
+    names = [f"{train}/b/1.jpg", f"{train}/c/1.jpg", f"{test}/a/1.jpg", f"{test}/b/1.jpg"]
+    for n, name in enumerate([*names, *(f"{part}/d/1.jpg" for part in aside)]):
+        picture(tmp_path / name, n)
+    source = find_folder(tmp_path)
+    expected = zip(names, (1, 2, 0, 1), (True, True, False, False), strict=True)
+    assert sorted(rows_of(source)) == sorted(
+        Row(tmp_path / x, label, None, part) for x, label, part in expected
+    )
+    assert source.class_names == {0: "a", 1: "b", 2: "c"}
+    assert ("1 other files" in source.layout) == bool(aside)
+
+
+def test_train_alone_is_not_parted_and_may_be_a_class(tmp_path):
+    for name in ("train/a/1.jpg", "train/b/1.jpg"):
+        picture(tmp_path / "alone" / name, 0)
+    source = find_folder(tmp_path / "alone")
+    assert source.class_names == {0: "a", 1: "b"}
+    assert source.in_train is None
+    for n, names in enumerate(
+        (("train/1.jpg", "bus/1.jpg", "test/1.jpg"), ("train/old/1.jpg", "bus/1.jpg"))
+    ):
+        for name in names:
+            picture(tmp_path / f"{n}" / name, 0)
+        source = find_folder(tmp_path / f"{n}")
+        assert [*source.class_names.values()] == sorted(Path(name).parts[0] for name in names)
+        assert source.in_train is None
+
+
+def test_a_flat_test_part_is_no_class(tmp_path):
+    for name in ("train/a/1.jpg", "train/b/1.jpg", "test/1.jpg"):
+        picture(tmp_path / name, 0)
+    with pytest.raises(ValueError, match=r"train has a folder for each class, .*test has none"):
+        find_folder(tmp_path)
+    picture(tmp_path / "val" / "c" / "1.jpg", 0)
+    source = find_folder(tmp_path)
+    assert source.in_train.tolist() == [True, True, False]
+    assert source.layout == "a folder for each class in train/ and val/; 1 other files left aside"
+
+
+def test_a_class_folder_may_be_a_link(tmp_path):
+    for name in ("here/a/1.jpg", "there/2.jpg"):
+        picture(tmp_path / name, 0)
+    (tmp_path / "there" / "3.txt").touch()
+    (tmp_path / "here" / "b").symlink_to(tmp_path / "there")
+    source = find_folder(tmp_path / "here")
+    assert source.class_names == {0: "a", 1: "b"}
+    assert source.layout == "a folder for each class; 1 other files left aside"
+
+
+def test_what_was_found_instead_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(FileNotFoundError, match=r"/file: looked for .*; it is a file"):
+        find_folder(tmp_path / "file")
+    with pytest.raises(FileNotFoundError, match=r"/none: looked for .*; no such folder"):
+        find_folder(tmp_path / "none")
+    for name in (".hidden", *(f"{n:02d}" for n in range(22))):
+        (tmp_path / name).touch()
+    with pytest.raises(FileNotFoundError, match=r"found 00, 01, .* 19 and 3 more$"):
+        find_folder(tmp_path)
 
 
 def classes_of(root):
     source = find_folder(root)
     return sorted(str(row.path.relative_to(root)) for row in rows_of(source)), source
-
-
-# ------------------------------------------------------------------------------------------ parts by name
 
 
 @pytest.mark.parametrize(
@@ -55,7 +137,7 @@ def classes_of(root):
 )
 def test_parts_have_many_names(train, test, tmp_path):
     names = [f"{train}/a/1.jpg", f"{train}/b/1.jpg", f"{test}/c/1.jpg", f"{test}/d/1.jpg"]
-    source = find_folder(tree(tmp_path, *names))
+    source = find_folder(write_images(tmp_path, *names))
     assert source.class_names == dict(enumerate("abcd"))
     assert dict(zip(source.labels.tolist(), source.in_train.tolist(), strict=True)) == {
         0: True,
@@ -66,7 +148,9 @@ def test_parts_have_many_names(train, test, tmp_path):
 
 
 def test_images_for_validation_beside_a_test_part_are_not_read_and_that_is_told(tmp_path):
-    root = tree(tmp_path, "train/a/1.jpg", "test/b/1.jpg", "validation/c/1.jpg", "validation/c/2.jpg")
+    root = write_images(
+        tmp_path, "train/a/1.jpg", "test/b/1.jpg", "validation/c/1.jpg", "validation/c/2.jpg"
+    )
     source = find_folder(root)
     assert source.class_names == {0: "a", 1: "b"}
     (note,) = source.notes
@@ -89,7 +173,7 @@ def test_query_and_gallery_are_no_classes(names, tmp_path):
     with pytest.raises(
         ValueError, match=r"not read apart: put the class folders of both into test/"
     ) as caught:
-        find_folder(tree(tmp_path, *names))
+        find_folder(write_images(tmp_path, *names))
     assert "\n" not in str(caught.value)
 
 
@@ -112,7 +196,7 @@ def test_query_and_gallery_are_no_classes(names, tmp_path):
 )
 def test_folders_that_are_no_classes_are_refused_in_a_line(names, words, tmp_path):
     with pytest.raises(ValueError, match=words) as caught:
-        find_folder(tree(tmp_path, *names))
+        find_folder(write_images(tmp_path, *names))
     assert "\n" not in str(caught.value)
 
 
@@ -126,7 +210,7 @@ def test_folders_that_are_no_classes_are_refused_in_a_line(names, words, tmp_pat
     ],
 )
 def test_classes_may_be_called_like_parts(names, tmp_path):
-    source = find_folder(tree(tmp_path, *names))
+    source = find_folder(write_images(tmp_path, *names))
     assert [*source.class_names.values()] == sorted(Path(name).parts[0] for name in names)
 
 
@@ -134,15 +218,12 @@ def test_a_folder_that_is_a_class_is_told(tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"2 images are not read, since they lie in no class folder"
     ):
-        find_folder(tree(tmp_path, "1.jpg", "2.jpg"))
-
-
-# -------------------------------------------------------------------------------------------------- links
+        find_folder(write_images(tmp_path, "1.jpg", "2.jpg"))
 
 
 @pytest.mark.parametrize("target", [".", "..", "a", "../data/b", "/"])
 def test_a_class_folder_that_leads_back_doubles_nothing(target, tmp_path):
-    root = tree(tmp_path / "data", "a/1.jpg", "b/1.jpg", "b/2.jpg")
+    root = write_images(tmp_path / "data", "a/1.jpg", "b/1.jpg", "b/2.jpg")
     before, _ = classes_of(root)
     (root / "loop").symlink_to(target, target_is_directory=True)
     after, source = classes_of(root)
@@ -153,7 +234,7 @@ def test_a_class_folder_that_leads_back_doubles_nothing(target, tmp_path):
 
 
 def test_of_two_links_to_one_folder_one_counts(tmp_path):
-    tree(tmp_path, "elsewhere/1.jpg", "data/b/1.jpg")
+    write_images(tmp_path, "elsewhere/1.jpg", "data/b/1.jpg")
     for name in ("a", "c"):
         (tmp_path / "data" / name).symlink_to(tmp_path / "elsewhere")
     names, source = classes_of(tmp_path / "data")
@@ -165,7 +246,7 @@ def test_of_two_links_to_one_folder_one_counts(tmp_path):
 
 @pytest.mark.parametrize("link", ["symbolic", "hard", "relative"])
 def test_files_that_are_one_are_told(link, tmp_path):
-    root = tree(tmp_path, "a/1.jpg", "a/2.jpg", "b/1.jpg")
+    root = write_images(tmp_path, "a/1.jpg", "a/2.jpg", "b/1.jpg")
     if link == "hard":
         (root / "b" / "2.jpg").hardlink_to(root / "a" / "2.jpg")
     else:
@@ -178,13 +259,10 @@ def test_files_that_are_one_are_told(link, tmp_path):
 
 
 def test_parts_that_are_one_folder_are_refused(tmp_path):
-    tree(tmp_path, "train/a/1.jpg", "train/b/1.jpg")
+    write_images(tmp_path, "train/a/1.jpg", "train/b/1.jpg")
     (tmp_path / "test").symlink_to("train")
     with pytest.raises(ValueError, match=r"test and \S*train are one folder, by a link"):
         find_folder(tmp_path)
-
-
-# ---------------------------------------------------------------------- what is no regular file
 
 
 def make_odd(path, kind):
@@ -208,7 +286,7 @@ def make_odd(path, kind):
 @pytest.mark.parametrize("kind", ["FIFO", "socket", "device", "link to a FIFO", "loop", "dangling"])
 def test_what_is_no_regular_file_is_an_image_that_cannot_be_read(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    root = tree(tmp_path, "a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg")
+    root = write_images(tmp_path, "a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg")
     make_odd(root / "b" / "3.jpg", kind)
     errors = check(find_folder(root).images)
     assert [*errors] == [4]
@@ -224,7 +302,7 @@ def test_what_is_no_regular_file_is_an_image_that_cannot_be_read(kind, tmp_path,
 
 
 def test_a_link_to_a_regular_file_and_a_folder_named_like_an_image_are_fine(tmp_path):
-    root = tree(tmp_path / "data", "a/1.jpg", "a/inner.jpg/2.jpg", "b/1.jpg")
+    root = write_images(tmp_path / "data", "a/1.jpg", "a/inner.jpg/2.jpg", "b/1.jpg")
     picture(tmp_path / "elsewhere.jpg", 9)
     (root / "b" / "2.jpg").symlink_to(tmp_path / "elsewhere.jpg")
     source = find_folder(root)
@@ -234,7 +312,7 @@ def test_a_link_to_a_regular_file_and_a_folder_named_like_an_image_are_fine(tmp_
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
-    root, scandir = tree(tmp_path, "a/1.jpg", "a/locked/2.jpg", "b/1.jpg"), os.scandir
+    root, scandir = write_images(tmp_path, "a/1.jpg", "a/locked/2.jpg", "b/1.jpg"), os.scandir
 
     def refusing(path):  # whoever runs this may be root, to whom all is open
         if str(path).endswith("locked"):
@@ -247,7 +325,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
 
 
 def test_a_file_that_is_too_large_is_named_before_it_is_read(tmp_path):
-    root = tree(tmp_path, "a/1.jpg", "b/1.jpg")
+    root = write_images(tmp_path, "a/1.jpg", "b/1.jpg")
     with (root / "b" / "2.jpg").open("wb") as file:
         file.truncate(2**30 + 1)  # takes no room
     errors = check(find_folder(root).images)
@@ -255,11 +333,8 @@ def test_a_file_that_is_too_large_is_named_before_it_is_read(tmp_path):
     assert "b/2.jpg has 1,073,741,825 bytes, more than" in str(errors[2])
 
 
-# -------------------------------------------------------------------- what is told, a line each
-
-
 def test_other_extensions_are_told(tmp_path):
-    root = tree(tmp_path, "a/1.jpg", "b/1.jpg")
+    root = write_images(tmp_path, "a/1.jpg", "b/1.jpg")
     for n in range(18):
         (root / "a" / f"{n}.HEIC").write_bytes(b"x")
     for name in ("b/2.avif", "b/3.jxl", "b/4"):
@@ -274,117 +349,3 @@ def test_other_extensions_are_told(tmp_path):
         path.unlink()
     with pytest.raises(FileNotFoundError, match=r"no images by class .*\.HEIC \(18\)"):
         find_folder(root)
-
-
-def test_empty_class_folders_and_classes_of_one_image_are_told(tmp_path, warned):
-    root = tree(tmp_path, *(f"{c}/{n}.jpg" for c in "abc" for n in range(2)), "d/1.jpg")
-    (root / "e").mkdir()
-    (root / "f").mkdir()
-    load("folder", str(root), None, 0)
-    assert "data: 2 class folders hold no image: e, f" in warned
-    (alone,) = [line for line in warned if "have one image" in line]
-    assert "1 of 2 " in alone
-    assert "'d'" in alone
-
-
-def test_an_ordinary_folder_is_told_nothing(tmp_path, warned):
-    tree(tmp_path, *(f"{c}/{n}.jpg" for c in "abcd" for n in range(2)))
-    load("folder", str(tmp_path), None, 0)
-    load_closed_set("folder", str(tmp_path), None, 0)
-    assert not warned
-
-
-def equal_images(warned):
-    return [line for line in warned if "same bytes" in line]
-
-
-@pytest.mark.parametrize("prepared", [False, True])
-def test_images_of_the_same_bytes_in_several_classes_are_told(prepared, tmp_path, warned):
-    root = tree(tmp_path / "data", *(f"{c}/{n}.jpg" for c in "abcd" for n in range(3)))
-    for name in ("b/8.jpg", "c/8.jpg"):
-        shutil.copy(root / "a" / "1.jpg", root / name)
-    shutil.copy(root / "d" / "1.jpg", root / "d" / "9.jpg")  # of one class: not told
-    if prepared:
-        prepare("folder", find_folder(root), root, tmp_path / "out", 4, skip=False)
-        (told,) = equal_images(warned)
-        warned.clear()
-        root = tmp_path / "out"
-    found = load("folder", str(root), None, 0)
-    assert sum(len(part.labels) for part in (found.train, found.test)) == 15  # none is dropped
-    (line,) = equal_images(warned)
-    assert line.startswith("data: 3 images have the same bytes as others, in several classes")
-    assert sum(name in line for name in ("a/1.jpg", "b/8.jpg", "c/8.jpg")) == 2
-    if prepared:
-        assert line == told
-    assert "same bytes" not in found.description
-
-
-def test_images_of_the_same_bytes_in_training_and_test_are_told(tmp_path, warned):
-    tree(
-        tmp_path,
-        *(f"{part}/{c}/{part}{n}.jpg" for part in ("train", "test") for c in "ab" for n in range(2)),
-    )
-    shutil.copy(tmp_path / "train" / "a" / "train1.jpg", tmp_path / "test" / "a" / "x.jpg")
-    load_closed_set("folder", str(tmp_path), None, 0)
-    (line,) = equal_images(warned)
-    assert line == (
-        "data: 2 images have the same bytes as others, in training and test, for example "
-        f"{tmp_path}/train/a/train1.jpg and {tmp_path}/test/a/x.jpg"
-    )
-
-
-def test_images_of_the_same_length_and_checksum_are_compared(tmp_path, warned, monkeypatch):
-    tree(tmp_path, *(f"{c}/{n}.jpg" for c in "ab" for n in range(2)))
-    monkeypatch.setattr("pddm_jax.data.storage.decode.key_of", lambda data: (1, 2))
-    load("folder", str(tmp_path), None, 0)
-    assert not equal_images(warned)
-
-
-# ------------------------------------------------------------------------------ limit of pixels
-
-
-def test_the_limit_of_pixels_is_a_field(tmp_path):
-    root = tree(tmp_path, "a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg")
-    buffer = io.BytesIO()
-    Image.new("P", (50, 40)).save(buffer, "PNG")
-    (root / "b" / "3.png").write_bytes(buffer.getvalue())
-    words = r"b/3\.png has 50 x 40 = 2,000 pixels, more than data\.max_pixels = 1,999: "
-    for read in (load, load_closed_set):
-        with pytest.raises(ValueError, match=words) as caught:
-            read("folder", str(root), None, 0, max_pixels=1999)
-        assert "\n" not in str(caught.value)
-        read("folder", str(root), None, 0, max_pixels=2000)
-    split = load("folder", str(root), None, 0, on_error="skip", max_pixels=1999)
-    assert len(split.train.labels) + len(split.test.labels) == 4
-    for wrong in (0, -1, 1.5, True):
-        with pytest.raises(ValueError, match=r"data\.max_pixels must be a whole number above 0"):
-            load("folder", str(root), None, 0, max_pixels=wrong)
-
-
-def test_a_limit_goes_with_the_images(tmp_path):
-    source = find_folder(tree(tmp_path, "a/1.jpg", "b/1.jpg"))
-    some = source.images.limited(100).take(np.array([1]))
-    with pytest.raises(ValueError, match=r"pixels, more than data\.max_pixels = 100"):
-        some[0]
-    assert some.numbers().tolist() == [1]
-
-
-def test_errors_are_one_line_whatever_the_names_are(tmp_path):
-    root = tree(tmp_path, "a\nb/1.png", "c\x1b[1m/2.png")
-    broken = root / "a\nb" / "3.png"
-    broken.write_bytes(b"no image")
-    os.mkfifo(root / "c\x1b[1m" / "4.png")
-    shown = str(root).replace("\n", "\\n") + "/a\\nb/3.png"
-    for read in (
-        lambda: load("folder", str(root), None, 0),
-        lambda: prepare("folder", find_folder(root), root, tmp_path / "out", 9, False),
-        lambda: find_folder(root).images[1],
-    ):
-        with pytest.raises(ValueError, match=r"^[^\n\x1b]*$") as caught:
-            read()
-        assert shown in str(caught.value)
-
-
-def test_one_class_is_refused_by_the_name_of_the_field(tmp_path):
-    with pytest.raises(ValueError, match=r"^data\.root: one class cannot be split .* 'a\\nb' alone$"):
-        load("folder", str(tree(tmp_path, "a\nb/1.png")), None, 0)

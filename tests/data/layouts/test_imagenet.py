@@ -24,7 +24,7 @@ from pddm_jax.data.protocols import Count, Expected
 from pddm_jax.data.storage import decode
 from pddm_jax.data.storage.tars import Place, members
 from pddm_jax.system.processes import in_processes
-from tests.data.test_sources import contents, files_of, pixels
+from tests.helpers.builders import contents, files_of, pixels
 
 WNIDS = ["n02000003", "n01000001", "n01000002"]  # in the order of the list, which is not that of ids
 COUNTS = dict(zip(WNIDS, (5, 4, 3), strict=True))

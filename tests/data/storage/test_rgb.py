@@ -351,7 +351,7 @@ def test_text_that_inflates_without_end_is_refused_or_passed_over(name):
 
 ALONE = """
 import resource, sys
-from tests.data.test_rgb import chunk, PALETTE
+from tests.data.storage.test_rgb import chunk, PALETTE
 from pddm_jax.data.storage.decode import decode
 import struct, zlib
 side = 5000
