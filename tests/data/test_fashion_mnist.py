@@ -87,9 +87,9 @@ def spoil(content, place, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: spoil(content, 2, b"\x0d"), "no IDX file"),
-        (lambda content: spoil(content, 3, b"\x02"), "no IDX file"),
-        (lambda content: b"<html>not found</html>", "no IDX file"),
+        (lambda content: spoil(content, 2, b"\x0d"), "not an IDX file"),
+        (lambda content: spoil(content, 3, b"\x02"), "not an IDX file"),
+        (lambda content: b"<html>not found</html>", "not an IDX file"),
         (lambda content: spoil(content, 4, (9_999).to_bytes(4, "big")), "9999"),
         (lambda content: content + b"\0", "corrupt"),
     ],

@@ -53,14 +53,14 @@ def test_the_split_for_classification_is_recognised(count):
 
 
 def test_missing_and_foreign_classes_are_told(small):
-    with pytest.raises(ValueError, match="1 classes have no image, such as 3"):
+    with pytest.raises(ValueError, match="1 classes have no image, for example 3"):
         protocols.cars196(labelled([1, 1, 1, 2, 2, 4, 4, 4, 4, 4, 4]))
     with pytest.raises(ValueError, match="class 0 is not one of 1 to 4"):
         protocols.cars196(labelled([1, 1, 1, 2, 2, 3, 4, 4, 4, 4, 4, 0]))
 
 
 def test_a_missing_product_is_told(small):
-    with pytest.raises(ValueError, match="1 classes have no image, such as 4"):
+    with pytest.raises(ValueError, match="1 classes have no image, for example 4"):
         protocols.sop(labelled([1, 1, 2, 2, 3, 3, 5, 5], [True] * 6 + [False] * 2))
 
 
@@ -138,7 +138,7 @@ def test_a_folder_is_halved_by_seed_or_keeps_its_own_parts():
 
 def test_a_folder_whose_parts_share_a_class_or_has_but_one_is_refused():
     with pytest.raises(
-        ValueError, match=r"1 classes are in both train/ and test/, such as 'class 2'.*move"
+        ValueError, match=r"1 classes are in both train/ and test/, for example 'class 2'.*move"
     ):
         protocols.folder(labelled([1, 2, 2, 3], [True, True, False, False]), 0)
     with pytest.raises(ValueError, match=r"one class cannot be split.*class 7"):

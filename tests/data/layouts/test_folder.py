@@ -171,7 +171,7 @@ def test_images_for_validation_beside_a_test_part_are_not_read_and_that_is_told(
 )
 def test_query_and_gallery_are_no_classes(names, tmp_path):
     with pytest.raises(
-        ValueError, match=r"not read apart: put the class folders of both into test/"
+        ValueError, match=r"are not supported: put their class folders into test/"
     ) as caught:
         find_folder(write_images(tmp_path, *names))
     assert "\n" not in str(caught.value)
@@ -180,18 +180,21 @@ def test_query_and_gallery_are_no_classes(names, tmp_path):
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (("train/1.jpg", "test/1.jpg"), r"test/ and train/, which are no classes: put .*train/<class>/"),
-        (("Training/1.jpg", "Testing/1.jpg"), "which are no classes"),
-        (("test/a/1.jpg", "val/a/1.jpg"), "which are no classes"),
-        (("train/a/1.jpg", "Training/b/1.jpg", "test/c/1.jpg"), r"Training/ and train/: which of them"),
-        (("train/a/1.jpg", "test/b/1.jpg", "Testing/c/1.jpg"), r"Testing/ and test/: which of them"),
-        (("train/a/1.jpg", "val/b/1.jpg", "dev/c/1.jpg"), r"dev/ and val/: which of them"),
+        (("train/1.jpg", "test/1.jpg"), r"test/ and train/, which are not classes: put .*train/<class>/"),
+        (("Training/1.jpg", "Testing/1.jpg"), "which are not classes"),
+        (("test/a/1.jpg", "val/a/1.jpg"), "which are not classes"),
+        (
+            ("train/a/1.jpg", "Training/b/1.jpg", "test/c/1.jpg"),
+            r"Training/ and train/, but one is exp",
+        ),
+        (("train/a/1.jpg", "test/b/1.jpg", "Testing/c/1.jpg"), r"Testing/ and test/, but one is expected"),
+        (("train/a/1.jpg", "val/b/1.jpg", "dev/c/1.jpg"), r"dev/ and val/, but one is expected"),
         (("train/a/1.jpg", "training/1.jpg"), r"train has a folder for each class, .*training has none"),
-        (("dataset/a/1.jpg", "dataset/b/1.jpg"), r"data\.root=\S*/dataset, whose folders"),
-        (("dataset/train/a/1.jpg", "dataset/test/b/1.jpg"), r"data\.root=\S*/dataset,"),
-        (("x/y/a/1.jpg", "x/y/b/deep/1.jpg"), r"data\.root=\S*/x/y,"),
-        (("train/set/a/1.jpg", "train/set/b/1.jpg"), r"data\.root=\S*/train/set,"),
-        (("test/a/1.jpg", "test/b/1.jpg"), r"data\.root=\S*/test,"),
+        (("dataset/a/1.jpg", "dataset/b/1.jpg"), r"if these are the classes, give data\.root=\S*/dataset$"),
+        (("dataset/train/a/1.jpg", "dataset/test/b/1.jpg"), r"data\.root=\S*/dataset$"),
+        (("x/y/a/1.jpg", "x/y/b/deep/1.jpg"), r"data\.root=\S*/x/y$"),
+        (("train/set/a/1.jpg", "train/set/b/1.jpg"), r"data\.root=\S*/train/set$"),
+        (("test/a/1.jpg", "test/b/1.jpg"), r"data\.root=\S*/test$"),
     ],
 )
 def test_folders_that_are_no_classes_are_refused_in_a_line(names, words, tmp_path):
@@ -216,7 +219,7 @@ def test_classes_may_be_called_like_parts(names, tmp_path):
 
 def test_a_folder_that_is_a_class_is_told(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"2 images are not read, since they lie in no class folder"
+        FileNotFoundError, match=r"2 images are not read, since they are in no class folder"
     ):
         find_folder(write_images(tmp_path, "1.jpg", "2.jpg"))
 
@@ -341,7 +344,7 @@ def test_other_extensions_are_told(tmp_path):
         (root / name).write_bytes(b"x")
     source = find_folder(root)
     (note,) = source.notes
-    assert note.startswith("files that are no images by their extension are left out: .HEIC (18), ")
+    assert note.startswith("files that are not images by their extension are left out: .HEIC (18), ")
     for words in (".avif (1)", ".jxl (1)", "no extension (1)"):
         assert words in note
     assert source.layout == "a folder for each class; 21 other files left aside"

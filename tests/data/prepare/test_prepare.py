@@ -10,7 +10,7 @@ from PIL import Image
 
 from pddm_jax.data.layouts.folder import find_folder
 from pddm_jax.data.layouts.sop import find_sop
-from pddm_jax.data.storage.decode import LeftOut, check
+from pddm_jax.data.storage.decode import SkippedImage, check
 from tests.helpers.builders import assert_same_source, contents, files_of, picture, prepared, rows_of
 
 
@@ -70,7 +70,7 @@ def test_an_index_that_was_cut_off_is_written_anew(many, tmp_path):
 
 def test_a_name_that_is_no_utf8_is_refused_before_anything_is_written(many, tmp_path):
     (many / "class 0").rename(many / os.fsdecode(b"caf\xe9"))
-    with pytest.raises(ValueError, match=r"'caf\\udce9/00\.png' is no UTF-8"):
+    with pytest.raises(ValueError, match=r"'caf\\udce9/00\.png' is not UTF-8"):
         prepared("folder", many, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -100,7 +100,7 @@ def test_an_unreadable_image_is_skipped_if_asked(many, tmp_path):
     found, rows = find_folder(tmp_path / "out"), rows_of(find_folder(many))
     for number, row in enumerate(rows):
         if row.path in broken:
-            with pytest.raises(LeftOut, match=rf"{row.path.name} was skipped"):
+            with pytest.raises(SkippedImage, match=rf"{row.path.name} was skipped"):
                 found.images.read(number)
         else:
             assert found.images.read(number) == row.path.read_bytes()

@@ -97,5 +97,5 @@ def test_a_spoilt_store_is_named(stores, tmp_path):
         find_cars196(tmp_path)
     info = shard.parent / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
-    with pytest.raises(ValueError, match=rf"{shard.parent} is no whole store in array_record form"):
+    with pytest.raises(ValueError, match=rf"{shard.parent} is not a complete store in array_record format"):
         find_cars196(tmp_path)
