@@ -119,7 +119,7 @@ def test_a_class_whose_images_for_training_are_all_unreadable_is_told(tmp_path):
     assert "1 unreadable images left out" in found.description
     for n in (0, 1):
         (tmp_path / "train" / "a" / f"{n}.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="1 classes have test images and no training images, .*'a'"):
+    with pytest.raises(ValueError, match=r"1 classes have test images and no training images, .*'a'"):
         load_closed_set("folder", str(tmp_path), None, 0, on_error="skip")
 
 
