@@ -1,4 +1,4 @@
-"""The images of several parts of a data set in one order, and their names in a file: a row each."""
+"""All images of a data set in the order in which it lists them, and the file of their names."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from pddm_jax.system.regular import read_text
 
 @dataclass(frozen=True)
 class Joined:
-    """Images of several sequences, in any order: those that `of` and `numbers` point at."""
+    """Images of several sequences in any order: image i is `sequences[of[i]][numbers[i]]`."""
 
     sequences: Sequence[ImageSequence]
     of: Int[np.ndarray, " n"]  # which sequence
@@ -27,20 +27,20 @@ class Joined:
         return len(self.of)
 
     def __getitem__(self, index: int) -> UInt8[np.ndarray, "h w c"]:
-        """The image of a number."""
+        """The pixels of an image."""
         return self.sequences[int(self.of[index])][int(self.numbers[index])]
 
     def take(self, indices: Int[np.ndarray, " m"]) -> "Joined":
-        """Some of the images, in the order of these numbers."""
+        """The images at these indices, in this order."""
         return Joined(self.sequences, self.of[indices], self.numbers[indices])
 
 
 class Listing(NamedTuple):
-    """Images in the order of the data set, one for each row."""
+    """Images in the order of the data set: row i is image i."""
 
     images: ImageSequence
     labels: Int[np.ndarray, " n"]
-    parts: UInt8[np.ndarray, " n"]  # which of the parts, in their order
+    parts: UInt8[np.ndarray, " n"]  # the number of its part
     names: list[str]
 
     def since(self, row: int) -> ImageSequence:
@@ -51,11 +51,11 @@ class Listing(NamedTuple):
 
 
 def listing(images: Mapping[str, Images], root: str | None) -> Listing:
-    """The images of all parts in the order in which the data set lists them; in memory, part after part.
+    """The images of all parts in the order in which the data set lists them; images in memory part by part.
 
     Args:
-        images: by part.
-        root: the data set's folder; the names of files are given below it.
+        images: by name of the part.
+        root: the data set's folder; file names are relative to it.
     """
     every = [*images.values()]
     sizes = [len(of.labels) for of in every]
@@ -74,7 +74,7 @@ def listing(images: Mapping[str, Images], root: str | None) -> Listing:
 
 
 def write_names(path: Path, names: list[str]) -> None:
-    """Write names, a line of UTF-8 each; the backslash and what cannot be printed are escaped."""
+    """Write names, one UTF-8 line each; backslashes and unprintable characters are escaped."""
     write_text(path, "".join(f"{_escaped(name)}\n" for name in names))
 
 
@@ -82,7 +82,7 @@ def read_names(path: Path) -> list[str]:
     """The names that `write_names` wrote.
 
     Raises:
-        OSError: the file is not there.
+        OSError: the file cannot be read.
         ValueError: it is not UTF-8.
     """
     return [ESCAPE.sub(_character, line) for line in read_text(path).split("\n")[:-1]]

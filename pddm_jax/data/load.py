@@ -1,4 +1,4 @@
-"""Data sets by name: a split of disjoint classes, or a closed set, as a config or the caller names it."""
+"""Data sets by name: found on disk or in memory, and loaded as a split or as a closed set."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -76,17 +76,17 @@ def find(
 
 
 def load_data(fields: Mapping[str, Any], *, closed_set: bool, seed: int) -> Split | ClosedSet:
-    """The data set of a config: disjoint classes wherever it has them, else one closed set.
+    """The data set of a config: a split of disjoint classes if it has one, else a closed set.
 
     Args:
         fields: the config's group `data`.
-        closed_set: whether the evaluation can use a closed set; if not, a data set that is nothing else
+        closed_set: whether the evaluation can use a closed set; if not, a data set without its own split
             needs `test_classes`.
         seed: of the split.
 
     Raises:
-        FileNotFoundError: the data is not there.
-        ValueError: it is corrupt or incomplete, or a field is wrong or does not apply.
+        FileNotFoundError: there are no such images.
+        ValueError: they are corrupt or incomplete, or a field is wrong or does not apply.
     """
     name = fields["name"]
     if name in (ARRAYS, PATHS):
@@ -100,18 +100,18 @@ def load_data(fields: Mapping[str, Any], *, closed_set: bool, seed: int) -> Spli
 
 
 def closed_set_of(fields: Mapping[str, Any], seed: int) -> ClosedSet:
-    """The closed set of a config's group `data`, also where its data set has disjoint classes.
+    """The closed set of a config's group `data`, even if its data set has a split of disjoint classes.
 
     Raises:
-        FileNotFoundError: the data is not there.
-        ValueError: it is corrupt, or no closed set; or a field is wrong.
+        FileNotFoundError: there are no such images.
+        ValueError: they are corrupt, or the data set has no closed set; or a field is wrong.
     """
     lists = {name: fields[name] for name in ("classes", "ground_truth")}
     return load_closed_set(**_common(fields), **lists, seed=seed)
 
 
 def _common(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that `load` and `load_closed_set` share; runs of early versions have no max_pixels."""
+    """The arguments that `load` and `load_closed_set` share; configs of early versions lack max_pixels."""
     common = {name: fields[name] for name in ("name", "root", "image_size", "on_error")}
     return common | {"max_pixels": fields.get("max_pixels", MAX_PIXELS)}
 
@@ -127,22 +127,23 @@ def load(
     test_classes: str | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Split:
-    """The data set of a name in `DATASETS`.
+    """Load a data set of `DATASETS` as a split of disjoint classes.
 
     Args:
-        name: of the data set; with `test_classes`, one of `CLOSED_SETS` too, as `prepare` wrote it.
-        root: its folder; glyphs and fashion_mnist have places of their own, see their modules.
-        image_size: side in pixels of glyphs and fashion_mnist; images on disk keep their own.
-        seed: of the split, where it is drawn.
+        name: of the data set; with `test_classes` also one of `LISTED`, as `prepare` wrote it.
+        root: its folder; None for the default folder of glyphs and fashion_mnist.
+        image_size: side in pixels of glyphs and fashion_mnist; images on disk keep their sizes.
+        seed: of the split, if it is drawn.
         crop: "none", whole images; or "bbox", cut to the annotated boxes.
-        on_error: what an image does that cannot be read: "stop", or "skip". One that was skipped when
-            records were written is left out either way, and counted in the split's rule.
-        test_classes: other test classes than the set's own, of images on disk: see `protocols.by_class`.
-        max_pixels: width times height above which an image on disk is not read.
+        on_error: "stop" or "skip" at an image that cannot be read. An image that was skipped when records
+            were written is left out either way, and counted in the description of the split.
+        test_classes: test classes instead of the data set's own, for images on disk: see
+            `protocols.by_class`.
+        max_pixels: width times height above which an image on disk is refused.
 
     Raises:
-        FileNotFoundError: the data is not there.
-        ValueError: it is corrupt, or not the whole data set; or an argument is wrong.
+        FileNotFoundError: there are no such images.
+        ValueError: they are corrupt or incomplete, or an argument is wrong.
     """
     check_choice("data.name", name, DATASETS if test_classes is None else (*DATASETS, *LISTED))
     check_choice("data.crop", crop, ("none", "bbox"))
@@ -151,16 +152,14 @@ def load(
         if crop != "none":
             raise ValueError(f'data.crop must be "none" for {name}, which has no boxes')
         if test_classes is not None:
-            raise ValueError(
-                f"data.test_classes does not apply to {name}, which has test classes of its own"
-            )
+            raise ValueError(f"data.test_classes does not apply to {name}, which has its own test classes")
         return IN_MEMORY[name](root, image_size, seed)
     source = _limited(find(name, _given(root, name), skip=on_error == "skip"), max_pixels)
     source = cropped(source) if crop == "bbox" else source
     split = (
         protocols.by_class(source, test_classes, seed) if test_classes else PROTOCOLS[name](source, seed)
     )
-    split = readable(_told(split, source), on_error == "skip")
+    split = readable(_with_layout(split, source), on_error == "skip")
     warn([small_classes(part, of) for part, of in ((split.train, "training"), (split.test, "test"))])
     return split
 
@@ -176,24 +175,24 @@ def load_closed_set(
     ground_truth: str | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> ClosedSet:
-    """The data set of a name in `CLOSED_SETS`, with images of the same classes for training and for test.
+    """Load a data set of `CLOSED_SETS` with training and test images of the same classes.
 
-    Of glyphs the characters that `load` keeps for test, each in half of its typefaces for training; of a
-    folder or of ImageNet its own parts, or where it has not both, half of the images of each class.
+    Glyphs: the test characters of `load`, with half of the typefaces of each for training. A folder or
+    ImageNet: its own parts; if it lacks one of them, half of the images of each class.
 
     Args:
         name: of the data set.
-        root: its folder; glyphs have a place of their own.
-        image_size: side in pixels of glyphs; images on disk keep their own.
+        root: its folder; None for the default folder of glyphs.
+        image_size: side in pixels of glyphs; images on disk keep their sizes.
         seed: of the halves, and of the characters.
-        on_error: what an image does that cannot be read, as for `load`.
-        classes: file of WordNet ids, for ImageNet that was not prepared: see `imagenet.find_imagenet`.
-        ground_truth: likewise of the classes of numbered test images.
+        on_error: as for `load`.
+        classes: file of WordNet ids, for ImageNet that was not prepared: see `find_imagenet`.
+        ground_truth: file of the classes of numbered test images, likewise.
         max_pixels: as for `load`.
 
     Raises:
-        FileNotFoundError: the data is not there.
-        ValueError: it is corrupt, or a class has no images for training; or an argument is wrong.
+        FileNotFoundError: there are no such images.
+        ValueError: they are corrupt, or a class has no training image; or an argument is wrong.
     """
     check_choice("data.name", name, CLOSED_SETS)
     check_choice("data.on_error", on_error, ("stop", "skip"))
@@ -205,7 +204,7 @@ def load_closed_set(
     source = find(name, _given(root, name), classes, ground_truth, skip)
     source = _limited(source, max_pixels)
     found = protocols.imagenet(name, source, seed)
-    return closed_set.checked(readable(_told(found, source), skip))
+    return closed_set.checked(readable(_with_layout(found, source), skip))
 
 
 def _given(root: str | None, name: str) -> str:
@@ -220,6 +219,6 @@ def _limited(source: Source, max_pixels: int) -> Source:
     return source._replace(images=source.images.limited(max_pixels))
 
 
-def _told(split: SplitOrClosedSet, source: Source) -> SplitOrClosedSet:
+def _with_layout(split: SplitOrClosedSet, source: Source) -> SplitOrClosedSet:
     warn(source.notes)
     return split._replace(description=f"{split.description}; read from {source.layout}")

@@ -9,22 +9,22 @@ from absl import logging
 
 from pddm_jax.data.closed_set import ClosedSet
 from pddm_jax.data.images import Images, Split, subset
-from pddm_jax.data.storage.decode import Encoded, Key, LeftOut, Survey, survey
+from pddm_jax.data.storage.decode import Encoded, Key, SkippedImage, Survey, survey
 
 SplitOrClosedSet = TypeVar("SplitOrClosedSet", Split, ClosedSet)
 
 
 def readable(split: SplitOrClosedSet, skip: bool) -> SplitOrClosedSet:
-    """The images that can be read; a ValueError that names those that cannot, unless they are skipped.
+    """The split without unreadable images if `skip`, else a ValueError that names some of them.
 
-    What was skipped when records were written stays so. Images of the same bytes in several classes, or in
-    both parts, are reported.
+    Images that were skipped when records were written are left out either way. Images of equal bytes in
+    several classes, or in training and test, are reported.
     """
     parts = split.train, split.test
     images = [part.images for part in parts if isinstance(part.images, Encoded)]
     surveys = [survey(of_part) for of_part in images]
     errors = [error for of_part in surveys for error in of_part.errors.values()]
-    bad = [str(error) for error in errors if not isinstance(error, LeftOut)]
+    bad = [str(error) for error in errors if not isinstance(error, SkippedImage)]
     if bad and not skip:
         raise ValueError(
             f"{len(bad)} of {sum(len(part.labels) for part in parts)} images cannot be read: "
@@ -41,14 +41,14 @@ def readable(split: SplitOrClosedSet, skip: bool) -> SplitOrClosedSet:
     train, test = (
         _without(part, list(of_part.errors)) for part, of_part in zip(parts, surveys, strict=True)
     )
-    told = f"; {len(errors)} unreadable images left out" if errors else ""
-    return split._replace(train=train, test=test, description=split.description + told)
+    left_out = f"; {len(errors)} unreadable images left out" if errors else ""
+    return split._replace(train=train, test=test, description=split.description + left_out)
 
 
 def _equal_images(
     split: Split | ClosedSet, images: Sequence[Encoded], surveys: Sequence[Survey]
 ) -> str | None:
-    """A line on images of the same bytes; the test images are numbered after those for training."""
+    """A note on images of equal bytes; the test images are numbered after the training images."""
     labels = [part.labels.tolist() for part in (split.train, split.test)]
     places = [(part, number) for part, of_part in enumerate(labels) for number in range(len(of_part))]
     first = len(labels[0])
@@ -61,9 +61,9 @@ def _equal_images(
     )
 
 
-def _without(data: Images, numbers: list[int]) -> Images:
-    """All images but those of some numbers, and the classes that these leave."""
-    return subset(data, np.setdiff1d(np.arange(len(data.labels)), numbers)) if numbers else data
+def _without(data: Images, indices: list[int]) -> Images:
+    """All images but those at these indices, and the classes that are left."""
+    return subset(data, np.setdiff1d(np.arange(len(data.labels)), indices)) if indices else data
 
 
 def same_bytes(
@@ -73,17 +73,17 @@ def same_bytes(
     read: Callable[[int], bytes],
     name: Callable[[int], str],
 ) -> str | None:
-    """How many images have the same bytes as one of another class or part, and an example.
+    """A note on images that have the same bytes as an image of another class or part, with an example.
 
     Args:
-        keys: of the images that are looked at, by number; only those with equal keys are read.
+        keys: of the images to be compared, by number; only images with equal keys are read.
         labels: the class of each image.
-        parts: the part of each, such as training or test.
+        parts: the part of each image, such as training or test.
         read: the bytes of an image.
         name: its name.
 
     Returns:
-        A line; None where there are none.
+        One line; None if there are no such images.
     """
     by_key: dict[Key, list[int]] = {}
     for number, key in keys.items():
@@ -113,19 +113,19 @@ def _equal(numbers: list[int], read: Callable[[int], bytes]) -> list[list[int]]:
         try:
             groups.setdefault(hashlib.sha256(read(number)).digest(), []).append(number)
         except (OSError, ValueError):
-            continue  # it is named where it is decoded
+            continue  # the survey of unreadable images names it
     return [group for group in groups.values() if len(group) > 1]
 
 
 def small_classes(data: Images, part: str) -> str | None:
-    """How many classes have one image, and an example; None where there are none."""
+    """A note on classes of one image, with an example; None if there are none."""
     labels, counts = np.unique(data.labels, return_counts=True)
     alone = labels[counts == 1].tolist()
     if not alone:
         return None
     return (
         f"{len(alone)} of {len(labels)} {part} classes have one image, for example "
-        f"{data.class_names[alone[0]]!r}: it has no other to be compared with"
+        f"{data.class_names[alone[0]]!r}: no other image of the class can be found"
     )
 
 

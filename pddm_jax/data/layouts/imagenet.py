@@ -1,4 +1,4 @@
-"""ImageNet as its releases are kept: images by WordNet id, in tars that stay packed, or in folders."""
+"""ImageNet in the layouts of its releases: images by WordNet id, in packed tars or in folders."""
 
 import os
 import re
@@ -47,24 +47,24 @@ def find_imagenet(
     skip: bool = False,
     workers: int = 1,
 ) -> Source:
-    """Images by WordNet id; class ids are the places in the list, from 1, and a class is called by its id.
+    """Find images by WordNet id; class n, from 1, is the n-th id of the list and has the id as its name.
 
     Args:
-        name: of the set.
-        root: a folder with images for training: in `train/`, in one tar `*train*.tar`, or else in the
-            folder itself; and, where they are parted, with images for test: in `val/` or one tar
-            `*val*.tar`, or else in `test/` or `*test*.tar`. Each holds a tar `n01440764.tar` or a folder
-            `n01440764/` for every id; or, for test, numbered images (`ILSVRC2010_val_00000001.JPEG`).
-            Or that tar itself; or what `prepare` made, for which neither of the two files is needed.
-        classes: file of WordNet ids, one to a line, in the order of the ground truth's numbers.
-        ground_truth: file of the classes of numbered test images, one to a line.
-        skip: leave aside the ids that are not in the list, and count them.
-        workers: processes that look through tars.
+        name: of the data set.
+        root: a folder with training images: in `train/`, in one tar `*train*.tar`, or else in the folder
+            itself; and optionally with test images: in `val/` or one tar `*val*.tar`, or else in `test/` or
+            `*test*.tar`. Each holds a tar `n01440764.tar` or a folder `n01440764/` for every id; or, for
+            test, numbered images (`ILSVRC2010_val_00000001.JPEG`). Or that tar itself; or the records that
+            `prepare` wrote, for which neither of the two files is needed.
+        classes: file of WordNet ids, one on each line, in the order of the ground truth's numbers.
+        ground_truth: file of the classes of numbered test images, one on each line.
+        skip: leave out the ids that are not in the list, and count them.
+        workers: processes that list the contents of tars.
 
     Raises:
-        FileNotFoundError: there are no such images, or not the files.
-        ValueError: an id has no images, or is not in the list; a tar is truncated, or holds what would lie
-            outside of it; images and ground truth do not fit.
+        FileNotFoundError: there are no such images, or a file is missing.
+        ValueError: an id has no images, or is not in the list; a tar is truncated, or a member leads out of
+            it; images and ground truth do not match.
     """
     root = Path(root).expanduser()
     if (root / INDEX).is_file():
@@ -81,7 +81,7 @@ def find_imagenet(
     wnids = read_wnids(Path(classes).expanduser())
     if missing := [wnid for wnid in wnids if wnid not in by_id]:
         ids = summarize(missing)
-        raise ValueError(f"{classes} lists {ids}, for which {train} has neither tar nor folder")
+        raise ValueError(f"{classes} lists {ids}, but {train} has neither a tar nor a folder for them")
     test_by_id = _by_id(test) if test else {}
     unlisted = sorted({*by_id, *test_by_id} - {*wnids})
     if unlisted and not skip:
@@ -132,19 +132,20 @@ def _layout(release: Release, in_folders: bool, others: int) -> str:
 
 
 def _part(root: Path, name: str) -> Path | None:
-    """The folder of a part, or the one tar in whose name it stands."""
+    """The folder of a part, or the one tar that has the part in its name."""
     if (root / name).is_dir():
         return root / name
     tars = sorted(path for path in root.glob("*.tar") if name in path.name.lower())
     if len(tars) > 1:
         raise ValueError(
-            f"{root} holds {summarize([x.name for x in tars])}: which of them is {name} is not clear"
+            f"{root} holds {summarize([x.name for x in tars])}, but one tar is expected for {name}: remove "
+            "the others"
         )
     return tars[0] if tars else None
 
 
 def _by_id(part: Path) -> dict[str, Place]:
-    """The tar or folder of each WordNet id in a folder or in a tar of tars; of numbered images none."""
+    """The tar or folder of each WordNet id in a folder or a tar of tars; empty for numbered images."""
     places: dict[str, Place] = {}
 
     def add(name: str, place: Place) -> None:
@@ -204,12 +205,12 @@ def _ground_truth(
     if path is None:
         return np.zeros(0, np.int32)
     if not numbered:
-        raise ValueError(f"data.ground_truth is for numbered images, of which {root} holds none for test")
+        raise ValueError(f"data.ground_truth is for numbered test images, but {root} holds none")
     return read_ground_truth(Path(path).expanduser(), classes)
 
 
 def _numbers(place: Place, names: Shaped[np.ndarray, " n"], count: int) -> Int[np.ndarray, " n"]:
-    """The numbers in which the names of images end, which must be 1 to `count`, in whatever order."""
+    """The numbers at the end of image names, which must be 1 to `count` in any order."""
     found = [re.search(rb"(\d{1,9})\.\w+$", name) for name in names.tolist()]
     if None in found:
         raise ValueError(f"{place}/{shown(names[found.index(None)])} has no number at the end of its name")
@@ -218,7 +219,7 @@ def _numbers(place: Place, names: Shaped[np.ndarray, " n"], count: int) -> Int[n
     odd = [*np.setdiff1d(wanted, numbers).tolist(), *np.setdiff1d(numbers, wanted).tolist()]
     if odd or len(numbers) != count:
         raise ValueError(
-            f"{place} holds {len(numbers)} images where the ground truth tells of {count}"
-            + (f"; only in one of them: number {summarize(odd)}" if odd else "; some have the same number")
+            f"{place} holds {len(numbers)} images, but the ground truth has {count}"
+            + (f"; numbers in only one of them: {summarize(odd)}" if odd else "; some have the same number")
         )
     return numbers

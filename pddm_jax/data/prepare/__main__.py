@@ -1,4 +1,4 @@
-"""Turn images on disk into ArrayRecord shards, once: the same bytes, each decoded once, in few big files.
+"""Write the images of a data set as ArrayRecord shards: the same bytes, checked once, in a few large files.
 
 python -m pddm_jax.data.prepare --source=cars196 --root=DIR --out=DIR
 python -m pddm_jax.data.prepare --source=imagenet2010 --root=DIR --out=DIR --classes=F --ground_truth=F

@@ -1,4 +1,4 @@
-"""The command that turns the images of a data set into ArrayRecord shards, and its flags."""
+"""The command that writes the images of a data set as ArrayRecord shards, and its flags."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -35,23 +35,23 @@ def prepare(
     skip: bool,
     run: Callable[[Sequence[Task]], Iterable[Done]] = lambda tasks: map(make, tasks),
 ) -> list[str]:
-    """Write the shards of a source, then their index; shards that hold its images already are kept.
+    """Write the shards of a source, then their index; shards that already hold its images are kept.
 
     Args:
         name: of the source.
         source: its images.
-        root: where they are; their names in the index are relative to it.
-        out: where the shards go.
-        shard_images: how many images a shard holds, 1 or more; which these are, follows from it.
-        skip: leave the record of an image that cannot be decoded empty, instead of stopping.
-        run: makes the shards, wherever, and tells of each in order.
+        root: folder of the images; their names in the index are relative to it.
+        out: folder for the shards.
+        shard_images: images in a shard, 1 or more; it decides which images a shard holds.
+        skip: leave the record of an unreadable image empty, instead of stopping.
+        run: writes the shards and returns the result of each, in order.
 
     Returns:
-        The names of the images that were skipped.
+        The names of the skipped images.
 
     Raises:
-        ValueError: an image cannot be decoded, its name or its class's is no UTF-8, or `out` holds other
-            prepared images.
+        ValueError: an image cannot be decoded, the name of an image or a class is not UTF-8, or `out` holds
+            other prepared images.
     """
     images = source.images
     names = [images.name(number).removeprefix(f"{root}/") for number in range(len(images))]
@@ -81,43 +81,43 @@ def prepare(
         logging.warning("data: %s", note)
     about = (source.labels, source.class_names, source.boxes, source.in_train, np.array(skipped, np.int32))
     write_index(out, Index(name, source.layout, shards, names, *about, notes))
-    for left in out.glob(".*-images-*.array_record"):  # of runs that were killed
+    for left in out.glob(".*-images-*.array_record"):  # of killed runs
         left.unlink()
     return [names[number] for number in skipped]
 
 
 def _as_key(key: Sequence[int]) -> Key:
-    length, crc = key  # a list where it came through JSON
+    length, crc = key  # a list, if it was read from JSON
     return length, crc
 
 
 def _check_names(names: list[str]) -> None:
-    """Refuse what an index, and another machine, could not name."""
+    """Refuse names that an index, or another machine, cannot represent."""
     for name in names:
         try:
             name.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"the name {name!r} is no UTF-8: give it another one") from error
+            raise ValueError(f"the name {name!r} is not UTF-8: rename it") from error
 
 
 def _check_out(out: Path, name: str, names: list[str], paths: list[Path]) -> None:
-    """Refuse a folder that holds, or is to hold, the shards of other images."""
+    """Refuse a folder that holds the shards of other images."""
     shards = {*out.glob("images-*.array_record")} if out.is_dir() else set()
     if shards - {*paths}:
         raise ValueError(
-            f"{out} holds shards of other images or of another number of images a shard, such as "
+            f"{out} holds shards of other images or of another --shard_images, for example "
             f"{min(shards - {*paths}).name}: give the same flags as before, or an empty folder"
         )
     try:
         index = read_index(out)
     except (FileNotFoundError, ValueError):
-        return  # there is none, or it was cut off: it is written anew
+        return  # there is none, or it is truncated: it is written again
     if index.source != name:
         raise ValueError(f"{out} holds prepared images of {index.source}: give an empty folder")
     if index.names != names:
         odd = sorted({*index.names} ^ {*names}) or ["their order"]
         raise ValueError(
-            f"{out} holds prepared images of other files, which differ by {summarize(odd)}: give an empty "
+            f"{out} holds prepared images of other files, which differ in {summarize(odd)}: give an empty "
             "folder"
         )
 
@@ -157,18 +157,18 @@ def _make_shards(tasks: Sequence[Task], out: Path, workers: int, beam_flags: lis
 
 def define_flags() -> None:
     """The flags of the command."""
-    flags.DEFINE_enum("source", None, [*NAMES], "What the folder holds.", required=True)
+    flags.DEFINE_enum("source", None, [*NAMES], "Data set in the folder.", required=True)
     flags.DEFINE_string("root", None, "Folder of the images.", required=True)
-    flags.DEFINE_string("out", None, "Folder for the shards, empty or of an earlier run.", required=True)
-    flags.DEFINE_string("classes", None, "ImageNet: file of the WordNet ids, one to a line.")
+    flags.DEFINE_string("out", None, "Folder for the shards, empty or of a run to resume.", required=True)
+    flags.DEFINE_string("classes", None, "ImageNet: file of WordNet ids, one on each line.")
     flags.DEFINE_string("ground_truth", None, "ImageNet: file of the classes of numbered test images.")
     flags.DEFINE_integer("shard_images", 1024, "Images in a shard.", lower_bound=1, upper_bound=2**31 - 1)
-    flags.DEFINE_enum("on_error", "stop", ["stop", "skip"], "What to do about an unreadable image.")
-    flags.DEFINE_integer("max_pixels", MAX_PIXELS, "Pixels of an image that is read.", lower_bound=1)
+    flags.DEFINE_enum("on_error", "stop", ["stop", "skip"], "What to do at an unreadable image.")
+    flags.DEFINE_integer("max_pixels", MAX_PIXELS, "Limit of pixels of an image.", lower_bound=1)
     flags.DEFINE_integer(
         "workers", 0, "Processes; 0: one for each core.", lower_bound=0, upper_bound=cli.MAX_WORKERS
     )
-    flags.DEFINE_string("runner", None, "Runner of Apache Beam to make the shards, instead of processes.")
+    flags.DEFINE_string("runner", None, "Apache Beam runner that writes the shards, instead of processes.")
 
 
 COMMAND = cli.Command(

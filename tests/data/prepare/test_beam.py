@@ -8,8 +8,8 @@ import pytest
 
 from pddm_jax.data.prepare import beam
 from pddm_jax.data.prepare.beam import in_beam
-from tests.data.test_imagenet import command, lists, prepared, spoil, tar_of_tars, tars  # noqa: F401, lists is a fixture
-from tests.data.test_sources import files_of
+from tests.data.layouts.test_imagenet import command, lists, prepared, spoil, tar_of_tars, tars  # noqa: F401, lists is a fixture
+from tests.helpers.builders import files_of
 
 
 def test_without_beam_it_is_told_what_to_install(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ from pddm_jax.data.protocols import Count, Expected
 from pddm_jax.data.storage import decode
 from pddm_jax.data.storage.tars import Place, members
 from pddm_jax.system.processes import in_processes
-from tests.data.test_sources import contents, files_of, pixels
+from tests.helpers.builders import contents, files_of, pixels
 
 WNIDS = ["n02000003", "n01000001", "n01000002"]  # in the order of the list, which is not that of ids
 COUNTS = dict(zip(WNIDS, (5, 4, 3), strict=True))
@@ -178,7 +178,7 @@ def test_test_images_by_id_need_no_ground_truth(lists, tmp_path):
         write(tmp_path / "val" / f"{wnid}.tar", tar({f"{wnid}_v.JPEG": encoded(7)}))
     found = load_closed_set("imagenet", str(tmp_path), None, 0, classes=lists["classes"])
     assert found.test.labels.tolist() == [1, 2]
-    with pytest.raises(ValueError, match=r"data\.ground_truth is for numbered images"):
+    with pytest.raises(ValueError, match=r"data\.ground_truth is for numbered test images"):
         find("imagenet", tmp_path, **lists)
 
 
@@ -189,9 +189,9 @@ def test_a_set_that_is_not_whole_is_told(lists, tmp_path, monkeypatch):
         protocols, "IMAGENET", whole | {"imagenet2012": [Expected(Count(3, 13), Count(3, 6))]}
     )
     load_closed_set("imagenet2010", str(tmp_path), None, 0, **lists)
-    with pytest.raises(ValueError, match=r"whole of imagenet2012: .* have 12 images .* where 13 images"):
+    with pytest.raises(ValueError, match=r"imagenet2012 is incomplete: found 12 .* expected 13 images"):
         load_closed_set("imagenet2012", str(tmp_path), None, 0, **lists)
-    with pytest.raises(ValueError, match=r"whole of imagenet10k: 3 classes where 10,184 belong"):
+    with pytest.raises(ValueError, match=r"imagenet10k is incomplete: found 3 classes, expected 10,184"):
         load_closed_set("imagenet10k", str(tmp_path), None, 0, **lists)
     with pytest.raises(ValueError, match=r"data\.classes is not for folder"):
         find("folder", tmp_path, lists["classes"])
@@ -272,7 +272,7 @@ def header(name, size=b"%011o\0" % 0, kind=b"0"):
         (header(b"a", b"\xff" * 11 + b"\xf0"), "has -16 bytes"),  # a negative number, as GNU tar writes it
         (header(b"a", b"%011o\0" % 2**30, b"x"), "a header has 1,073,741,824 bytes, more than"),
         (header(b"a", b"%011o\0" % 2**30, b"L"), "a header has 1,073,741,824 bytes, more than"),
-        (header(b"a", b"%011o\0" % 20, b"x") + b"12 size=what\n".ljust(512, b"\0"), "is no whole tar"),
+        (header(b"a", b"%011o\0" % 20, b"x") + b"12 size=what\n".ljust(512, b"\0"), "is not an intact tar"),
     ],
 )
 def test_a_header_that_lies_is_named_and_takes_no_memory(content, words, lists, tmp_path):
@@ -321,7 +321,7 @@ def test_other_extensions_are_told(form, lists, tmp_path):
         path = tmp_path / "data" / "train" / f"{WNIDS[0]}.tar"
         write(path, tar(TRAIN[WNIDS[0]] | {"a.HEIC": b"x"}))
     (note,) = find("imagenet", tmp_path / "data", **lists).notes
-    assert note.startswith("files that are no images by their extension are left out: .HEIC (1); ")
+    assert note.startswith("files that are not images by their extension are left out: .HEIC (1); ")
 
 
 def test_an_inner_tar_that_is_truncated_is_named(lists, tmp_path):
@@ -389,7 +389,7 @@ def test_what_is_no_image_is_left_aside_and_what_is_there_twice_is_refused(lists
         find("imagenet", tmp_path, **lists)
     write(tmp_path / "val_2.tar", b"")
     (tmp_path / "train" / WNIDS[0] / "1.JPEG").unlink()
-    with pytest.raises(ValueError, match=r"val\.tar, val_2\.tar: which of them"):
+    with pytest.raises(ValueError, match=r"val\.tar, val_2\.tar, but one tar is expected for val"):
         find("imagenet", tmp_path, **lists)
 
 
@@ -399,14 +399,14 @@ def test_what_is_no_image_is_left_aside_and_what_is_there_twice_is_refused(lists
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (b"n02000003\n../../etc\n", r"line 2: '\.\./\.\./etc' where a WordNet id"),
-        (b"n02000003\n\nn01000001/../x\n", "line 3: 'n01000001/../x'"),
-        (b"/etc/passwd", "line 1: '/etc/passwd'"),
-        (b"n0200000", "line 1: 'n0200000'"),
+        (b"n02000003\n../../etc\n", r"line 2: found '\.\./\.\./etc', expected a WordNet id"),
+        (b"n02000003\n\nn01000001/../x\n", "line 3: found 'n01000001/../x'"),
+        (b"/etc/passwd", "line 1: found '/etc/passwd'"),
+        (b"n0200000", "line 1: found 'n0200000'"),
         (b"n02000003\nn01000001\nn02000003 again\n", "line 3: n02000003 is on line 1 too"),
         (b" \n\n", "holds no WordNet id"),
         (b"\xff\xfe\x00", "is no text"),
-        (b"n02000003\nn01000001\nn01000002\nn09000009\n", "lists n09000009, for which .*train has neither"),
+        (b"n02000003\nn01000001\nn01000002\nn09000009\n", "lists n09000009, but .*train has neither"),
         (b"n02000003\nn01000002\n", r"train holds n01000001, not listed .*on_error=skip|holds n01000001"),
     ],
 )
@@ -431,13 +431,13 @@ def test_classes_that_are_not_listed_are_left_aside_if_asked(lists, tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("3\n1\n1\n2\n3\n", "holds 6 images where the ground truth tells of 5; .*: number 6"),
-        ("3\n1\n1\n2\n3\n2\n1\n", "tells of 7; only in one of them: number 7"),
-        ("3\n1\n1\n2\n3\n4\n", "line 6: '4' where a number from 1 to 3 belongs"),
-        ("3\n0\n", "line 2: '0'"),
-        ("3\n\nn01000001\n", "line 3: 'n01000001'"),
-        ("3\n²\n", "line 2: '²'"),
-        ("3\n-1\n", "line 2: '-1'"),
+        ("3\n1\n1\n2\n3\n", "holds 6 images, but the ground truth has 5; .*: 6"),
+        ("3\n1\n1\n2\n3\n2\n1\n", "has 7; numbers in only one of them: 7"),
+        ("3\n1\n1\n2\n3\n4\n", "line 6: found '4', expected a number from 1 to 3"),
+        ("3\n0\n", "line 2: found '0'"),
+        ("3\n\nn01000001\n", "line 3: found 'n01000001'"),
+        ("3\n²\n", "line 2: found '²'"),
+        ("3\n-1\n", "line 2: found '-1'"),
     ],
 )
 def test_a_ground_truth_that_does_not_fit_is_named(text, words, lists, tmp_path):
@@ -458,7 +458,7 @@ def test_numbered_images_need_each_their_number(lists, tmp_path):
     with pytest.raises(ValueError, match=r"val/four\.JPEG has no number"):
         find("imagenet", tmp_path, **lists)
     (tmp_path / "val" / "four.JPEG").rename(path.with_name("other_5.JPEG"))
-    with pytest.raises(ValueError, match=r"only in one of them: number 4"):
+    with pytest.raises(ValueError, match=r"numbers in only one of them: 4"):
         find("imagenet", tmp_path, **lists)
     path.with_name("other_5.JPEG").rename(path.with_name("other_04.JPEG"))
     assert find("imagenet", tmp_path, **lists).labels[12:].tolist() != TRUTH  # by name, no longer by number
@@ -494,7 +494,7 @@ def test_what_cannot_be_decoded_stops_or_is_named_and_counted(lists, tmp_path, m
     root, out = tmp_path / "data", tmp_path / "out"
     tars(root)
     bad = [*spoil(root)]
-    with pytest.raises(ValueError, match=f"{root}/{bad[0]} is no image"):
+    with pytest.raises(ValueError, match=f"{root}/{bad[0]} could not be decoded"):
         prepared(root, out, lists)
     assert {path.name for path in out.iterdir()} == {"images-00000-of-00005.array_record"}
     assert prepared(root, out, lists, skip=True) == bad
@@ -523,7 +523,7 @@ def test_what_cannot_be_decoded_stops_or_is_named_and_counted(lists, tmp_path, m
             with pytest.raises(ValueError, match=error):
                 load_closed_set("imagenet", str(out), None, 0)
     (out / "pddm_records.json").write_text(json.dumps(index | {"version": 2, "skipped": [18]}))
-    with pytest.raises(ValueError, match="skipped images that there are not"):
+    with pytest.raises(ValueError, match="skipped images that do not exist"):
         load_closed_set("imagenet", str(out), None, 0)
 
 

@@ -257,7 +257,7 @@ def test_floats_are_refused_and_wide_integers_checked():
         values = np.array([[-1, 2, 70_000]], kind)
         data = tiff(values.tobytes(), 3, 1, t258=[32], t262=[1], t277=[1], t339=[3 if kind == "<f4" else 2])
         with pytest.raises(
-            ValueError, match="floats" if kind == "<f4" else "-1 to 70000, which are not of 16"
+            ValueError, match="floats" if kind == "<f4" else "-1 to 70000, expected 16 bits"
         ):
             decode(data)
 
@@ -351,7 +351,7 @@ def test_text_that_inflates_without_end_is_refused_or_passed_over(name):
 
 ALONE = """
 import resource, sys
-from tests.data.test_rgb import chunk, PALETTE
+from tests.data.storage.test_rgb import chunk, PALETTE
 from pddm_jax.data.storage.decode import decode
 import struct, zlib
 side = 5000
