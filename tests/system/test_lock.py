@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from pddm_jax.system.files import NotWritten
+from pddm_jax.system.files import NotWritten, sweep
 from pddm_jax.system.lock import InUse, Lock
 
 
@@ -74,4 +74,36 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
         pytest.raises(NotWritten, match=rf"{tmp_path} cannot be written: read-only"),
         Lock(tmp_path, "--x"),
     ):
+        pass
+
+
+def test_what_killed_writes_left_is_swept_when_the_folder_is_locked(tmp_path):
+    (tmp_path / f".{'a' * 32}-results.json").write_text("half")
+    (tmp_path / f".{'a' * 32}-folder").mkdir()
+    others = [f".{'a' * 31}-x", ".hidden", f"{'a' * 32}-x", "results.json"]
+    for name in others:
+        (tmp_path / name).touch()
+    with Lock(tmp_path, "--workdir"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {*others, f".{'a' * 32}-folder"}
+    sweep(tmp_path / "nowhere")
+
+
+def test_a_full_disk_keeps_no_folder_from_being_locked_and_none_locked(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with (
+            Lock(tmp_path, "--workdir"),
+            pytest.raises(InUse, match="in use by another process"),
+            Lock(tmp_path, "--workdir"),
+        ):
+            pass
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", full)
+        with pytest.raises(OSError, match=r"(?i)no space"), Lock(tmp_path, "--workdir"):
+            pass
+    with Lock(tmp_path, "--workdir"):
         pass
