@@ -107,3 +107,36 @@ def test_a_full_disk_keeps_no_folder_from_being_locked_and_none_locked(tmp_path,
             pass
     with Lock(tmp_path, "--workdir"):
         pass
+
+
+@pytest.mark.parametrize("call", ["open", "ftruncate", "write"])
+def test_a_signal_while_a_folder_is_locked_leaves_no_trace(call, tmp_path, monkeypatch):
+    happens = getattr(os, call)
+
+    def struck(*arguments):
+        happens(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, struck)
+        lock = Lock(tmp_path / "run", "--workdir")
+        abandon = lock._abandon
+
+        def undisturbed():
+            patch.undo()
+            abandon()
+
+        lock._abandon = undisturbed
+        with pytest.raises(KeyboardInterrupt), lock:
+            pass
+    assert not (tmp_path / "run").exists()
+    with Lock(tmp_path / "run", "--workdir"):
+        pass
+
+
+def test_a_lock_that_is_refused_leaves_the_holders_file(tmp_path):
+    with Lock(tmp_path / "run", "--workdir"):
+        with pytest.raises(InUse), Lock(tmp_path / "run", "--workdir"):
+            pass
+        assert (tmp_path / "run" / ".lock").exists()
+    assert not (tmp_path / "run").exists()
