@@ -10,7 +10,7 @@ from pddm_jax.train.checkpoint import Checkpoints
 
 
 class Elsewhere(NamedTuple):
-    """A process that hears of a problem in another one, and tells its own."""
+    """A process that receives the problem of another one, and reports its own."""
 
     problem: str
     told: list[str]

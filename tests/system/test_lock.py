@@ -1,4 +1,4 @@
-"""One command at a time in a folder."""
+"""Locks on folders: one command at a time."""
 
 import errno
 import fcntl
