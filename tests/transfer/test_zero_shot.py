@@ -584,7 +584,7 @@ def test_prepared_imagenet_is_split_by_class_for_a_run_and_for_its_embeddings(ph
     source = find("imagenet2010", photos / "photos", str(tmp_path / "wnids.txt"))
     prepare("imagenet2010", source, photos / "photos", tmp_path / "records", 16, False)
     config = get_config("ilsvrc2010")
-    config.data.update(root=str(tmp_path / "records"), unseen="3")
+    config.data.update(root=str(tmp_path / "records"), test_classes="3")
     split = load(FrozenConfigDict(config), closed_sets=False)
     assert [len(part.class_names) for part in (split.train, split.test)] == [7, 3]
     assert not split.train.class_names.keys() & split.test.class_names.keys()
