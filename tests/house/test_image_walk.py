@@ -1,4 +1,4 @@
-"""The way of an image from its file to a batch: its files are those in docs/architecture.md; calls go down."""
+"""The way of an image from its file to a batch, as docs/architecture.md lists it; every call goes down."""
 
 import re
 import sys
