@@ -15,7 +15,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from pddm_jax.data.images import Images, Split, split_half
-from pddm_jax.system.files import replacing
+from pddm_jax.system.files import held, replacing, sweep_abandoned
 from pddm_jax.system.regular import check_regular
 
 FACES = (
@@ -64,8 +64,9 @@ def _cached(folder: Path, size: int) -> Images:
             images, labels, characters = (stored[k] for k in ("images", "labels", "characters"))
     except (OSError, EOFError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error):
         images, labels, characters = render(size)
-        with replacing(path) as part:
+        with replacing(path) as part, held(part):
             np.savez(part, images=images, labels=labels, characters=characters)
+        sweep_abandoned(folder)
     names: dict[int, str] = {}
     for c, label in characters.tolist():
         before = f"{names[label]}{BETWEEN}" if label in names else ""

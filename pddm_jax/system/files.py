@@ -11,6 +11,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 _FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
 _FULL_WORDS = "No space left", "os_error_code='28'", "Disk quota exceeded", "File too large"
 _CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -115,6 +120,32 @@ def sweep(folder: Path) -> None:
     with suppress(OSError):
         for path in folder.iterdir():
             if _PART.fullmatch(path.name) and path.is_file():
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(part: Path) -> Iterator[None]:
+    """Lock a temporary file while it is written, so that `sweep_abandoned` leaves it alone."""
+    with part.open("ab") as file:
+        if fcntl is not None:
+            with suppress(OSError):  # the file system has no locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def sweep_abandoned(folder: Path) -> None:
+    """Remove the temporary files that killed writers left in a folder that several commands write to.
+
+    A writer holds its file by `held`; the system frees it when the writer ends, however it ends.
+    """
+    if fcntl is None:
+        return
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if not _PART.fullmatch(path.name):
+                continue
+            with suppress(OSError), path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink(missing_ok=True)
 
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import socket
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,10 @@ from pddm_jax.system.files import explained, sweep
 
 NAME = ".lock"
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EBADF}
+
+
+FREED_WITHIN = 10.0
+"""Seconds in which the processes that a killed command was about to start let go of its lock."""
 
 
 class InUse(ValueError):
@@ -62,6 +67,7 @@ class Lock:
         with explained(self._folder):
             self._made = not self._path.parent.is_dir()
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            until = time.monotonic() + FREED_WITHIN
             while self._file is None:
                 file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
                 try:
@@ -69,7 +75,9 @@ class Lock:
                     if self._is_current(file):  # else its holder has just removed it
                         self._file = file
                 except OSError as error:
-                    return self._refused(file, error)
+                    if not _is_left_behind(file, error) or time.monotonic() > until:
+                        return self._refused(file, error)
+                    time.sleep(0.02)
                 finally:
                     if self._file is None:
                         os.close(file)
@@ -125,6 +133,22 @@ class Lock:
         if self._made:
             with suppress(OSError):  # it is not empty
                 self._path.parent.rmdir()
+
+
+def _is_left_behind(file: int, error: OSError) -> bool:
+    """Whether the holder was killed: a process that it was starting may keep the lock for a moment."""
+    if error.errno not in (errno.EAGAIN, errno.EACCES):
+        return False
+    try:
+        about = json.loads(os.pread(file, 1000, 0))
+        if about["host"] != socket.gethostname():
+            return False
+        os.kill(about["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, KeyError, TypeError, OverflowError, OSError):
+        return False
+    return False
 
 
 _HELD: set[Lock] = set()

@@ -111,7 +111,7 @@ def left_by_render(folder: Path) -> object:
 
 def whole_render(folder: Path) -> None:
     """Raise where a rendering is there but not whole."""
-    for path in folder.glob("*.npz"):
+    for path in folder.glob("[!.]*.npz"):
         with np.load(path) as stored:
             assert len(stored["images"]) == len(stored["labels"])
 

@@ -18,7 +18,16 @@ from experiments.resuming import began, finished, rows_of
 from pddm_jax.embed import _finish, file_digest, read
 from pddm_jax.sharding import data_mesh, replicated
 from pddm_jax.system import agreement, signals
-from pddm_jax.system.files import NotWritten, explained, read_sealed, replacing, sweep, write_sealed
+from pddm_jax.system.files import (
+    NotWritten,
+    explained,
+    held,
+    read_sealed,
+    replacing,
+    sweep,
+    sweep_abandoned,
+    write_sealed,
+)
 from pddm_jax.system.lock import InUse, Lock
 from pddm_jax.train import checkpoint_files
 from pddm_jax.train.checkpoint import Checkpoints
@@ -498,3 +507,16 @@ def test_what_fails_in_one_process_ends_the_step_in_all(tmp_path, monkeypatch):
         pass
     with pytest.raises(agreement.FailedElsewhere), Checkpoints(tmp_path / "x", 1):
         pass
+
+
+def test_temporary_files_of_killed_writers_are_swept_and_those_of_living_ones_are_not(tmp_path):
+    left, own = (tmp_path / f".{letter * 32}-x.npz" for letter in "ab")
+    left.write_bytes(b"half")
+    (tmp_path / ".hidden-x.npz").touch()
+    with held(own):
+        own.write_bytes(b"some")
+        sweep_abandoned(tmp_path)
+        assert own.read_bytes() == b"some"
+    assert not left.exists()
+    sweep_abandoned(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".hidden-x.npz"]
