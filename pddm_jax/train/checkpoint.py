@@ -61,7 +61,7 @@ class Checkpoints:
 
     def __enter__(self) -> Self:
         """Begin to listen for signals; where processes are joined, JAX listens for SIGTERM."""
-        memory.stop_io_metrics()
+        memory.stop_leaks()
         with ExitStack() as stack:
             self._signals = stack.enter_context(signals.noted())
             stack.enter_context(Quiet())
