@@ -169,7 +169,7 @@ def _search(
         ranking = Ranking(count, approx, step.dtype)
         candidates = _Candidates(*find(centered[0], centered[-1], ranking=ranking))
         exact, bound = _rescored_by_all(step, queries, _Gallery(images, origin), candidates)
-        best, order = ordered(exact, candidates.index, k)
+        best, order = ordered(exact, candidates.images, k)
         certain = np.asarray(-best[:, -1] < bound)
         if not certain.all() and (
             count == len(images)
@@ -190,7 +190,7 @@ class _Candidates(NamedTuple):
     """Candidates of each query by approximate scores, best first."""
 
     scores: Float[Array, "q c"]
-    index: Int[Array, "q c"]
+    images: Int[Array, "q c"]
 
 
 def _in_float32(scores: AnyArray, exponent: int) -> Scores:
@@ -253,7 +253,7 @@ def _rescored(
         return scores, (-last[:, 0] - 3 * error * from_origin - underflow) / (1 + 2 * error)
 
     room = CPU_MAX_COORDINATES if _wide_device().platform == "cpu" else MAX_COORDINATES
-    most = max(1, room // (candidates.index.shape[1] * max(1, queries.shape[1])))
-    given = (queries, candidates.scores[:, -1:].astype(jnp.float64), candidates.index)
+    most = max(1, room // (candidates.images.shape[1] * max(1, queries.shape[1])))
+    given = (queries, candidates.scores[:, -1:].astype(jnp.float64), candidates.images)
     scores, bound = jax.lax.map(block, tuple(blocks_of(part, most) for part in given))
-    return scores.reshape(-1, candidates.index.shape[1])[: len(queries)], bound.reshape(-1)[: len(queries)]
+    return scores.reshape(-1, candidates.images.shape[1])[: len(queries)], bound.reshape(-1)[: len(queries)]

@@ -92,7 +92,8 @@ def recall_at_k(
 
 def _deepest(ks: object) -> int:
     """The largest of some depths; ValueError where they are not integers of at least 1."""
-    depths = [*ks] if isinstance(ks, Collection) and np.ndim(ks) else []  # type: ignore[arg-type]
+    scalar = isinstance(ks, np.ndarray) and not ks.ndim
+    depths = [*ks] if isinstance(ks, Collection) and not scalar else []
     if not depths or not all(
         isinstance(k, int | np.integer) and not isinstance(k, bool) and k >= 1 for k in depths
     ):

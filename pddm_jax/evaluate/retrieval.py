@@ -83,6 +83,8 @@ def as_score_fn(
     one = jax.ShapeDtypeStruct((expected[0], queries.shape[1]), queries.dtype)
     try:
         jax.eval_shape(jax.tree_util.Partial(_checked, score_fn, expected), one, gallery)
+    except _WrongScores as error:  # raised anew, without the notes that JAX adds where it traces
+        raise ValueError(*error.args) from None
     except jax.errors.TracerArrayConversionError as error:
         raise ValueError(
             "score_fn must compute with jax.numpy, so that jit can trace it, but it converts its arguments "
@@ -91,16 +93,20 @@ def as_score_fn(
     return score_fn
 
 
+class _WrongScores(ValueError):
+    """Scores that are not an array, or of another shape than expected."""
+
+
 def _checked(
     score_fn: ScoreFn, expected: tuple[int, int], queries: Array, gallery: Array
 ) -> Float[AnyArray, "a b"]:
-    """The scores; ValueError where they are not an array of the expected shape."""
+    """The scores; an error where they are not an array of the expected shape."""
     scores = score_fn(queries, gallery)
     wanted = f"score_fn must return shape [a, b], here {[*expected]}"
     if not isinstance(scores, jax.Array | np.ndarray):
-        raise ValueError(f"{wanted}, got no array but {type(scores).__name__}")
+        raise _WrongScores(f"{wanted}, got no array but {type(scores).__name__}")
     if scores.shape != expected:
-        raise ValueError(f"{wanted}, got {[*scores.shape]}")
+        raise _WrongScores(f"{wanted}, got {[*scores.shape]}")
     return scores
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import pddm_jax
 from pddm_jax.evaluate import measures, metrics
 from pddm_jax.evaluate.rerank import rerank
+from pddm_jax.pddm.scoring import score_rows
 from tests.helpers import oracles
 
 WIDTH = 3
@@ -89,8 +90,10 @@ def test_against_the_loops(rows, depth):
         np.testing.assert_allclose(scores[q], wanted, atol=1e-5)
 
 
-def test_by_pddm_score(pddm):
+@pytest.mark.parametrize("function", [pddm_jax.score_matrix, score_rows])
+def test_by_pddm_score(pddm, function):
     score_fn, score = pddm
+    score_fn = jax.tree_util.Partial(function, *score_fn.args)
     queries, gallery = normal_rows(2, 11), normal_rows(3, 23)
     scores, index = (np.asarray(x) for x in rerank(queries, gallery, score_fn, depth=10))
     for q, query in enumerate(queries.tolist()):
@@ -117,7 +120,7 @@ def test_many_blocks_of_queries(monkeypatch):
     jax.clear_caches()
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1), depth=st.sampled_from([1, 3, 8, 40]))
 def test_measures_of_the_re_ranked_list(seed, depth):
     """Also where a class holds more images than are re-ranked: the others follow by distance."""
@@ -193,6 +196,7 @@ def test_of_no_queries():
 ON_EIGHT_DEVICES = """
 import jax, numpy as np
 from pddm_jax.evaluate.rerank import rerank
+from pddm_jax.pddm.scoring import score_rows
 rng = np.random.default_rng(0)
 queries, gallery = (rng.integers(-2, 3, (n, 2)).astype(np.float32) for n in (13, 300))
 index = np.asarray(rerank(queries, gallery, lambda q, g: q @ g.T, depth=20)[1])
