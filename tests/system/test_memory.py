@@ -9,8 +9,8 @@ from orbax.checkpoint._src.serialization import tensorstore_utils
 
 from pddm_jax.sharding import data_mesh, replicated
 from pddm_jax.system import memory
-from pddm_jax.train.checkpoint import Checkpoints
-from pddm_jax.train.state import TrainState
+from pddm_jax.training.checkpoint import Checkpoints
+from pddm_jax.training.state import TrainState
 
 ARRAYS = 50
 
