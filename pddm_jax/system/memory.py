@@ -23,7 +23,7 @@ def stop_leaks() -> None:
     TensorStore never releases the strings that it converts to Python objects:
 
     - `experimental_collect_matching_metrics`: 4 KB a call with a small network. Orbax only logs the result.
-    - `KvStore.Spec.to_json`: 300 bytes a call. Orbax calls it for each array, each time for the same folder.
+    - `KvStore.Spec.to_json`: 300 bytes a call. Orbax calls it for each array of a folder.
     """
     with suppress(ImportError):
         from orbax.checkpoint._src.serialization import tensorstore_utils as utils

@@ -58,5 +58,5 @@ def test_an_image_is_read_by_the_files_of_the_walk_and_no_call_goes_up(tmp_path,
         assert next(batches).images.shape == (4, 8, 8, 3)
     level = layers()
     assert not [(a, b) for a, b in calls if a and a != b and level[a] < level[b]]
-    helpers = {f"pddm_jax.{name}" for name in ("data.sampler", "data.streams", "system.cores")}
+    helpers = {f"pddm_jax.{name}" for name in ("data.sampler", "data.streams", "system.processes")}
     assert {called for _, called in calls} - helpers == {*walk()[:5]}
