@@ -12,7 +12,7 @@ from experiments.evaluations.base import Evaluation, EvaluationContext, Results,
 from pddm_jax.data import ClosedSet, Split
 from pddm_jax.evaluate import metrics
 from pddm_jax.losses.objectives import OBJECTIVES
-from pddm_jax.pddm.scoring import score_matrix
+from pddm_jax.pddm.scoring import score_matrix, score_rows
 from pddm_jax.system.console import say
 
 
@@ -32,8 +32,9 @@ def measure(context: EvaluationContext) -> tuple[Results, Results]:
     embeddings, depth = context.embed(test), max(metrics.KS)
     found = {"euclidean": metrics.query_measures(embeddings, test.labels, depth)}
     if OBJECTIVES[config.objective.name].learns_score:
-        score = jax.tree_util.Partial(score_matrix, jax.device_get(context.state.params["unit"]))
         rerank = config.train.pddm_rerank_depth or None
+        unit = jax.device_get(context.state.params["unit"])
+        score = jax.tree_util.Partial(score_rows if rerank else score_matrix, unit)
         found["pddm"] = metrics.query_measures(
             embeddings, test.labels, depth, score_fn=score, rerank=rerank
         )
@@ -86,7 +87,8 @@ def table(results: Results) -> str:
     alone = protocol.get("queries_left_out", 0)
     left_out = f"\n{alone} queries left out: no other image of their class" if alone else ""
     ranking = protocol.get("pddm_ranking") or "all"
-    reranked = "" if ranking == "all" else f"\npddm: {ranking} (train.pddm_rerank_depth=0: all by score)"
+    how = "\npddm: {} (train.pddm_rerank_depth=0: all by score)"
+    reranked = "" if ranking == "all" else how.format(ranking)
     return (
         f"{results['experiment']}: {objective} on {protocol['data']}, seed {protocol['seed']}; "
         f"{protocol['images']['test']} images of {protocol['classes']['test']} unseen classes; "
