@@ -1,5 +1,6 @@
 """The set-up of a run whose images, network, optimizer or objective are given from Python."""
 
+import difflib
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from pddm_jax.config.old_names import NEW_NAMES
 from pddm_jax.config.rules import RULES
 from pddm_jax.data import Images, PKSampler, hold_out
 from pddm_jax.data.from_python import ARRAYS, PATHS
+from pddm_jax.data.storage.decode import Encoded
 from pddm_jax.losses.objectives import Loss
 from pddm_jax.networks import EmbeddingNetwork, embedding_network
 from pddm_jax.sharding import data_mesh
@@ -36,6 +38,21 @@ from pddm_jax.training.setup import Training
 IMAGE_SIZE = 64
 """Pixels to which images of many sizes are resized, by default."""
 
+ARGUMENTS = {
+    "steps": "train.steps",
+    "seed": "seed",
+    "network": "network.name",
+    "objective": "objective.name",
+    "images": "data.name",
+}
+"""Fields of the config that are given as arguments."""
+
+OF_DATA_SETS = (
+    *("evaluation", "data.root", "data.classes", "data.ground_truth", "data.crop", "data.on_error"),
+    *("data.max_pixels", "data.test_classes", "data.seen_test", "train.nmi"),
+)
+"""Fields that nothing reads where images are given from Python."""
+
 
 @dataclass(frozen=True)
 class Given:
@@ -45,34 +62,40 @@ class Given:
         objective: its name, or a function (params, embeddings, labels) -> (loss, logs).
         network: its name, or a module.
         optimizer: None: that of the config.
-        fields: of the config, by dotted name.
+        steps: of training.
+        seed: of weights, batches and augmentation.
+        fields: other fields of the config, by dotted name.
     """
 
     objective: str | Loss
     network: str | nn.Module
     optimizer: optax.GradientTransformation | None
+    steps: int
+    seed: int
     fields: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         """Raise a ValueError for what no run can use, before images are read."""
-        if not isinstance(self.network, str | nn.Module):
-            raise ValueError(f"network must be a name or a flax.linen.Module, got {_kind(self.network)}")
+        if not isinstance(self.network, str):
+            check_module(self.network, "a name or ")
         if not (isinstance(self.objective, str) or callable(self.objective)):
             raise ValueError(f"objective must be a name or a function, got {_kind(self.objective)}")
         if self.optimizer is not None and not isinstance(self.optimizer, optax.GradientTransformation):
             raise ValueError(
                 f"optimizer must be an optax.GradientTransformation, got {_kind(self.optimizer)}"
             )
+        for name, value in {"steps": self.steps, "seed": self.seed}.items():
+            RULES[ARGUMENTS[name]].check(name, value)
+        if not isinstance(self.fields, Mapping):
+            raise ValueError(f"config must be a dict of fields by name, got {_kind(self.fields)}")
         for name in self.fields:
-            if name in NEW_NAMES:
-                raise ValueError(f"config: {name} is called {NEW_NAMES[name]} now")
-            if name not in RULES or name.startswith(("transfer.", "zero_shot.", "data.name")):
-                raise ValueError(f"config: {name!r} is no field of a run from Python")
+            _check_field(name)
         self.config(PATHS, None)
 
     def config(self, kind: str, classes: int | None) -> FrozenConfigDict:
         """The config for images of a kind, `ARRAYS` or `PATHS`, of so many classes."""
-        fields = defaults.get_config("tuned").to_dict()
+        fields = {**defaults.get_config("tuned").to_dict(), "seed": self.seed}
+        fields["train"]["steps"] = self.steps
         data = fields["data"]
         data["name"] = kind
         if kind == PATHS:
@@ -136,6 +159,28 @@ class Given:
             yield training
 
 
+def check_module(network: object, other: str = "") -> None:
+    """Raise a ValueError unless the argument `network` is a Flax module."""
+    if not isinstance(network, nn.Module):
+        todo = f": pass {network.__name__}()" if isinstance(network, type) else ""
+        raise ValueError(f"network must be {other}a flax.linen.Module, got {_kind(network)}{todo}")
+
+
+def _check_field(name: object) -> None:
+    """Raise a ValueError unless a run from Python reads the field of a name."""
+    if name in NEW_NAMES:
+        raise ValueError(f"config: {name} is called {NEW_NAMES[str(name)]} now")
+    for argument, field in ARGUMENTS.items():
+        if name == field:
+            raise ValueError(f"config: {name} is given by the argument {argument}")
+    if name in OF_DATA_SETS:
+        raise ValueError(f"config: {name} is for the data sets of commands, not for images from Python")
+    if name not in RULES or str(name).startswith(("transfer.", "zero_shot.")):
+        near = difflib.get_close_matches(str(name), RULES, 1)
+        hint = f": did you mean {near[0]}?" if near else ""
+        raise ValueError(f"config has no field {name!r}{hint}")
+
+
 def own_network(config: Config | FrozenConfigDict, network: nn.Module) -> EmbeddingNetwork:
     """A module as the network of a run: with the layer of embeddings that the config describes."""
     if isinstance(network, EmbeddingNetwork):
@@ -166,11 +211,14 @@ def check_loss(training: Training) -> None:
 
 
 def digest_of(images: Images) -> str:
-    """SHA-256 of labels and pixels in memory, or of class names and counts for other images."""
-    if not isinstance(images.images, np.ndarray):
+    """SHA-256 of labels and pixels in memory, or of class names and counts for files."""
+    if isinstance(images.images, Encoded):
         return digest_of_images(images)
     sha = hashlib.sha256(np.ascontiguousarray(images.labels).data)
-    sha.update(np.ascontiguousarray(images.images).data)
+    for number in range(len(images.images)):
+        pixels = np.ascontiguousarray(images.images[number])
+        sha.update(str(pixels.shape).encode())
+        sha.update(pixels.data)
     return sha.hexdigest()
 
 
