@@ -1,15 +1,15 @@
-"""All benchmarks, one after the other, each in a process of its own.
+"""Run all benchmarks one after the other, each in its own process.
 
     python -m benchmarks --out DIR
 
-What needs a peer that is not installed (`pip install -e ".[peers]"`) says so and is passed over.
+A benchmark that needs a package which is not installed (`pip install -e ".[peers]"`) is skipped.
 """
 
 import subprocess
 import sys
 from importlib.util import find_spec
 
-from benchmarks.report import arguments
+from benchmarks.lib.report import arguments
 
 NEEDS = {
     "scoring": (),
@@ -26,17 +26,17 @@ NEEDS = {
     "pod": ("libtpu",),
     "kernels": ("libtpu",),
 }
-"""The benchmarks, and the packages that they need beside the project's own."""
+"""The benchmarks, and the packages they need in addition to those of the project."""
 
 
 def main() -> int:
-    """Run all of them; the number of those that failed is the exit status."""
+    """Run all of them; the exit status is the number of failures."""
     out = arguments(__doc__).parse_args().out
     failed = []
     for name, needs in NEEDS.items():
         missing = [package for package in needs if find_spec(package) is None]
         if missing:
-            print(f"{name}: passed over, {', '.join(missing)} not installed\n", flush=True)
+            print(f"{name}: skipped, {', '.join(missing)} not installed\n", flush=True)
             continue
         command = [sys.executable, "-m", f"benchmarks.{name}", *(["--out", str(out)] if out else [])]
         if subprocess.run(command, check=False).returncode:

@@ -1,16 +1,17 @@
-"""How often mining in bfloat16 picks the partners that mining in float32 picks.
+"""The share of hardest partners that mining in bfloat16 and in float32 agree on.
 
     python -m benchmarks.agreement [--b 1024] [--widths 128 512]
 
-Embeddings are made: classes of eight around random centres, on the unit sphere; the unit is a fresh one.
-For each image its hardest negative and its hardest positive. Where another is picked, how far off its score
-is in float32, as a share of the spread (standard deviation) of the scores of the right ones: the median.
+Embeddings are synthetic: classes of eight around random centers on the unit sphere; the unit has its
+initial weights. For each image the hardest negative and the hardest positive are compared. "missed by" is
+the median difference of the float32 scores where the partners differ, divided by the standard deviation of
+the scores of the partners by float32.
 """
 
 import jax
 import numpy as np
 
-from benchmarks.report import Rows, arguments, report
+from benchmarks.lib.report import Rows, arguments, report
 from pddm_jax import PDDM, mine_quadruplets_fused, pair_scores
 from pddm_jax.numerics import l2_normalize
 
@@ -18,10 +19,10 @@ EACH = 8
 
 
 def rows(b: int, d: int) -> Rows:
-    """A row of the table for each kind of partner."""
+    """A row of the table for negatives and one for positives."""
     labels = np.arange(b) // EACH
-    centres, noise = (jax.random.normal(jax.random.key(n), (b, d)) for n in range(2))
-    x = l2_normalize(centres[labels] + noise)
+    centers, noise = (jax.random.normal(jax.random.key(n), (b, d)) for n in range(2))
+    x = l2_normalize(centers[labels] + noise)
     params = PDDM(d, d).init(jax.random.key(2), x[:2], x[:2])["params"]
     exact = mine_quadruplets_fused(params, x, labels, "anchor")
     rough = mine_quadruplets_fused(params, x, labels, "anchor", dtype="bfloat16")

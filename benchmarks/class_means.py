@@ -1,10 +1,10 @@
-"""Class means of made features in one pass, against NumPy's reading of the same bytes.
+"""Class means of synthetic features in one pass, compared with reading the same bytes by NumPy.
 
     python -m benchmarks.class_means [--images 4500000] [--d 512] [--classes 10184]
 
-The features lie in a file, which is read as a memory map, a block at a time: by NumPy into new arrays, by
-NumPy into one array, and by `class_means`, which reads and adds. They take turns; medians. Memory is what
-the process holds beside the pages of the file, sampled while the means are made.
+The features are in a file, which is read as a memory map block by block: by NumPy into new arrays, by NumPy
+into one array, and by `class_means`, which also adds. They take turns; times are medians. Memory is that of
+the process without the pages of the file, sampled while the means are computed.
 """
 
 import statistics
@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.report import arguments, report
+from benchmarks.lib.report import arguments, report
 from pddm_jax.transfer.class_means import ClassMeans, class_means
 
 BLOCK = 2**17
 """Rows of a block."""
 
 CHECKED = 20
-"""Classes whose means are computed once more, in float64 by masks."""
+"""Classes with means that are computed again, in float64 by masks."""
 
 
 def make(path: Path, images: int, d: int) -> np.ndarray:
@@ -45,13 +45,13 @@ def blocks(features: np.ndarray, labels: np.ndarray) -> Iterator[tuple[np.ndarra
 
 
 def held() -> float:
-    """The MiB that the process holds by itself, without pages of files."""
+    """The MiB of anonymous memory of the process, without pages of files."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split("RssAnon:")[1].split()[0]) / 1024
 
 
 def peak_of(function: Callable[[], object]) -> float:
-    """The MiB by which the process grows while a function runs, at most."""
+    """The maximum MiB by which the process grows while a function runs."""
     before, most, ended = held(), [0.0], threading.Event()
 
     def watch() -> None:
@@ -67,7 +67,7 @@ def peak_of(function: Callable[[], object]) -> float:
 
 
 def error(means: ClassMeans, features: np.ndarray, labels: np.ndarray) -> float:
-    """The largest relative error of some classes' means."""
+    """The largest relative error of the means of some classes."""
     chosen = np.random.default_rng(1).choice(means.classes, min(CHECKED, len(means.classes)), replace=False)
     sums = np.zeros((len(chosen), features.shape[1]))
     for x, of in blocks(features, labels):

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks.report import arguments, report
-from benchmarks.timing import interleaved
+from benchmarks.lib.report import arguments, report
+from benchmarks.lib.timing import interleaved
 from pddm_jax.networks import depthwise
 from pddm_jax.networks.efficientnet_lite import EfficientNetLite0
 

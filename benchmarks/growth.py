@@ -1,9 +1,9 @@
-"""How the cost of all pairs grows with the batch and with the width.
+"""Growth of the time for all pairs with the batch size and with the width.
 
     python -m benchmarks.growth --out DIR
 
-Time of a call against b at one width, and against d at one batch, with the exponent of a power law through
-the larger half; growth.png shows the curves. Nested `vmap` is left out where it would hold more than 2 GiB.
+Time of a call against b at one width, and against d at one batch, with the exponent of a power law fitted
+to the larger half; growth.png shows the curves. Nested `vmap` is omitted if it would take more than 2 GiB.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.report import Rows, arguments, report
-from benchmarks.timing import interleaved
+from benchmarks.lib.report import Rows, arguments, report
+from benchmarks.lib.timing import interleaved
 from pddm_jax import PDDM, mine_quadruplets_fused, score_matrix
 from pddm_jax.numerics import l2_normalize
 
@@ -23,7 +23,7 @@ MOST = 2**31
 
 
 def forms(b: int, d: int) -> dict[str, Callable[[], jax.Array]]:
-    """What is timed, by name."""
+    """The timed functions by name."""
     x = l2_normalize(jax.random.normal(jax.random.key(0), (b, d)))
     unit = PDDM(d, d)
     variables = unit.init(jax.random.key(1), x, x)
@@ -39,7 +39,7 @@ def forms(b: int, d: int) -> dict[str, Callable[[], jax.Array]]:
 
 
 def exponent(sizes: list[int], seconds: list[float]) -> float:
-    """The power of the size that the time grows with, over the larger half of the sizes."""
+    """The exponent of the time as a power of the size, fitted to the larger half of the sizes."""
     half = min(len(sizes) // 2, len(sizes) - 2)
     return float(np.polyfit(np.log(sizes[half:]), np.log(seconds[half:]), 1)[0])
 
@@ -47,14 +47,14 @@ def exponent(sizes: list[int], seconds: list[float]) -> float:
 def draw(rows: Rows, path: Path) -> None:
     """Time against each size, on logarithmic axes."""
     figure = Figure(figsize=(10, 4), layout="constrained")
-    for axes, (axis, told) in zip(figure.subplots(1, 2), AXES.items(), strict=True):
+    for axes, (axis, title) in zip(figure.subplots(1, 2), AXES.items(), strict=True):
         for name in dict.fromkeys(row["function"] for row in rows):
             of = [row for row in rows if row["function"] == name and row["along"] == axis]
             sizes, seconds = ([row[key] for row in of] for key in (axis, "ms"))
             label = f"{name} (exponent {of[-1]['exponent']:.2f})"
             axes.plot(sizes, seconds, marker="o", markersize=3.5, label=label)
         ticks = sorted({row[axis] for row in rows if row["along"] == axis})
-        axes.set(xscale="log", yscale="log", xlabel=told, ylabel="ms a call", xticks=ticks)
+        axes.set(xscale="log", yscale="log", xlabel=title, ylabel="ms a call", xticks=ticks)
         axes.set_xticks([], minor=True)
         axes.set_xticklabels([str(tick) for tick in ticks])
         axes.grid(alpha=0.3)

@@ -1,14 +1,14 @@
-"""Memory that the pairwise work takes beside its arguments and its result.
+"""Memory of pairwise functions, and of a train step by microbatches.
 
     python -m benchmarks.memory
 
-As the compiler lays it out, and as the process grows by it: each function runs in a process of its own,
-once, after a smaller call has loaded all that any call needs.
+Memory besides arguments and result, as allocated by the compiler, and the growth of the process. Each
+function runs once in its own process, after a smaller call has loaded everything.
 
     XLA_FLAGS=--xla_backend_optimization_level=0 python -m benchmarks.memory --network resnet50
 
-The train step of a network by parts of its batch, with blocks computed again and without, as the compiler
-lays it out: nothing is run, so the code need not be fast.
+The train step of a network by number of microbatches, with and without rematerialized blocks, as allocated
+by the compiler: nothing is run, so the code need not be fast.
 """
 
 import multiprocessing
@@ -18,8 +18,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from benchmarks.pod import compile_step, pod_config
-from benchmarks.report import arguments, report
+from benchmarks.lib.compiled import compile_step, pod_config
+from benchmarks.lib.report import arguments, report
 from pddm_jax import PDDM, mine_quadruplets_fused, score_matrix
 from pddm_jax.networks import NETWORKS
 from pddm_jax.numerics import l2_normalize
@@ -28,7 +28,7 @@ MIB = 2**20
 
 
 class Case(NamedTuple):
-    """What is run, and on how many embeddings of which width."""
+    """A function, the number of embeddings, and their width."""
 
     name: str
     b: int
@@ -44,12 +44,12 @@ CASES = (
 
 
 def peak() -> float:
-    """The most MiB that this process has held."""
+    """The peak resident MiB of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB
 
 
 def measure(case: Case) -> dict[str, float | str | int]:
-    """Compile, run once, and tell what it took."""
+    """Compile a function, run it once, and measure its memory."""
     functions = {
         "score_matrix": lambda params, x: score_matrix(params, x),
         "gradient of score_matrix": jax.grad(
@@ -64,19 +64,19 @@ def measure(case: Case) -> dict[str, float | str | int]:
     params = PDDM(case.d, case.d).init(jax.random.key(1), x[:2], x[:2])["params"]
     jax.block_until_ready(function(params, x[:256]))
     compiled = function.lower(params, x).compile()
-    told = compiled.memory_analysis()
+    analysis = compiled.memory_analysis()
     before = peak()
     jax.block_until_ready(compiled(params, x))
     return {
         **case._asdict(),
-        "result, MiB": told.output_size_in_bytes / MIB,
-        "beside it, by the compiler": told.temp_size_in_bytes / MIB,
+        "result, MiB": analysis.output_size_in_bytes / MIB,
+        "beside it, by the compiler": analysis.temp_size_in_bytes / MIB,
         "growth with the result": peak() - before,
     }
 
 
 def of_step(network: str, batch: int, size: int, parts: int, remat: bool) -> dict[str, float | str | int]:
-    """Compile the train step of one device, and tell what it takes beside its arguments and its result."""
+    """Compile the train step for one device, and measure its memory besides arguments and result."""
     fields = {"microbatches": parts, "remat": remat}
     found = compile_step(pod_config(network, batch, size, fields), jax.devices()[:1])
     return {

@@ -15,12 +15,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.report import Rows, arguments, report
-from benchmarks.timing import interleaved
+from benchmarks.lib.report import Rows, arguments, report
+from benchmarks.lib.timing import interleaved
 from pddm_jax import PDDM
 from pddm_jax.numerics import l2_normalize
 from pddm_jax.pddm import backends
-from pddm_jax.sharding import kind_of
+from pddm_jax.pddm.partner_search import hardest_partners, search_with
+from pddm_jax.pddm.tiles import UnitWidths
+from pddm_jax.sharding import device_kind
 from pddm_jax.types import DTYPES
 
 EACH = 8
@@ -33,11 +35,11 @@ def rows(b: int, d: int, dtype: str, side: int, rounds: int) -> Rows:
     params = jax.jit(PDDM(d, d).init)(jax.random.key(1), x[:1], x[:1])["params"]
     batch = params, x, jnp.arange(b) // EACH
     forms = {
-        "chosen": partial(backends.hardest_partners, dtype=dtype),
-        "plain": partial(backends.shared_out, backends.PLAIN, dtype),
+        "chosen": partial(hardest_partners, dtype=dtype),
+        "plain": partial(search_with, backend=backends.PLAIN, dtype=dtype),
     }
-    kernel = backends.KERNELS.get(kind_of(x))
-    if kernel is None or not kernel().takes(dtype, d, d, d):
+    kernel = backends.KERNELS.get(device_kind(x))
+    if kernel is None or not kernel().supports(dtype, UnitWidths(d, d, d)):
         del forms["chosen"]  # it is the plain one
     programs = {name: jax.jit(form).lower(*batch).compile() for name, form in forms.items()}
     square = jax.random.normal(jax.random.key(2), (side, side)).astype(dtype)

@@ -1,60 +1,40 @@
-"""The whole train step of a TPU pod, compiled without one, and what its program says of a step.
+"""The train step of a TPU pod, compiled without a TPU: memory, operations, traffic, a bound on the time.
 
     pip install -e ".[tpu]"
     python -m benchmarks.pod [--networks googlenet resnet50] [--pods v5e:4x4 v5e:16x16]
     python -m benchmarks.pod --configs imagenet2010:pod --pods v5e:16x16
 
-The step is the one that the experiments run: PDDM on a batch that is shared out over all chips, hard pairs
-looked for in the whole of it; or with --configs that of an experiment's own config, of files in
-experiments/configs. A row takes libtpu's compiler 2 to 60 minutes of a core, all of them hours, and
-for 16 chips it may want more of a stack than the usual 8 MiB: `ulimit -s 524288` first.
+The step is that of the experiments: PDDM on a batch sharded over all chips, with hard pairs mined in the
+whole batch; or with --configs the step of configs in experiments/configs. A row takes libtpu's compiler 2
+to 60 minutes of a core, all rows take hours. For 16 chips it may need a larger stack than the usual 8 MiB:
+`ulimit -s 524288` first.
 
 Columns, for each chip:
 
-- GiB: what it holds; or what the compiler says where that is too much for it.
+- GiB: memory held; or the message of the compiler if it exceeds the chip.
 - TFLOP: its share of the products and convolutions, as traced.
-- in passes: the same in bfloat16, of which a float32 product of the scores takes six.
-- GB memory: read and written, as the compiler counts it (a loop once).
+- in passes: the same in bfloat16 passes; a float32 product of the scores takes six.
+- GB memory: bytes read and written, as counted by the compiler (a loop once).
 - MB received: from other chips.
-- ms at least: the longest of the three, each at the most that the chip can do. Nothing is run, so no
-  step has taken this time.
+- ms at least: the longest of the three at the peak rates of the chip. Nothing is run, so no step has taken
+  this time.
 """
 
-import importlib
-import os
 import re
 import sys
-import time
-from functools import partial
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import topologies
-from jax.sharding import NamedSharding
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 
-from benchmarks.hlo import received_bytes
-from benchmarks.operations import operations
-from benchmarks.report import arguments, report
-from experiments.configs import photos
-from pddm_jax.losses.objectives import has_classifier
-from pddm_jax.sharding import data_mesh, replicated, sharded
-from pddm_jax.training.recipe import make_recipe
-from pddm_jax.training.state import init_state
-from pddm_jax.training.step import make_train_step
-from pddm_jax.types import Batch
-
-EACH = 8
-"""Images of a class in a batch."""
-
-CLASSES = 1000
-"""Of a classifier, where the objective has one: ImageNet's."""
+from benchmarks.lib.compiled import compile_step, experiment_config, pod_config, without_a_tpu
+from benchmarks.lib.report import arguments, report
 
 
 class Chip(NamedTuple):
-    """What a chip can do at most, a second."""
+    """Peak rates of a chip per second."""
 
     operations: float  # in bfloat16
     memory: float  # bytes read or written
@@ -66,76 +46,14 @@ CHIPS = {
     "v5p": Chip(459e12, 2765e9, 600e9),
     "v6e": Chip(918e12, 1638e9, 400e9),
 }
-"""As docs.cloud.google.com/tpu/docs/v5e, v5p and v6e say."""
-
-NO_TPU = {
-    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_STDERR_LOG_LEVEL": "3",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-}
-"""So that libtpu looks for no machine around it."""
-
-
-def without_a_tpu() -> None:
-    """Run on the CPU, and compile for chips that are not there."""
-    jax.config.update("jax_platforms", "cpu")
-    for name, value in NO_TPU.items():
-        os.environ.setdefault(name, value)
-
+"""From docs.cloud.google.com/tpu/docs/v5e, v5p and v6e."""
 
 PODS = ("v5e:4x4", "v5e:16x16", "v5p:4x4x4", "v6e:16x16")
 COLUMNS = ("compiled s", "GiB", "TFLOP", "in passes", "GB memory", "MB received", "ms at least", "bound by")
 
 
-def pod_config(network: str, batch: int, size: int, fields: dict[str, Any]) -> ConfigDict:
-    """The fields of an experiment on photographs, from random weights, at the scale of a pod."""
-    config = photos.get_config("resnet50", "sop")
-    config.data.update(image_size=size, classes_per_batch=batch // EACH, images_per_class=EACH)
-    config.network.update(name=network, freeze_batch_stats=False, **fields)
-    return config
-
-
-def experiment_config(name: str) -> ConfigDict:
-    """The fields of an experiment: FILE or FILE:VARIANT, as its own command takes them."""
-    file, _, variant = name.partition(":")
-    return importlib.import_module(f"experiments.configs.{file}").get_config(*filter(None, [variant]))
-
-
-def compile_step(config: ConfigDict, devices: list[jax.Device]) -> dict[str, Any]:
-    """What there is to know of the compiled step for each device, in bytes, operations and seconds."""
-    recipe, mesh = make_recipe(FrozenConfigDict(config)), data_mesh(devices)
-    batch, side = config.data.classes_per_batch * config.data.images_per_class, config.data.image_size
-    classes = CLASSES if has_classifier(recipe.objective) else 0
-    learned = recipe.network, recipe.unit, recipe.optimizer
-    init = partial(init_state, *learned, (side, side, 3), 0, mesh, classes)
-
-    def on(sharding: NamedSharding, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-
-    state = jax.tree.map(lambda x: on(replicated(mesh), x.shape, x.dtype), jax.eval_shape(init))
-    images = on(sharded(mesh), (batch, side, side, 3), jnp.uint8)
-    labels = on(sharded(mesh), (batch,), jnp.int32)
-    since = time.perf_counter()
-    step = make_train_step(recipe.network, recipe.loss, recipe.optimizer, mesh)
-    traced = step.trace(state, Batch(images, labels))
-    program = traced.lower().compile()
-    held = program.memory_analysis()
-    return {
-        "seconds": time.perf_counter() - since,
-        "held": held.argument_size_in_bytes
-        + held.output_size_in_bytes
-        + held.temp_size_in_bytes
-        - held.alias_size_in_bytes,
-        "temporary": held.temp_size_in_bytes,
-        "operations": {n: count / mesh.size for n, count in operations(traced.jaxpr.jaxpr).items()},
-        "memory": program.cost_analysis()["bytes accessed"],
-        "received": received_bytes(program.as_text()),
-    }
-
-
 def figures(found: dict[str, Any], chip: Chip) -> dict[str, Any]:
-    """What was found, for the table."""
+    """The columns of the table."""
     passes = sum(n * count for n, count in found["operations"].items())
     received = sum(found["received"].values())
     seconds = {

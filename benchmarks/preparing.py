@@ -1,8 +1,8 @@
-"""Shards from a tar of tars, by one process and by two; and how long it takes to find the images in a tar.
+"""Images per second of preparing shards from a tar of tars, and of reading the headers of a tar.
 
     python -m benchmarks.preparing [--classes 16] [--images 128] [--members 100000]
 
-Rounds take turns; medians. Starting the processes counts.
+By one process and by two. Rounds take turns; times are medians. Starting the processes counts.
 """
 
 import statistics
@@ -12,8 +12,8 @@ import time
 from functools import partial
 from pathlib import Path
 
-from benchmarks.reading import write_images
-from benchmarks.report import arguments, report
+from benchmarks.lib.jpegs import write_images
+from benchmarks.lib.report import arguments, report
 from pddm_jax.data.layouts.imagenet import find_imagenet
 from pddm_jax.data.prepare.command import prepare
 from pddm_jax.data.prepare.shards import make
@@ -24,7 +24,7 @@ SIZE = 110_000  # bytes of an image of ILSVRC, about
 
 
 def write_release(root: Path, classes: int, images: int) -> Path:
-    """A tar of one tar for each class, with the same images in all; its list of classes."""
+    """Write a tar of one tar per class, all with the same images; returns the list of classes."""
     paths = write_images(root, images)
     wnids = [f"n{number:08d}" for number in range(classes)]
     inner = root / "inner.tar"
@@ -39,7 +39,7 @@ def write_release(root: Path, classes: int, images: int) -> Path:
 
 
 def write_headers(path: Path, count: int) -> None:
-    """A tar of empty space between the headers."""
+    """Write a tar with holes between the headers."""
     with path.open("wb") as file:
         for number in range(count):
             member = tarfile.TarInfo(f"n01440764_{number}.JPEG")
@@ -50,7 +50,7 @@ def write_headers(path: Path, count: int) -> None:
 
 
 def seconds(root: Path, out: Path, classes: Path, workers: int) -> float:
-    """Of finding the images and writing their shards."""
+    """The seconds to find the images and write their shards."""
     since = time.perf_counter()
     source = find_imagenet("imagenet", root, classes, None, workers=workers)
     prepare("imagenet", source, root, out, 256, False, partial(in_processes, make, workers=workers))

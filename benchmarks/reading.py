@@ -1,9 +1,9 @@
-"""Training input from JPEG files against their decoder alone, with the same workers.
+"""Images per second of training input from JPEG files, compared with decoding alone.
 
     python -m benchmarks.reading [--images 256] [--batches 24]
 
-Both read and decode the same images in the same order; "decoder" throws the pixels away, "input" also
-crops, resizes, flips and batches them. Rounds take turns; medians.
+Both read and decode the same images in the same order with the same workers; "decoder" drops the pixels,
+"input" also crops, resizes, flips and batches them. Rounds take turns; times are medians.
 """
 
 import statistics
@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from benchmarks.report import arguments, report
+from benchmarks.lib.jpegs import write_images
+from benchmarks.lib.report import arguments, report
 from pddm_jax.data import Images, PKSampler, make_transform, train_batches
 from pddm_jax.data.storage.decode import Encoded, Files
 from pddm_jax.data.transforms import Transform
@@ -22,21 +22,8 @@ from pddm_jax.data.transforms import Transform
 CLASSES, EACH, SIZE = 16, 4, 224
 
 
-def write_images(folder: Path, count: int) -> list[Path]:
-    """JPEGs of 500 x 375 pixels with smooth and rough parts."""
-    rng = np.random.default_rng(0)
-    paths = []
-    for number in range(count):
-        coarse = Image.fromarray(rng.integers(0, 256, (15, 20, 3), dtype=np.uint8))
-        pixels = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC), np.int16)
-        pixels = np.clip(pixels + rng.integers(-12, 13, pixels.shape), 0, 255).astype(np.uint8)
-        paths.append(folder / f"{number}.jpg")
-        Image.fromarray(pixels).save(paths[-1], quality=90)
-    return paths
-
-
 def rate(data: Images, transform: Transform, batches: int, workers: int) -> float:
-    """Images a second, after the first batch."""
+    """Images per second, after the first batch."""
     sampler = PKSampler(data.labels, CLASSES, EACH, range(batches + 1), seed=0)
     reader = train_batches(data, sampler, transform, 0, workers)
     next(reader)

@@ -14,10 +14,10 @@ from importlib.metadata import version
 
 import numpy as np
 
-from benchmarks.report import arguments, report
-from benchmarks.timing import interleaved
+from benchmarks.lib.report import arguments, report
+from benchmarks.lib.timing import interleaved
 from pddm_jax import nearest
-from pddm_jax.system.cores import cores
+from pddm_jax.system.processes import cores
 
 
 def recall(found: np.ndarray, exact: np.ndarray) -> float:

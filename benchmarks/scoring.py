@@ -10,8 +10,8 @@ hundreds of megabytes). Ratios are within one run.
 import jax
 import numpy as np
 
-from benchmarks.report import arguments, report
-from benchmarks.timing import interleaved
+from benchmarks.lib.report import arguments, report
+from benchmarks.lib.timing import interleaved
 from pddm_jax import PDDM, mine_quadruplets_fused, score_matrix
 from pddm_jax.numerics import l2_normalize
 

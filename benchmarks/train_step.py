@@ -1,14 +1,13 @@
-"""The whole train step, forward, backward and update, beside PyTorch's on the same network.
+"""The time of a train step (forward, backward and update), compared with PyTorch on the same network.
 
     pip install -e ".[peers]"
     python -m benchmarks.train_step [--classes 24] [--each 4] [--size 32]
     python -m benchmarks.train_step --network googlenet --size 224 --classes 32
 
-The peer is the small network in channels-last, with PDDM in plain PyTorch (all pairs at once) and
-multi-similarity by pytorch-metric-learning. Both sides run as on any day: PyTorch on all cores, the project
-as its commands do (see experiments/machine.py; PyTorch then has huge pages too). They take turns within one
-process; medians. Another network has no peer here. "mining" is the scoring and mining of a batch
-alone.
+PyTorch has the small network in channels-last, PDDM in plain PyTorch (all pairs at once) and
+multi-similarity by pytorch-metric-learning. PyTorch runs on all cores, the project as its commands do (see
+experiments/machine.py; PyTorch then has huge pages too). They take turns within one process; times are
+medians. Other networks are not compared with PyTorch. "mining" is the scoring and mining of a batch alone.
 """
 
 from collections.abc import Callable
@@ -18,8 +17,9 @@ import jax
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from benchmarks.report import arguments, report
-from benchmarks.timing import interleaved
+from benchmarks.lib.report import arguments, report
+from benchmarks.lib.stepper import Stepper
+from benchmarks.lib.timing import interleaved
 from experiments import machine
 from pddm_jax import PDDM, mine_quadruplets_fused
 from pddm_jax.config import defaults
@@ -33,7 +33,7 @@ OBJECTIVES = ("pddm", "multi_similarity")
 
 
 def our_step(images: np.ndarray, labels: np.ndarray, network: str, objective: str) -> Callable[[], Any]:
-    """A step of the trainer, each on the state that the one before left."""
+    """A train step of this project, which continues from call to call."""
     config = defaults.get_config("tuned")
     config.network.name, config.objective.name = network, objective
     if network != "small_cnn":
@@ -46,12 +46,7 @@ def our_step(images: np.ndarray, labels: np.ndarray, network: str, objective: st
     state = init_state(recipe.network, recipe.unit, recipe.optimizer, images.shape[1:], 0, mesh)
     (share,) = global_batches([Batch(images, labels)], mesh)
 
-    def step() -> jax.Array:
-        nonlocal state
-        state, logs = train_step(state, share)
-        return logs["loss"]
-
-    return step
+    return Stepper(train_step, state, share)
 
 
 def mining(labels: np.ndarray, network: str) -> Callable[[], Any]:
@@ -84,7 +79,7 @@ def main() -> None:
     for objective in OBJECTIVES:
         functions = {"ours": our_step(images, labels, given.network, objective)}
         if given.network == "small_cnn":
-            from benchmarks.peers import torch_step
+            from benchmarks.lib.torch_step import torch_step
 
             functions["PyTorch"] = torch_step(images, labels, objective)
         if objective == "pddm":

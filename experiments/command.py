@@ -14,7 +14,7 @@ from experiments import config_file, machine
 from experiments.evaluations import EVALUATIONS
 from experiments.runner import run
 from pddm_jax.config.check import accepted
-from pddm_jax.system import cli, peers, signals
+from pddm_jax.system import cli, signals
 from pddm_jax.training import rerun
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -59,7 +59,6 @@ class Experiment:
             raise ValueError(_no_field(error)) from error
         flags.DEFINE_string("workdir", self.workdir, "Where the run leaves its files.")
         flags.DEFINE_string("replay", None, "Run a step that diverged again: workdir/diverged-step-N.npz.")
-        cli.define_distributed_flags()
 
     def parse(self, _: list[str]) -> list[str]:
         """What flags leave of the command line."""
@@ -83,20 +82,25 @@ class Experiment:
             flags.FLAGS.config[group][field] = None
         return rest
 
-    def main(self, _: list[str]) -> None:
-        """Check what is known before JAX starts, start it, and run the body."""
+    def check(self, _: list[str]) -> None:
+        """Check what is known before JAX starts, and prepare the machine for it."""
         machine.use_huge_pages()
         if flags.FLAGS.replay is not None:
-            path = cli.given_path("--replay", flags.FLAGS.replay)
-            cli.check_file("--replay", path)
-            print(rerun.replay(path))
+            cli.check_file("--replay", cli.given_path("--replay", flags.FLAGS.replay))
             return
-        accepted(flags.FLAGS.config)
+        config = accepted(flags.FLAGS.config)
         cli.check_folder("--workdir", workdir(), writes=False)
-        cli.check_distributed_flags()
-        _start_jax()
-        with peers.watched():
-            self.body()
+        if not flags.FLAGS.distributed:
+            batch = config.data.classes_per_batch * config.data.images_per_class
+            machine.use_all_cores(config.network.name, batch // config.network.microbatches)
+
+    def main(self, _: list[str]) -> None:
+        """Run the body, or the step of --replay."""
+        if flags.FLAGS.replay is not None:
+            print(rerun.replay(cli.given_path("--replay", flags.FLAGS.replay)))
+            return
+        signals.at_once("before a step was made: nothing new to save; the same command starts again", 143)
+        self.body()
 
 
 def _no_field(error: Exception) -> str:
@@ -115,22 +119,20 @@ def workdir() -> Path:
     return cli.given_path("--workdir", flags.FLAGS.workdir)
 
 
-def _start_jax() -> None:
-    names = "coordinator", "num_processes", "process_id"
-    coordinator, count, place = (flags.FLAGS[name].value for name in names)
-    if flags.FLAGS.distributed:
-        peers.join(coordinator, count, place)
-        return
-    config = flags.FLAGS.config
-    batch = config.data.classes_per_batch * config.data.images_per_class
-    machine.use_all_cores(config.network.name, batch // config.network.microbatches)
-    signals.at_once("before a step was made: nothing new to save; the same command starts again", 143)
-
-
 def launch(experiment: Experiment) -> None:
     """Parse the flags and run an experiment; see `pddm_jax.system.cli.launch`."""
     interrupted = "the same command goes on after the last checkpoint, or anew where there is none"
-    cli.launch(cli.Command(experiment.main, experiment.define, LOWER, interrupted, experiment.parse))
+    cli.launch(
+        cli.Command(
+            experiment.main,
+            experiment.define,
+            LOWER,
+            interrupted,
+            experiment.parse,
+            check=experiment.check,
+            distributed=True,
+        )
+    )
 
 
 def experiment(name: str) -> None:

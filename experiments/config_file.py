@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 from pddm_jax.config.old_names import NEW_NAMES
 from pddm_jax.config.rules import NONE, RULES
-from pddm_jax.system.cli import check_file, one_line
+from pddm_jax.system.cli import check_file
+from pddm_jax.system.console import one_line
 
 
 class Arguments(NamedTuple):

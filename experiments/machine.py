@@ -9,7 +9,7 @@ import sys
 
 import jax
 
-from pddm_jax.system.cores import cores
+from pddm_jax.system.processes import cores
 
 LEAST = 8
 """Images of a batch that are worth a core of their own."""

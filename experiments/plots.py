@@ -1,6 +1,7 @@
 """Pictures of a run: Recall@1 against steps, nearest neighbors of queries, zero-shot predictions."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -173,7 +174,7 @@ def _sheet(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _write(axes: Axes, x: float, y: float, text: str, **style: object) -> None:
+def _write(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
     """Text, vertically centered, in the fonts that `drawable` looks at; `$` is a character like others."""
     axes.text(x, y, text, va="center", parse_math=False, family=FONTS, **style)
 

@@ -96,7 +96,7 @@ def _train_and_evaluate(
     evaluation, package_versions = EVALUATIONS[config.evaluation], versions()
     recipe = make_recipe(config)
     warm_start.check_file(config)
-    parts = data.load_parts(config.data, closed_set=evaluation.closed_sets, seed=config.seed)
+    parts = data.load_parts(config.data.to_dict(), closed_set=evaluation.closed_sets, seed=config.seed)
     training = _build(config, workdir, recipe, parts)
     prepared = evaluation.prepare(config, parts.split)
     _announce(training, parts, experiment)
@@ -124,7 +124,7 @@ def _train_and_evaluate(
 def _build(config: FrozenConfigDict, workdir: Path, recipe: Recipe, parts: data.Parts) -> Training:
     """What is trained, on which images; ValueError where a part of the data does not fit the config."""
     train_sha256 = digest_of_images(parts.split.train)
-    warm_start.check_unseen(recipe.pretrained, config.data.name, parts.split.rule, train_sha256)
+    warm_start.check_unseen(recipe.pretrained, config.data.name, parts.split.description, train_sha256)
     p, k = config.data.classes_per_batch, config.data.images_per_class
     data.PKSampler(parts.train.labels, p, k, range(1), config.seed)  # raises if there are too few classes
     return Training(config, workdir, recipe, parts.train, parts.evaluated, train_sha256, data_mesh())
@@ -136,7 +136,7 @@ def _announce(training: Training, parts: data.Parts, experiment: str) -> None:
     say(
         f"{experiment}: {config.objective.name} on {config.data.name}, seed {config.seed}; "
         f"{config.train.steps} steps on {len(parts.train.labels)} images of "
-        f"{len(parts.train.class_names)} classes ({parts.split.rule})"
+        f"{len(parts.train.class_names)} classes ({parts.split.description})"
     )
     for warning in warnings(config):
         say(f"warning: {warning}")
@@ -163,7 +163,7 @@ def _protocol(training: Training, parts: data.Parts, trained: Trained, of_evalua
     chosen_by = "best by validation" if config.data.val_class_fraction else "last"
     return {
         "data": config.data.name,
-        "split": parts.split.rule,
+        "split": parts.split.description,
         "classes": {name: len(part.class_names) for name, part in images.items()},
         "images": {name: len(part.labels) for name, part in images.items()},
         "image_shape": list(training.image_shape),

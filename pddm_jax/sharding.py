@@ -48,13 +48,13 @@ def mesh_of(x: Array) -> AbstractMesh | None:
     return mesh if mesh.are_all_axes_auto and mesh.size > 1 else None
 
 
-def kind_of(x: Array) -> str:
+def device_kind(x: Array) -> str:
     """The kind of the devices that x lies on; where the array does not say, of the first that there is."""
     device = jax.typeof(x).sharding.mesh.abstract_device or jax.devices()[0]
     return device.device_kind
 
 
-def shares(mesh: AbstractMesh) -> PartitionSpec:
+def batch_spec(mesh: AbstractMesh) -> PartitionSpec:
     """The first axis shared out over all devices."""
     return PartitionSpec(mesh.axis_names)
 
@@ -64,7 +64,7 @@ def shard_like(arrays: Arrays, like: Array, axis: int = 0) -> Arrays:
     mesh = mesh_of(like)
     if mesh is None:
         return arrays
-    shared = PartitionSpec(*[None] * axis, *shares(mesh))
+    shared = PartitionSpec(*[None] * axis, *batch_spec(mesh))
     return jax.lax.with_sharding_constraint(arrays, NamedSharding(mesh, shared))
 
 

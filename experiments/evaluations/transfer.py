@@ -17,7 +17,7 @@ from experiments.evaluations.base import Evaluation, EvaluationContext, Results,
 from pddm_jax import data
 from pddm_jax.checks import check_choice
 from pddm_jax.data import ClosedSet, Images, Split, closed_set_of
-from pddm_jax.data.images import some
+from pddm_jax.data.images import subset
 from pddm_jax.data.streams import WAYS, stream
 from pddm_jax.evaluate.top_k import ScoreFn
 from pddm_jax.losses.objectives import OBJECTIVES
@@ -69,7 +69,7 @@ def measure(context: EvaluationContext) -> tuple[Results, Results]:
     config, fields = context.config, context.config.transfer
     closed, hierarchy = context.prepared
     known, test = closed.train, closed.test
-    say(f"classifying {len(test.labels)} images of {len(known.class_names)} classes ({closed.rule})")
+    say(f"classifying {len(test.labels)} images of {len(known.class_names)} classes ({closed.description})")
     gallery = None
     if fields.neighbours or fields.probe_steps:
         gallery = context.embed(known)
@@ -103,7 +103,7 @@ def measure(context: EvaluationContext) -> tuple[Results, Results]:
         found[str(ways)] = {name: _accuracies(of, y, hierarchy) for name, of in ranked.items()}
     rule = {
         "classified": fields.name or config.data.name,
-        "closed_set": closed.rule,
+        "closed_set": closed.description,
         "known_images": len(known.labels),
         "classified_images": len(test.labels),
         "ways": "classes drawn by seed, the fewer among the more",
@@ -114,7 +114,7 @@ def measure(context: EvaluationContext) -> tuple[Results, Results]:
 
 def _blocks(context: EvaluationContext, images: Images) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for start in range(0, len(images.labels), BLOCK):
-        part = some(images, np.arange(start, min(start + BLOCK, len(images.labels))))
+        part = subset(images, np.arange(start, min(start + BLOCK, len(images.labels))))
         yield context.embed(part), part.labels
 
 

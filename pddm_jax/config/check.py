@@ -14,7 +14,7 @@ from pddm_jax.config import defaults
 from pddm_jax.config.old_names import NEW_NAMES
 from pddm_jax.config.rules import MOST, NONE, RULES
 from pddm_jax.data.from_python import ARRAYS
-from pddm_jax.data.layouts.by_name import LISTED
+from pddm_jax.data.load import LISTED
 from pddm_jax.system.cli import check_file, expanded
 
 FILES = (

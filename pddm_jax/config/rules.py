@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 
 from pddm_jax import data
 from pddm_jax.data.from_python import ARRAYS, PATHS
-from pddm_jax.data.layouts.by_name import LISTED
+from pddm_jax.data.load import LISTED
 from pddm_jax.data.transforms import AUGMENT
 from pddm_jax.losses.objectives import OBJECTIVES
 from pddm_jax.networks import NETWORKS
 from pddm_jax.pddm.mining import SCOPES
-from pddm_jax.system.cli import MAX_WORKERS, one_line
+from pddm_jax.system.cli import MAX_WORKERS
+from pddm_jax.system.console import one_line
 from pddm_jax.types import DTYPES, OPTIMIZERS, SCHEDULES
 
 NONE = ("None", "none")

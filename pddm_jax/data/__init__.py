@@ -1,7 +1,7 @@
 """Labelled images from disk to batches: data sets by name, transforms, P x K batches."""
 
-from pddm_jax.data.closed_set import ClosedSet, drawn
-from pddm_jax.data.images import Images, Split, hold_out, some
+from pddm_jax.data.closed_set import ClosedSet, per_class_mask
+from pddm_jax.data.images import Images, Split, hold_out, subset
 from pddm_jax.data.load import (
     CLOSED_SETS,
     DATASETS,
@@ -28,7 +28,6 @@ __all__ = [
     "Parts",
     "Split",
     "closed_set_of",
-    "drawn",
     "hold_out",
     "load",
     "load_closed_set",
@@ -36,6 +35,7 @@ __all__ = [
     "load_parts",
     "make_transform",
     "ordered_batches",
-    "some",
+    "per_class_mask",
+    "subset",
     "train_batches",
 ]

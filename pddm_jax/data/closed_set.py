@@ -1,40 +1,41 @@
-"""Closed sets: other images of the same classes for training and for test, as classification needs."""
+"""Closed sets for classification: training and test images of the same classes."""
 
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
 
-from pddm_jax.data.images import Images, some
+from pddm_jax.data.images import Images, subset
 from pddm_jax.data.streams import HALVES, stream
 
 
 class ClosedSet(NamedTuple):
-    """Training images of all classes, test images of no others, and in words how they were parted."""
+    """Training images of all classes, test images of these classes, and a description of the division."""
 
     train: Images
     test: Images
-    rule: str
+    description: str
 
 
 def halves(data: Images, seed: int) -> ClosedSet:
-    """Half of the images of each class, drawn by seed, for training (the larger half), the others for test.
+    """Half of the images of each class, drawn by seed, for training (the larger half); the others for test.
 
     Raises:
-        ValueError: a class has one image only.
+        ValueError: a class has only one image.
     """
     labels, counts = np.unique(data.labels, return_counts=True)
     if (counts < 2).any():
         name = data.class_names[int(labels[counts < 2][0])]
         raise ValueError(f"class {name!r} has one image, which cannot be halved")
-    return parted(data, ~drawn(data, 0.5, seed), f"half of the images of each class by seed {seed}")
+    description = f"half of the images of each class by seed {seed}"
+    return divided(data, ~per_class_mask(data, 0.5, seed), description)
 
 
-def drawn(data: Images, share: float, seed: int) -> Bool[np.ndarray, " n"]:
-    """Which images are in a share of each class, drawn by seed and rounded down.
+def per_class_mask(data: Images, share: float, seed: int) -> Bool[np.ndarray, " n"]:
+    """A mask of a share of the images of each class, drawn by seed and rounded down.
 
-    Of a class of n images those are not in it that come first in the permutation of n that the stream of
-    (seed, label) draws: so the share of a class does not depend on what other classes there are.
+    The stream of (seed, label) permutes the images of a class, and the last of the permutation are masked.
+    So the share of a class does not depend on the other classes.
     """
     chosen = np.zeros(len(data.labels), bool)
     order = np.argsort(data.labels, kind="stable")
@@ -45,23 +46,23 @@ def drawn(data: Images, share: float, seed: int) -> Bool[np.ndarray, " n"]:
     return chosen
 
 
-def parted(data: Images, in_train: Bool[np.ndarray, " n"], rule: str) -> ClosedSet:
-    """Some of the images for training, the others for test.
+def divided(data: Images, in_train: Bool[np.ndarray, " n"], description: str) -> ClosedSet:
+    """The masked images for training, the others for test.
 
     Raises:
-        ValueError: there are no test images, or those of a class have none for training beside them.
+        ValueError: there are no test images, or a class has test images and no training images.
     """
-    train, test = (some(data, np.flatnonzero(chosen)) for chosen in (in_train, ~in_train))
-    return checked(ClosedSet(train, test, rule))
+    train, test = (subset(data, np.flatnonzero(chosen)) for chosen in (in_train, ~in_train))
+    return checked(ClosedSet(train, test, description))
 
 
 def checked(found: ClosedSet) -> ClosedSet:
-    """The same; ValueError where there are no test images, or a class of theirs has none for training."""
+    """The same set; ValueError if there is no test image, or a class has test images only."""
     if not len(found.test.labels):
-        raise ValueError(f"there are no images for test ({found.rule})")
+        raise ValueError(f"there are no test images ({found.description})")
     if unknown := sorted(found.test.class_names.keys() - found.train.class_names.keys()):
         raise ValueError(
-            f"{len(unknown)} classes have test images but none for training, such as "
-            f"{found.test.class_names[unknown[0]]!r} ({found.rule})"
+            f"{len(unknown)} classes have test images and no training images, for example "
+            f"{found.test.class_names[unknown[0]]!r} ({found.description})"
         )
     return found

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: from the four IDX files, or else through TensorFlow Datasets."""
+"""Fashion-MNIST from its four IDX files, or else from a TensorFlow Datasets store."""
 
 import gzip
 import io
@@ -30,11 +30,11 @@ def load(root: str | None, image_size: int | None, seed: int) -> Split:
             TensorFlow Datasets store that holds fashion_mnist; None = where Debian's package
             dataset-fashion-mnist puts the files.
         image_size: side in pixels, 28 by default; other sizes are resized.
-        seed: not used, the classes are given.
+        seed: not used, since the classes are fixed.
 
     Raises:
-        FileNotFoundError: neither files nor store are there.
-        ValueError: a file is corrupt, truncated or not of the data set.
+        FileNotFoundError: there are neither the files nor a store.
+        ValueError: a file is corrupt, truncated or of another data set.
     """
     del seed
     folder = Path(root).expanduser() if root else SYSTEM_ROOT
@@ -63,7 +63,7 @@ def _read_idx_set(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     path = _find(folder, f"{name}-labels-idx1-ubyte")
     labels = read_idx(path, (count,))
     if labels.max() >= len(NAMES):
-        raise ValueError(f"{path} is corrupt: label {labels.max()} where 0 to 9 are allowed")
+        raise ValueError(f"{path} is corrupt: found label {labels.max()}, expected 0 to 9")
     return images, labels
 
 
@@ -75,7 +75,7 @@ def _find(folder: Path, name: str) -> Path:
 
 
 def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """The unsigned bytes of an IDX file, plain or gzipped, which must have the given shape.
+    """The unsigned bytes of an IDX file of the given shape, plain or gzipped.
 
     Raises:
         ValueError: the file is corrupt, truncated, too long, or of another shape.
@@ -85,21 +85,23 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         data = read_bytes(path, LARGEST)
         if path.suffix == ".gz":
             with gzip.open(io.BytesIO(data)) as file:
-                data = file.read(largest + 1)  # no more, however much it inflates to
+                data = file.read(largest + 1)  # bounds a file that inflates without end
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is corrupt or truncated: {error}") from error
     header = 4 + 4 * len(shape)
     magic = bytes([0, 0, 8, len(shape)])
     if data[:4] != magic:
-        raise ValueError(f"{path} is no IDX file of bytes: starts with {data[:4]!r}, not {magic!r}")
+        raise ValueError(
+            f"{path} is not an IDX file of bytes: found {data[:4]!r} first, expected {magic!r}"
+        )
     if len(data) < header:
         raise ValueError(f"{path} is truncated: it ends within its header")
     found = tuple(int(n) for n in np.frombuffer(data[4:header], ">u4"))
     if found != shape:
-        raise ValueError(f"{path} holds shape {found} where {shape} was expected")
+        raise ValueError(f"{path} has shape {found}, expected {shape}")
     if len(data) - header != np.prod(shape):
         raise ValueError(
-            f"{path} is corrupt or truncated: {len(data) - header} bytes where {np.prod(shape)} belong"
+            f"{path} is corrupt or truncated: found {len(data) - header} bytes, expected {np.prod(shape)}"
         )
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
@@ -113,7 +115,7 @@ def _read_tfds(root: str | None, name: str) -> tuple[np.ndarray, np.ndarray]:
     except (OSError, ValueError, KeyError, AssertionError, NotImplementedError) as error:
         raise FileNotFoundError(
             f"no Fashion-MNIST in {root or SYSTEM_ROOT}: found neither the IDX files "
-            f"({name}-images-idx3-ubyte[.gz], ...) nor a TensorFlow Datasets store in array_record form; "
+            f"({name}-images-idx3-ubyte[.gz], ...) nor a TensorFlow Datasets store in array_record format; "
             "give its folder as data.root, or install Debian's package dataset-fashion-mnist"
         ) from error
     images = np.stack([example["image"][..., 0] for example in source])

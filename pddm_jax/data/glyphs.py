@@ -1,4 +1,4 @@
-"""Glyphs: one character drawn in many typefaces, rendered from the fonts that matplotlib carries."""
+"""Glyphs: characters in many typefaces, rendered from the fonts that matplotlib bundles."""
 
 import os
 import unicodedata
@@ -28,19 +28,19 @@ LEAST_FACES = 8
 CATEGORIES = "LNSP"  # Unicode's letters, numbers, symbols and punctuation
 EM = 0.6875  # of the image's side: 22 pixels of 32
 BETWEEN = " / "  # the characters of a class, in its name
-LAYOUT = 2  # raised when the rendering changes, so that no old cache is read
+LAYOUT = 2  # incremented when the rendering changes, so that no old cache is read
 
 
 def load(root: str | None, image_size: int | None, seed: int) -> Split:
     """Glyphs of `image_size` (32) pixels, half of the characters for training, the others for test.
 
-    A character is taken where at least 8 of the 16 faces have it. Characters that are drawn alike
-    anywhere, to the pixel (Latin A, Greek Alpha), are one class, which each face draws once, and which has
-    the names of all of them: see `character_names`.
+    A character is used if at least 8 of the 16 typefaces have it. Characters that any typeface draws alike,
+    pixel by pixel (Latin A, Greek Alpha), are one class, with one image for each typeface and the names of
+    all its characters: see `character_names`.
 
     Args:
-        root: where the rendering is cached; None = the user's cache folder.
-        image_size: side of the image in pixels.
+        root: folder where the rendering is cached; None = the user's cache folder.
+        image_size: side of an image in pixels.
         seed: of the split.
     """
     size = 32 if image_size is None else image_size
@@ -55,7 +55,7 @@ def _cache_folder(root: str | None) -> Path:
 
 
 def _cached(folder: Path, size: int) -> Images:
-    """Read the rendering from the cache, or render and cache it; a broken cache is made anew."""
+    """Read the rendering from the cache, or render and cache it; a corrupt cache is replaced."""
     versions = f"{LAYOUT}-matplotlib{matplotlib.__version__}-pillow{PIL.__version__}"
     path = folder / f"glyphs-{size}-{versions}.npz"
     try:
@@ -118,8 +118,8 @@ def render(
 
 
 def _draw(character: str, font: ImageFont.FreeTypeFont, size: int) -> np.ndarray | None:
-    """White on black, its ink centred, made smaller only where it would not fit; None if blank."""
-    # From the pen's start there are 2.9 ems to each side, and more below and to the right: FACES need two.
+    """White on black, its ink centered, shrunk only if it would not fit; None if blank."""
+    # The canvas has 2.9 ems on each side of the pen's start, more below and to the right; FACES need two.
     drawn = Image.new("L", (6 * size, 6 * size))
     ImageDraw.Draw(drawn).text((2 * size, 2 * size), character, fill=255, font=font)
     box = drawn.getbbox()
@@ -135,7 +135,7 @@ def _draw(character: str, font: ImageFont.FreeTypeFont, size: int) -> np.ndarray
 
 
 def _merge_alike(drawings: dict[tuple[int, int], np.ndarray]) -> dict[int, int]:
-    """For each character the lowest one that it is drawn like, by any faces, in any number of steps."""
+    """For each character the lowest character that is drawn alike, by any face, transitively."""
     first = {c: c for c, _ in drawings}
 
     def find(c: int) -> int:

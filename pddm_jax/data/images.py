@@ -1,7 +1,5 @@
-"""Labelled images, and how they are split into classes for training and for test."""
+"""Labelled images, subsets of them, and splits into training and test classes."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,40 +10,20 @@ from pddm_jax.data.streams import HOLD_OUT, SPLIT, stream
 
 @runtime_checkable
 class ImageFiles(Protocol):
-    """Images by number, read when they are asked for; they may differ in size."""
+    """Images that are read when they are indexed; they may differ in size."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of images."""
 
     def __getitem__(self, index: int, /) -> UInt8[np.ndarray, "h w c"]:
-        """The image of a number."""
+        """The pixels of an image."""
 
     def take(self, indices: Int[np.ndarray, " m"], /) -> "ImageFiles":
-        """Some of the images, in the order of these numbers."""
+        """The images at these indices, in this order."""
 
 
 ImageSequence = UInt8[np.ndarray, "n h w c"] | ImageFiles
 """Images in memory, all of one size, or on disk."""
-
-
-@dataclass(frozen=True)
-class Joined:
-    """Images of several sequences, in any order: those that `of` and `numbers` point at."""
-
-    sequences: Sequence[ImageSequence]
-    of: Int[np.ndarray, " n"]  # which sequence
-    numbers: Int[np.ndarray, " n"]  # in it
-
-    def __len__(self) -> int:
-        return len(self.of)
-
-    def __getitem__(self, index: int) -> UInt8[np.ndarray, "h w c"]:
-        """The image of a number."""
-        return self.sequences[int(self.of[index])][int(self.numbers[index])]
-
-    def take(self, indices: Int[np.ndarray, " m"]) -> "Joined":
-        """Some of the images, in the order of these numbers."""
-        return Joined(self.sequences, self.of[indices], self.numbers[indices])
 
 
 class Images(NamedTuple):
@@ -57,31 +35,31 @@ class Images(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Training and test images of disjoint classes, and in words how they were parted."""
+    """Training and test images of disjoint classes, and a description of the split."""
 
     train: Images
     test: Images
-    rule: str
+    description: str
 
 
 def of_classes(data: Images, classes: Int[np.ndarray, " c"]) -> Images:
-    """The images of some classes, in their order."""
-    chosen = some(data, np.flatnonzero(np.isin(data.labels, classes)))
+    """The images of the given classes, in their order."""
+    chosen = subset(data, np.flatnonzero(np.isin(data.labels, classes)))
     return chosen._replace(class_names={int(label): data.class_names[int(label)] for label in classes})
 
 
-def some(data: Images, numbers: Int[np.ndarray, " m"]) -> Images:
-    """Some of the images, in the order of these numbers, and the classes that they have."""
-    images = data.images[numbers] if isinstance(data.images, np.ndarray) else data.images.take(numbers)
-    labels = data.labels[numbers]
+def subset(data: Images, indices: Int[np.ndarray, " m"]) -> Images:
+    """The images at these indices, in this order, with the names of their classes."""
+    images = data.images[indices] if isinstance(data.images, np.ndarray) else data.images.take(indices)
+    labels = data.labels[indices]
     return Images(images, labels, {label: data.class_names[label] for label in np.unique(labels).tolist()})
 
 
 def hold_out(data: Images, share: float, seed: int) -> tuple[Images, Images]:
-    """The images without a share of the classes, drawn by seed, and those of these classes.
+    """Hold out a share of the classes, drawn by seed: (images of the other classes, images of these).
 
     Raises:
-        ValueError: one of the two would have no class.
+        ValueError: one of the two parts would have no class.
     """
     classes = stream(seed, HOLD_OUT).permutation(np.unique(data.labels))
     count = round(share * len(classes))
@@ -94,5 +72,5 @@ def split_half(data: Images, seed: int) -> Split:
     """Half of the classes, drawn by seed, for training (the larger half), the others for test."""
     classes = stream(seed, SPLIT).permutation(np.unique(data.labels))
     half = (len(classes) + 1) // 2
-    rule = f"half of the classes by seed {seed}, disjoint"
-    return Split(of_classes(data, classes[:half]), of_classes(data, classes[half:]), rule)
+    description = f"half of the classes by seed {seed}, disjoint"
+    return Split(of_classes(data, classes[:half]), of_classes(data, classes[half:]), description)

@@ -1,25 +1,46 @@
-"""The images of several parts of a data set in one order, and their names in a file: a row each."""
+"""All images of a data set in the order in which it lists them, and the file of their names."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from pddm_jax.data.images import Images, ImageSequence, Joined
+from pddm_jax.data.images import Images, ImageSequence
 from pddm_jax.data.storage.decode import Encoded
 from pddm_jax.system.files import write_text
 from pddm_jax.system.regular import read_text
 
 
+@dataclass(frozen=True)
+class Joined:
+    """Images of several sequences in any order: image i is `sequences[of[i]][numbers[i]]`."""
+
+    sequences: Sequence[ImageSequence]
+    of: Int[np.ndarray, " n"]  # which sequence
+    numbers: Int[np.ndarray, " n"]  # in it
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+        """The pixels of an image."""
+        return self.sequences[int(self.of[index])][int(self.numbers[index])]
+
+    def take(self, indices: Int[np.ndarray, " m"]) -> "Joined":
+        """The images at these indices, in this order."""
+        return Joined(self.sequences, self.of[indices], self.numbers[indices])
+
+
 class Listing(NamedTuple):
-    """Images in the order of the data set, one for each row."""
+    """Images in the order of the data set: row i is image i."""
 
     images: ImageSequence
     labels: Int[np.ndarray, " n"]
-    parts: UInt8[np.ndarray, " n"]  # which of the parts, in their order
+    parts: UInt8[np.ndarray, " n"]  # the number of its part
     names: list[str]
 
     def since(self, row: int) -> ImageSequence:
@@ -30,11 +51,11 @@ class Listing(NamedTuple):
 
 
 def listing(images: Mapping[str, Images], root: str | None) -> Listing:
-    """The images of all parts in the order in which the data set lists them; in memory, part after part.
+    """The images of all parts in the order in which the data set lists them; images in memory part by part.
 
     Args:
-        images: by part.
-        root: the data set's folder; the names of files are given below it.
+        images: by name of the part.
+        root: the data set's folder; file names are relative to it.
     """
     every = [*images.values()]
     sizes = [len(of.labels) for of in every]
@@ -53,7 +74,7 @@ def listing(images: Mapping[str, Images], root: str | None) -> Listing:
 
 
 def write_names(path: Path, names: list[str]) -> None:
-    """Write names, a line of UTF-8 each; the backslash and what cannot be printed are escaped."""
+    """Write names, one UTF-8 line each; backslashes and unprintable characters are escaped."""
     write_text(path, "".join(f"{_escaped(name)}\n" for name in names))
 
 
@@ -61,7 +82,7 @@ def read_names(path: Path) -> list[str]:
     """The names that `write_names` wrote.
 
     Raises:
-        OSError: the file is not there.
+        OSError: the file cannot be read.
         ValueError: it is not UTF-8.
     """
     return [ESCAPE.sub(_character, line) for line in read_text(path).split("\n")[:-1]]

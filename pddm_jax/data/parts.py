@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pddm_jax.data.closed_set import ClosedSet, drawn
-from pddm_jax.data.images import Images, Split, hold_out, some
+from pddm_jax.data.closed_set import ClosedSet, per_class_mask
+from pddm_jax.data.images import Images, Split, hold_out, subset
 from pddm_jax.data.load import load_data
 
 
@@ -31,9 +31,9 @@ def load_parts(fields: Mapping[str, Any], *, closed_set: bool, seed: int) -> Par
     if fields["val_class_fraction"]:
         train, evaluated = hold_out(split.train, fields["val_class_fraction"], seed)
     if fields["seen_test"]:
-        kept = drawn(train, fields["seen_test"], seed)
+        kept = per_class_mask(train, fields["seen_test"], seed)
         if not kept.any():
             raise ValueError(f"data.seen_test of {fields['seen_test']} keeps no image of any class")
-        seen = some(train, np.flatnonzero(kept))
-        train = some(train, np.flatnonzero(~kept))
+        seen = subset(train, np.flatnonzero(kept))
+        train = subset(train, np.flatnonzero(~kept))
     return Parts(split, train, evaluated, seen)

@@ -1,4 +1,4 @@
-"""Batches for training and for test, read ahead by Grain; an image's chances are keyed by its place."""
+"""Batches for training and for test, read ahead by Grain; random numbers are keyed by an image's place."""
 
 import os
 from collections.abc import Callable, Generator
@@ -14,7 +14,7 @@ from pddm_jax.data.images import Images, ImageSequence
 from pddm_jax.data.sampler import PKSampler
 from pddm_jax.data.streams import IMAGE, stream
 from pddm_jax.data.transforms import Transform
-from pddm_jax.system.cores import cores
+from pddm_jax.system.processes import cores
 from pddm_jax.types import Batch
 
 
@@ -24,8 +24,8 @@ def train_batches(
     """The batches of the sampler, each image transformed by random numbers keyed by its place.
 
     Args:
-        data: what the sampler's indices stand for.
-        sampler: the references, batch after batch.
+        data: the images that the sampler's indices refer to.
+        sampler: of the indices, batch by batch.
         transform: see `make_transform`.
         seed: of the random numbers.
         workers: processes that read; 0 = threads of this process. The batches are the same.
@@ -36,8 +36,8 @@ def train_batches(
         index, places = zip(
             *(sampler[slot] for slot in range(number * size, (number + 1) * size)), strict=True
         )
-        chances = (stream(seed, IMAGE, place) for place in places)
-        images = [transform.train(data.images[i], rng) for i, rng in zip(index, chances, strict=True)]
+        rngs = (stream(seed, IMAGE, place) for place in places)
+        images = [transform.train(data.images[i], rng) for i, rng in zip(index, rngs, strict=True)]
         return Batch(np.stack(images), data.labels[list(index)])
 
     return _read_ahead(read, len(sampler) // size, workers, data.images)
@@ -51,9 +51,9 @@ def ordered_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Generator[UInt8[np.ndarray, "b h w c"]]:
-    """All images in order, in batches of `size`; the last batch is filled up with the last image.
+    """All images in order, in batches of `size`; the last batch is padded with the last image.
 
-    Each process is given its own contiguous share of each batch, and reads no more than that.
+    Each process reads only its own contiguous share of each batch.
     """
     share = size // process_count
     batches = -(-len(images) // size)
@@ -69,13 +69,13 @@ def ordered_batches(
 def _read_ahead(
     read: Callable[[int], Any], batches: int, workers: int, images: ImageSequence
 ) -> Generator[Any]:
-    # Batches are Grain's elements: image by image it takes longer than what is done to an image in memory.
-    # That is all Python, and a second thread only gets in its way; decoding lets go of the interpreter.
+    # Grain's elements are batches: its time for an element exceeds the transform of an image in memory.
+    # That holds the interpreter, so a second thread does not help; decoding releases it.
     threads = 1 if workers or isinstance(images, np.ndarray) else cores()
     options = grain.ReadOptions(threads, prefetch_buffer_size=max(8, 2 * threads))
     ahead = grain.MapDataset.range(batches).map(read).to_iter_dataset(options)
     if workers:
-        if not flags.FLAGS.is_parsed():  # outside of an absl app; Grain's processes ask flags of their own
+        if not flags.FLAGS.is_parsed():  # outside an absl app; Grain's processes read absl flags
             flags.FLAGS.mark_as_parsed()
         _start_tracker()
         ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=2))
@@ -89,8 +89,8 @@ def _read_ahead(
 def _start_tracker() -> None:
     """Start the process that removes the shared memory of workers, without its warnings.
 
-    When reading ends early, batches are left in shared memory. The tracker removes them, and would write
-    after the last line of the command that they had leaked.
+    When reading ends early, batches are left in shared memory. The tracker removes them, and would warn of
+    leaks after the last line of the command.
     """
     name = "PYTHONWARNINGS"
     former = os.environ.get(name)

@@ -1,4 +1,4 @@
-"""Who is for training and who for test, with the counts of the literature."""
+"""Protocols: the training and test classes of each data set, checked against the published counts."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from pddm_jax.data.closed_set import ClosedSet, halves, parted
+from pddm_jax.data.closed_set import ClosedSet, divided, halves
 from pddm_jax.data.images import Images, Split, of_classes, split_half
 from pddm_jax.data.layouts.base import Source
 from pddm_jax.data.streams import SPLIT, stream
@@ -14,14 +14,14 @@ from pddm_jax.system.regular import read_lines
 
 
 class Count(NamedTuple):
-    """How many classes and images a part of a data set has."""
+    """The numbers of classes and images of a part of a data set."""
 
     classes: int
     images: int
 
 
 class Expected(NamedTuple):
-    """What a whole data set holds."""
+    """The counts of a complete data set."""
 
     train: Count
     test: Count
@@ -32,13 +32,13 @@ EXPECTED = {
     "cub200": Expected(Count(100, 5_864), Count(100, 5_924)),
     "sop": Expected(Count(11_318, 59_551), Count(11_316, 60_502)),
 }
-# What the releases hold for training, and for validation or for test, with all classes in each.
+# The training images of each release with its validation or its test images; both have all classes.
 IMAGENET = {
     "imagenet2010": [Expected(Count(1_000, 1_261_406), Count(1_000, n)) for n in (50_000, 150_000)],
     "imagenet2012": [Expected(Count(1_000, 1_281_167), Count(1_000, 50_000))],
 }
-IMAGENET10K_CLASSES = 10_184  # of which no file tells how many images belong
-# The sets' own parts for classification, which hold all classes each; that is not what is wanted here.
+IMAGENET10K_CLASSES = 10_184  # its number of images is not published
+# The data sets' own training and test images for classification: both have all classes.
 CLASSIFICATION = {"cars196": (8_144, 8_041), "cub200": (5_994, 5_794)}
 
 
@@ -61,7 +61,7 @@ def cub200(source: Source) -> Split:
 
 
 def sop(source: Source) -> Split:
-    """Stanford Online Products, as its files part it: 59,551 images of 11,318 classes, 60,502 of 11,316.
+    """Stanford Online Products as its files divide it: 59,551 images of 11,318 classes, 60,502 of 11,316.
 
     Raises:
         ValueError: the counts differ, or a class is in both parts.
@@ -76,7 +76,7 @@ def sop(source: Source) -> Split:
 
 
 def folder(source: Source, seed: int) -> Split:
-    """The folder's own train/ and test/, or where it has not both, half of its classes each, by seed.
+    """The folder's own train/ and test/; if it lacks one of them, half of the classes each, by seed.
 
     Raises:
         ValueError: a class is in both train/ and test/, or there is only one class.
@@ -86,9 +86,9 @@ def folder(source: Source, seed: int) -> Split:
         shared = [source.class_names[label] for label in np.intersect1d(train, test).tolist()]
         if shared:
             raise ValueError(
-                f"{len(shared)} classes are in both train/ and test/, such as {shared[0]!r}, but those of "
-                "test must be unseen: move each class into one of them; or put all class folders into one "
-                "folder without train/ and test/, and they are halved by seed"
+                f"{len(shared)} classes are in both train/ and test/, for example {shared[0]!r}, but a "
+                "test class must have no training image: move each class into one of them; or put all "
+                "class folders into one folder without train/ and test/, and they are halved by seed"
             )
         return _split(source, train, test, "classes of train/ for training, of test/ for test")
     if len(np.unique(source.labels)) < 2:
@@ -100,11 +100,11 @@ def folder(source: Source, seed: int) -> Split:
 
 
 def by_class(source: Source, test_classes: str, seed: int) -> Split:
-    """Other test classes than a data set's own.
+    """A split with test classes that the caller chooses.
 
     Args:
-        source: all of its images, whatever part of it they are in.
-        test_classes: how many classes are for test, drawn by seed; or the file of their names, one a line.
+        source: all images of a data set; its own parts are ignored.
+        test_classes: the number of test classes, drawn by seed; or a file of their names, one on each line.
         seed: of the classes.
 
     Raises:
@@ -115,26 +115,26 @@ def by_class(source: Source, test_classes: str, seed: int) -> Split:
     labels = np.unique(data.labels)
     if test_classes.isdecimal():
         test = stream(seed, SPLIT).permutation(labels)[: int(test_classes)]
-        rule = f"by seed {seed}"
+        choice = f"by seed {seed}"
     else:
         names = [line for _, line in read_lines(Path(test_classes).expanduser())]
         known = {data.class_names[label]: label for label in labels.tolist()}
         for name in names:
             if name not in known or names.count(name) > 1:
-                told = "has no image" if name not in known else "stands there twice"
-                raise ValueError(f"data.test_classes: {name!r} of {test_classes} {told}")
+                problem = "has no image" if name not in known else "is listed twice"
+                raise ValueError(f"data.test_classes: {name!r} of {test_classes} {problem}")
         test = np.array([known[name] for name in names], labels.dtype)
-        rule = f"those of {test_classes}"
+        choice = f"those of {test_classes}"
     if not 0 < len(test) < len(labels):
         raise ValueError(
             f"data.test_classes: {test_classes} keeps {len(test)} of {len(labels)} classes for test"
         )
-    rule = f"{len(test)} of {len(labels)} classes for test, {rule}; the others for training"
-    return Split(of_classes(data, np.setdiff1d(labels, test)), of_classes(data, test), rule)
+    description = f"{len(test)} of {len(labels)} classes for test, {choice}; the others for training"
+    return Split(of_classes(data, np.setdiff1d(labels, test)), of_classes(data, test), description)
 
 
 def closed_set(source: Source, seed: int) -> ClosedSet:
-    """The source's own parts, or where it has not both, half of the images of each class, by seed.
+    """The source's own parts; if it lacks one of them, half of the images of each class, by seed.
 
     Raises:
         ValueError: a class has test images, but none for training.
@@ -142,14 +142,14 @@ def closed_set(source: Source, seed: int) -> ClosedSet:
     data = Images(source.images, source.labels, source.class_names)
     if source.in_train is None or len({*source.in_train.tolist()}) < 2:
         return halves(data, seed)
-    return parted(data, source.in_train, "images parted as they are on disk")
+    return divided(data, source.in_train, "images parted as they are on disk")
 
 
 def imagenet(name: str, source: Source, seed: int) -> ClosedSet:
     """ILSVRC 2010 and 2012 with the releases' own parts, ImageNet-10K and any other list as `closed_set`.
 
-    The test images of 2010 are those for validation or those for test, whichever there are: which ones the
-    paper used is open.
+    The test images of ILSVRC 2010 are its validation or its test images, whichever are found: the paper
+    does not say which it used.
 
     Raises:
         ValueError: the counts of ILSVRC differ, or the number of classes of ImageNet-10K.
@@ -158,13 +158,13 @@ def imagenet(name: str, source: Source, seed: int) -> ClosedSet:
     counts = Expected(*(Count(len(x.class_names), len(x.labels)) for x in (found.train, found.test)))
     if counts not in IMAGENET.get(name, [counts]):
         raise ValueError(
-            f"this is not the whole of {name}: training and test have {_words(counts)} where "
-            f"{' or '.join(map(_words, IMAGENET[name]))} belong (read from {source.layout})"
+            f"{name} is incomplete: found {_words(counts)} for training and test, expected "
+            f"{' or '.join(map(_words, IMAGENET[name]))} (read from {source.layout})"
         )
     if name == "imagenet10k" and counts.train.classes != IMAGENET10K_CLASSES:
         raise ValueError(
-            f"this is not the whole of {name}: {counts.train.classes:,} classes where "
-            f"{IMAGENET10K_CLASSES:,} belong (read from {source.layout})"
+            f"{name} is incomplete: found {counts.train.classes:,} classes, expected "
+            f"{IMAGENET10K_CLASSES:,} (read from {source.layout})"
         )
     return found
 
@@ -179,13 +179,13 @@ def _by_class_id(name: str, source: Source) -> Split:
 
 def _own_parts(source: Source) -> tuple[Int[np.ndarray, " a"], Int[np.ndarray, " b"]]:
     if source.in_train is None:
-        raise ValueError(f"{source.layout} does not tell which images are for training")
+        raise ValueError(f"{source.layout} does not list which images are for training")
     return np.unique(source.labels[source.in_train]), np.unique(source.labels[~source.in_train])
 
 
-def _split(source: Source, train: np.ndarray, test: np.ndarray, rule: str) -> Split:
+def _split(source: Source, train: np.ndarray, test: np.ndarray, description: str) -> Split:
     data = Images(source.images, source.labels, source.class_names)
-    return Split(of_classes(data, train), of_classes(data, test), rule)
+    return Split(of_classes(data, train), of_classes(data, test), description)
 
 
 def _check(name: str, source: Source, train: np.ndarray, test: np.ndarray, classes: np.ndarray) -> None:
@@ -193,9 +193,8 @@ def _check(name: str, source: Source, train: np.ndarray, test: np.ndarray, class
     found = Expected(*(_count(source.labels, classes) for classes in (train, test)))
     if found != EXPECTED[name] or np.isin(source.labels, [*train, *test], invert=True).any():
         raise ValueError(
-            f"this is not the whole of {name}: training and test classes have {_words(found)} where "
-            f"{_words(EXPECTED[name])} belong; {_cause(name, source, classes)} "
-            f"(read from {source.layout})"
+            f"{name} is incomplete: found {_words(found)} in the training and test classes, expected "
+            f"{_words(EXPECTED[name])}; {_cause(name, source, classes)} (read from {source.layout})"
         )
 
 
@@ -217,9 +216,9 @@ def _cause(name: str, source: Source, classes: np.ndarray) -> str:
         return f"the class {foreign[0]} is not one of {classes[0]} to {classes[-1]}"
     missing = np.setdiff1d(classes, source.labels)
     if len(missing):
-        few = ", ".join(map(str, missing[:5].tolist()))
-        return f"{len(missing)} classes have no image, such as {few}: is a folder missing?"
+        ids = ", ".join(map(str, missing[:5].tolist()))
+        return f"{len(missing)} classes have no image, for example {ids}: is a folder missing?"
     present, counts = np.unique(source.labels, return_counts=True)
     least = sorted(zip(counts.tolist(), present.tolist(), strict=True))[:3]
-    few = ", ".join(f"{label} ({count})" for count, label in least)
-    return f"{total:,} images in all; the classes with the fewest are {few}"
+    smallest = ", ".join(f"{label} ({count})" for count, label in least)
+    return f"{total:,} images in all; the classes with the fewest are {smallest}"

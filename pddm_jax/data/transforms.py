@@ -1,6 +1,6 @@
-"""From an image as it is stored to one of the network's size: by chance for training, alike for test.
+"""Transforms of images to the network's size: random for training, fixed for test.
 
-OpenCV is told to use one thread: images are worked on side by side, each in a thread or process.
+OpenCV uses one thread: images are transformed in parallel, each by one thread or process.
 """
 
 import math
@@ -17,21 +17,21 @@ from pddm_jax.checks import check_choice
 cv2.setNumThreads(1)
 
 AUGMENT = {"shift": ("shift",), "crop": ("min_crop_area", "flip", "resize_crop_ratio", "color_jitter")}
-"""What can be done to an image, and the fields that say how; see `make_transform`."""
+"""The fields of each kind of augmentation; see `make_transform`."""
 
 Pixels = UInt8[np.ndarray, "h w c"]
 Box = tuple[int, int, int, int]
 
 
 class Transform(NamedTuple):
-    """What is done to an image for training, with random numbers, and what for test."""
+    """The transform of a training image, which takes a generator, and that of a test image."""
 
     train: Callable[[Pixels, np.random.Generator], Pixels]
     test: Callable[[Pixels], Pixels]
 
 
 def shifted(image: Pixels, dy: int, dx: int) -> Pixels:
-    """The image moved down by dy and right by dx; what comes in is black."""
+    """The image moved down by dy and right by dx, padded with black."""
     moved = np.zeros_like(image)
     height, width = image.shape[:2]
     inner = image[max(-dy, 0) : max(height - dy, 0), max(-dx, 0) : max(width - dx, 0)]
@@ -42,8 +42,8 @@ def shifted(image: Pixels, dy: int, dx: int) -> Pixels:
 def resized(image: Pixels, box: Box, size: int) -> Pixels:
     """The part (left, top, right, bottom) of a grey or RGB image, as size x size pixels.
 
-    Bilinear, which is several times as fast as anything that smooths first; where the part shrinks to less
-    than half, so that pixels would be passed over, the mean over the area that a new pixel covers.
+    Bilinear, which is several times as fast as a filter that smooths first. A part that shrinks to less
+    than half, of which bilinear skips pixels, is averaged over the area of each new pixel.
     """
     left, top, right, bottom = box
     how = cv2.INTER_AREA if max(right - left, bottom - top) > 2 * size else cv2.INTER_LINEAR
@@ -52,7 +52,7 @@ def resized(image: Pixels, box: Box, size: int) -> Pixels:
 
 
 def center(height: int, width: int, share: float) -> Box:
-    """The box of a square in the middle, with this share of the shorter side."""
+    """The box of the central square, with this share of the shorter side."""
     side = max(1, round(min(height, width) * share))
     left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side
@@ -61,7 +61,7 @@ def center(height: int, width: int, share: float) -> Box:
 def random_box(height: int, width: int, min_crop_area: float, rng: np.random.Generator) -> Box:
     """A box of a random share of the area, `min_crop_area` to 1, and a random aspect, 3:4 to 4:3.
 
-    Where ten draws do not fit into the image, the middle square is taken.
+    If ten draws do not fit into the image, the central square is taken.
 
     Source: Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, section 6.
     """
@@ -80,18 +80,18 @@ def _shift(shift: int, image: Pixels, rng: np.random.Generator) -> Pixels:
     return shifted(image, dy, dx)
 
 
-def _as_it_is(image: Pixels) -> Pixels:
+def _identity(image: Pixels) -> Pixels:
     return image
 
 
 def jittered(image: Pixels, color_jitter: float, rng: np.random.Generator) -> Pixels:
-    """The image at another saturation, and each channel at another brightness.
+    """The image with random changes of saturation and of the brightness of each channel.
 
     Both are multiplied by random factors of 1 - color_jitter to 1 + color_jitter, and clipped to 0 to 255.
     """
     channels = image.shape[-1]
     saturation, *brightness = rng.uniform(1 - color_jitter, 1 + color_jitter, 1 + channels)
-    mixed = saturation * np.eye(channels) + (1 - saturation) / channels  # its own value, and the grey one
+    mixed = saturation * np.eye(channels) + (1 - saturation) / channels  # of the channel, and of grey
     return cv2.transform(image, np.array(brightness)[:, None] * mixed).reshape(image.shape)
 
 
@@ -124,19 +124,20 @@ def make_transform(
 ) -> Transform:
     """The transform of a name.
 
-    - "shift": for images of one size: moved by up to `shift` pixels in x and y; as they are for test.
-    - "crop": for images of any size: a random box, resized to `image_size`, flipped every second time
-      where `flip`, and `jittered`; for test the middle square, of
+    - "shift", for images of one size: training images are moved by up to `shift` pixels in x and y; test
+      images are unchanged.
+    - "crop", for images of any size: a training image is cut to a random box, resized to `image_size`,
+      flipped with probability 1/2 if `flip`, and `jittered`; a test image is cut to the central square, of
       1 / resize_crop_ratio of the shorter side.
 
     Raises:
-        ValueError: the name is unknown, or a number is out of its range.
+        ValueError: the name is unknown, or a number is out of range.
     """
     check_choice("data.augment", augment, AUGMENT)
     if augment == "shift":
         if shift < 0:
             raise ValueError(f"data.shift must not be below 0, got {shift}")
-        return Transform(partial(_shift, shift), _as_it_is)
+        return Transform(partial(_shift, shift), _identity)
     if image_size is None or image_size < 1:
         raise ValueError(f'data.image_size must be given for data.augment="crop", got {image_size}')
     if not 0 < min_crop_area <= 1 or not 1 <= resize_crop_ratio < math.inf:

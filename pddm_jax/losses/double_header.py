@@ -1,7 +1,4 @@
-"""The double-header hinge: the loss of PDDM over mined quadruplets.
-
-What holds for every loss is in `losses`.
-"""
+"""The double-header hinge: the loss of PDDM over mined quadruplets."""
 
 import jax
 import jax.numpy as jnp
@@ -19,27 +16,28 @@ def hinge_means(
     params: Params | None,
     x: Float[Array, "b d"],
     mined: Quadruplets,
+    *,
     alpha: Scalar,
     beta: Scalar,
     heads: int = 2,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The means of E_m and E_e over the valid quadruplets; see `double_header_hinge`.
 
-    Without params there is no score, and E_m is 0. With one head the hinges of j's negative are left
-    out: the triplet form. Quadruplets are shared out over the devices that x lies on.
+    Without params there is no score, and E_m is 0. One head leaves out the hinges of the negative of j: the
+    triplet form. Quadruplets are sharded over the devices that x lies on.
     """
     *indices, valid = shard_like(mined, like=x)
-    known = jnp.stack([(index >= 0) & (index < len(x)) for index in indices])
-    fine = jnp.all(known | ~valid)
+    in_range = jnp.stack([(index >= 0) & (index < len(x)) for index in indices])
+    fine = jnp.all(in_range | ~valid)
     if not len(x):
-        nothing = nan_unless_finite(jnp.zeros((), jnp.float32), x, params, alpha, beta, fine=fine)
-        return nothing, nothing
-    usable = known & valid  # a slot that is not valid stands for the first image with itself
+        zero = nan_unless_finite(jnp.zeros((), jnp.float32), x, params, (alpha, beta), fine=fine)
+        return zero, zero
+    usable = in_range & valid  # a slot that is not valid compares the first image with itself
     indices = [jnp.where(usable[n], index, 0).astype(jnp.int32) for n, index in enumerate(indices)]
     i, j, k, l = indices  # noqa: E741
     near, far = x[jnp.stack([i, i, j])], x[jnp.stack([j, k, l])]
     distances = squared_distances(near, far)
-    # XLA may contract the difference of two squares that overflow to a multiply-add, which is finite.
+    # XLA may contract the difference of two overflowing squares to a multiply-add, which is finite.
     fine &= all_finite(distances)
     hinges = jax.nn.relu(beta + distances[0] - distances[1:])
     embedding = masked_mean(jnp.sum(hinges[:heads], axis=0), valid)
@@ -65,23 +63,23 @@ def double_header_hinge(
         E_m = [alpha + S_ik - S_ij]+ + [alpha + S_jl - S_ij]+      (similarity scores)
         E_e = [beta  + D_ij - D_ik]+ + [beta  + D_ij - D_jl]+      (squared distances)
 
-    Only the pairs of the quadruplets are scored: memory, and the gradient's way, is O(q d).
+    Only the pairs of the quadruplets are scored: memory, also of the gradient, is O(q d).
 
     Args:
         params: parameters of a PDDM unit.
         embeddings: [b, d], of unit length.
-        quadruplets: indices into the batch, as mined from it; the loss is NaN where a valid one is out of
+        quadruplets: indices into the batch, as mined from it; the loss is NaN if a valid one is out of
             range.
         alpha: margin between scores.
         beta: margin between squared distances (of unit vectors: 0 to 4).
-        weight: lambda, the share of E_e.
+        weight: lambda, the weight of E_e.
 
     Raises:
-        ValueError: embeddings are no matrix or do not fit params, or quadruplets are no four vectors of
-            integers and one of bools, of one length.
+        ValueError: embeddings are not a matrix or do not fit params, or quadruplets are not four vectors of
+            integers and one of bools, all of one length.
 
-    Source: Huang et al., NIPS 2016, section 3.2; the default constants are those that public
-    re-implementations agree on.
+    Source: Huang et al., NIPS 2016, section 3.2; the default constants are common to the public
+    re-implementations.
     """
     x = as_matrix("embeddings", embeddings, check_unit(params))
     scalars = as_scalars(alpha=alpha, beta=beta, weight=weight)
@@ -92,12 +90,12 @@ def double_header_hinge(
 def _double_header(
     params: Params, x: Array, mined: Quadruplets, alpha: Array, beta: Array, weight: Array
 ) -> Array:
-    metric, embedding = hinge_means(params, x, mined, alpha, beta)
+    metric, embedding = hinge_means(params, x, mined, alpha=alpha, beta=beta)
     return nan_unless_finite(metric + weight * embedding, weight)
 
 
 def _as_quadruplets(quadruplets: Quadruplets) -> Quadruplets:
-    """Checked; indices of the host that 32 bits cannot hold become indices that are out of range."""
+    """The checked quadruplets; host indices beyond 32 bits become indices that are out of range."""
     if not isinstance(quadruplets, tuple | list) or len(quadruplets) != 5:
         raise ValueError("quadruplets must be the five vectors i, j, k, l, valid, as they are mined")
     shapes = [jnp.shape(part) for part in quadruplets]
@@ -108,7 +106,7 @@ def _as_quadruplets(quadruplets: Quadruplets) -> Quadruplets:
         found = ", ".join(str(kind) for kind in (*kinds, last))
         raise ValueError(f"quadruplets must be four vectors of integers and one of bools, got {found}")
     i, j, k, l = (_as_index(part) for part in quadruplets[:4])  # noqa: E741
-    return Quadruplets(i, j, k, l, jnp.asarray(quadruplets[4]))
+    return Quadruplets(i, j, k, l, valid=jnp.asarray(quadruplets[4]))
 
 
 def _as_index(index: Int[AnyArray, " q"]) -> Int[Array, " q"]:

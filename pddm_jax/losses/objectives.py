@@ -1,4 +1,4 @@
-"""Objectives by name: each a miner and a loss, as one function of a batch's embeddings."""
+"""Objectives by name: a miner and a loss as one function of the embeddings of a batch."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -17,20 +17,24 @@ from pddm_jax.pddm.scoring import as_unit, check_unit
 from pddm_jax.types import DTYPES, Quadruplets
 
 Logs = dict[str, Float[Array, ""]]
-Learned = Mapping[str, PyTree]
-"""Parameters by part: those of the `unit`, and of a `classifier` where the objective has one."""
-Loss = Callable[[Learned, Float[Array, "b d"], Int[Array, " b"]], tuple[Float[Array, ""], Logs]]
+LossParams = Mapping[str, PyTree]
+"""Parameters of an objective: of the `unit`, and of the `classifier` where it has one."""
+Loss = Callable[[LossParams, Float[Array, "b d"], Int[Array, " b"]], tuple[Float[Array, ""], Logs]]
 
 
 class Objective(NamedTuple):
-    """A recipe: a loss `(params, embeddings, labels, pairs, **fields) -> (loss, logs)`, its defaults.
+    """A loss and its defaults.
 
-    `pairs` is the number of positive pairs of a batch, known where it is P classes of K images.
+    Attributes:
+        loss: `(params, embeddings, labels, pairs, **fields) -> (loss, logs)`; `pairs` is the number of
+            positive pairs of a batch, known for batches of P classes of K images.
+        defaults: the fields of the loss, with their default values.
+        learns_score: whether the PDDM unit is trained, so that its score can rank images.
     """
 
     loss: Callable[..., tuple[Float[Array, ""], Logs]]
     defaults: dict[str, Any]
-    learns_score: bool = False  # whether the PDDM unit is trained, so that its score means something
+    learns_score: bool = False
 
 
 def make_objective(
@@ -40,25 +44,25 @@ def make_objective(
 
     Args:
         name: one of `OBJECTIVES`.
-        pairs: the number of positive pairs in every batch; None = any batch, at more memory.
-        softmax: weight of classification beside the objective's own loss, which brings its fields too.
-        **fields: what shall differ from the objective's defaults.
+        pairs: the number of positive pairs in every batch; None = any number, which takes more memory.
+        softmax: weight of the softmax loss added to the objective, which then has its fields too.
+        **fields: values that differ from the defaults of the objective.
 
     Raises:
-        ValueError: no objective has this name, this one has no such field, or the field cannot be that.
+        ValueError: the objective or a field of it is unknown, or a value is out of range.
     """
     check_choice("objective.name", name, OBJECTIVES)
     as_scalar("objective.softmax", softmax)
     if pairs is not None:
         as_count("pairs", pairs)
-    objective, beside = OBJECTIVES[name], {"softmax": softmax, **_SOFTMAX} if softmax else {}
+    objective, added = OBJECTIVES[name], {"softmax": softmax, **_SOFTMAX} if softmax else {}
     if not 0 <= softmax < math.inf or (softmax and name == "softmax"):
         raise ValueError(
-            "objective.softmax, the weight of classification beside another objective, must be finite and "
-            f"not below 0, got {softmax} with objective {name!r}"
+            "objective.softmax, the weight of the softmax loss added to another objective, must be finite "
+            f"and not below 0, got {softmax} with objective {name!r}"
         )
     for field in fields:
-        check_choice(f"a field of objective {name!r}", field, objective.defaults | beside)
+        check_choice(f"a field of objective {name!r}", field, objective.defaults | added)
         if field == "mining_scope":
             check_choice("objective.mining_scope", fields[field], SCOPES)
         elif field == "dtype":
@@ -67,31 +71,31 @@ def make_objective(
             raise ValueError(f"objective.{field} must be finite, got {fields[field]}")
         elif field == "temperature" and fields[field] <= 0:
             raise ValueError(f"objective.temperature must be above 0, got {fields[field]}")
-    resolved = objective.defaults | beside | fields
+    resolved = objective.defaults | added | fields
     own = {field: resolved[field] for field in objective.defaults}
 
-    def loss(params: Learned, embeddings: Array, labels: Array) -> tuple[Array, Logs]:
+    def loss(params: LossParams, embeddings: Array, labels: Array) -> tuple[Array, Logs]:
         value, logs = objective.loss(params, embeddings, labels, pairs, **own)
         if not softmax:
             return value, logs
-        of_classes, _ = _softmax(params, embeddings, labels, pairs, temperature=resolved["temperature"])
-        return value + as_scalar("softmax", softmax) * of_classes, logs | {"loss_softmax": of_classes}
+        softmax_value, _ = _softmax(params, embeddings, labels, pairs, temperature=resolved["temperature"])
+        return value + as_scalar("softmax", softmax) * softmax_value, logs | {"loss_softmax": softmax_value}
 
     return loss, resolved
 
 
 def has_classifier(fields: Mapping[str, Any]) -> bool:
-    """Whether an objective with these fields takes parameters of a classifier."""
+    """Whether an objective with these fields needs parameters of a classifier."""
     return _SOFTMAX.keys() <= fields.keys()
 
 
 def _size(mining_scope: str, pairs: int | None) -> int | None:
-    """The slots of mining: the number of positive pairs is theirs in the scope "positive" only."""
+    """The number of mining slots: the number of positive pairs in the scope "positive"."""
     return pairs if mining_scope == "positive" else None
 
 
 def _pddm(
-    params: Learned,
+    params: LossParams,
     x: Float[Array, "b d"],
     labels: Int[Array, " b"],
     pairs: int | None,
@@ -103,18 +107,18 @@ def _pddm(
     dtype: str,
     heads: int,
 ) -> tuple[Array, Logs]:
-    """Quadruplets mined by PDDM score; the hinges of i's negative alone (one head), or of j's too."""
+    """Hinges over quadruplets mined by PDDM score: of the negative of i (one head), or of j too (two)."""
     x = as_matrix("embeddings", x, check_unit(params["unit"]))
     unit, labels = as_unit(params["unit"]), jnp.asarray(as_labels("labels", labels, len(x)))
-    mined, _ = mine_fused(unit, x, labels, mining_scope, _size(mining_scope, pairs), dtype)
-    margins = as_scalar("alpha", alpha), as_scalar("beta", beta)
-    metric, embedding = hinge_means(unit, x, mined, *margins, heads)
-    logs = {"loss_metric": metric, "loss_embedding": embedding, **_counted(mined)}
+    mined, _ = mine_fused(unit, x, labels, per=mining_scope, size=_size(mining_scope, pairs), dtype=dtype)
+    margins = {"alpha": as_scalar("alpha", alpha), "beta": as_scalar("beta", beta)}
+    metric, embedding = hinge_means(unit, x, mined, **margins, heads=heads)
+    logs = {"loss_metric": metric, "loss_embedding": embedding, **_valid_count(mined)}
     return metric + as_scalar("weight", weight) * embedding, logs
 
 
 def _quadruplet(
-    params: Learned,
+    params: LossParams,
     x: Float[Array, "b d"],
     labels: Int[Array, " b"],
     pairs: int | None,
@@ -122,34 +126,35 @@ def _quadruplet(
     mining_scope: str,
     beta: float,
 ) -> tuple[Array, Logs]:
-    """Quadruplets mined by Euclidean distance; the hinges of distances."""
+    """Hinges of distances over quadruplets mined by Euclidean distance."""
     del params
     x = as_matrix("embeddings", x)
     labels = jnp.asarray(as_labels("labels", labels, len(x)))
     mined = mine_by_distance(x, labels, mining_scope, _size(mining_scope, pairs))
-    return hinge_means(None, x, mined, 0.0, as_scalar("beta", beta))[1], _counted(mined)
+    _, embedding = hinge_means(None, x, mined, alpha=0.0, beta=as_scalar("beta", beta))
+    return embedding, _valid_count(mined)
 
 
-def _counted(mined: Quadruplets) -> Logs:
-    """How many slots hold a quadruplet: a batch without one teaches nothing."""
+def _valid_count(mined: Quadruplets) -> Logs:
+    """The number of valid quadruplets: a batch without one has no gradient."""
     return {"valid_quadruplets": jnp.sum(mined.valid, dtype=jnp.float32)}
 
 
 def _softmax(
-    params: Learned,
+    params: LossParams,
     x: Float[Array, "b d"],
     labels: Int[Array, " b"],
     pairs: int | None,
     *,
     temperature: float,
 ) -> tuple[Array, Logs]:
-    """Classification of each image among all classes that are trained on, whose numbers the labels are."""
+    """Classification among all training classes; the labels are their column indices."""
     del pairs
     return losses.softmax_loss(params["classifier"]["kernel"], x, labels, temperature), {}
 
 
 def _plain(loss: Callable[..., Array], **fixed: str) -> Callable[..., tuple[Array, Logs]]:
-    """A loss of embeddings and labels alone."""
+    """An objective from a loss of embeddings and labels alone."""
     return lambda params, x, labels, pairs, **fields: (loss(x, labels, **fixed, **fields), {})
 
 

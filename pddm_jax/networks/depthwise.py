@@ -1,8 +1,8 @@
-"""Depthwise convolution that is fast on a CPU too.
+"""Depthwise convolution as a sum of shifted products on a CPU, as a grouped convolution elsewhere.
 
-XLA's grouped convolution takes most of the time of a mobile network on a CPU. There a sum of shifted
-products, which is the definition, is fused into one loop over the map; the gradient of the kernel goes
-over the maps row by row. GPU and TPU keep XLA's convolution. Figures are in docs/performance.md.
+On a CPU, XLA's grouped convolution takes most of the time of a mobile network. XLA fuses the sum of shifted
+products into one loop over the map; the gradient of the kernel goes over the maps row by row. GPU and TPU
+use the grouped convolution of XLA. Timings are in docs/performance.md.
 """
 
 import math
@@ -22,7 +22,7 @@ Kernel = Float[Array, "k k 1 c"]
 
 
 def _padded(x: Map, padding: Padding) -> Float[Array, "b n m c"]:
-    """With its zeros, held in memory: else each product would look for the edge again."""
+    """The map with its zeros, in memory: otherwise every product would test for the edge again."""
     return lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
 
 
@@ -41,22 +41,22 @@ def _shifted_products(x: Map, kernel: Kernel, stride: int, padding: Padding) -> 
 def _input_gradient(
     x: Map, kernel: Kernel, gradient: Float[Array, "b i j c"], stride: int, padding: Padding
 ) -> Map:
-    """The turned kernel over the gradient, which is spread out by the stride."""
+    """The rotated kernel over the gradient, which is dilated by the stride."""
     size = len(kernel)
-    spread = [(0, 0, 0)]
+    config = [(0, 0, 0)]
     for n, m, (low, _) in zip(x.shape[1:3], gradient.shape[1:3], padding, strict=True):
-        spread.append((size - 1 - low, n - 1 - (m - 1) * stride + low, stride - 1))
-    wide = lax.pad(gradient, jnp.zeros((), gradient.dtype), [*spread, (0, 0, 0)])
-    return _shifted_products(wide, kernel[::-1, ::-1], 1, ((0, 0), (0, 0)))
+        config.append((size - 1 - low, n - 1 - (m - 1) * stride + low, stride - 1))
+    dilated = lax.pad(gradient, jnp.zeros((), gradient.dtype), [*config, (0, 0, 0)])
+    return _shifted_products(dilated, kernel[::-1, ::-1], 1, ((0, 0), (0, 0)))
 
 
 def _kernel_gradient(
     x: Map, kernel: Kernel, gradient: Float[Array, "b i j c"], stride: int, padding: Padding
 ) -> Kernel:
-    """A sum over the rows of all images, kept apart by column until the end.
+    """A sum over the rows of all images, with one partial sum for each column until the end.
 
-    So each step is a loop over [w, c], which XLA vectorises; its sums over a whole map it does not. It
-    runs side by side for the images of each device: one loop over a shared-out batch would gather it.
+    So each step is a loop over [w, c], which XLA vectorizes; it does not vectorize sums over a whole map.
+    The images of each device have a loop of their own: one loop over a sharded batch would gather it.
     """
     size, rows, x = len(kernel), gradient.shape[1], _padded(x, padding)
     shares = math.gcd(len(x), jax.device_count())
@@ -92,7 +92,7 @@ def depthwise_conv(x: Map, kernel: Kernel, stride: int, padding: Padding) -> Flo
     """Each channel of a map [b, h, w, c] correlated with its own kernel [k, k, 1, c].
 
     `out[b, i, j, c] = sum over p, q of padded[b, stride i + p, stride j + q, c] kernel[p, q, 0, c]`,
-    which is `lax.conv_general_dilated` with as many groups as channels. It has gradients, in reverse mode.
+    which is `lax.conv_general_dilated` with as many groups as channels. It supports reverse-mode gradients.
     """
     return lax.platform_dependent(
         x,
@@ -117,10 +117,10 @@ def _backward(
             _kernel_gradient(x, kernel, gradient, stride, padding),
         )
 
-    def elsewhere(x: Map, kernel: Kernel, gradient: Array) -> tuple[Map, Kernel]:
+    def on_others(x: Map, kernel: Kernel, gradient: Array) -> tuple[Map, Kernel]:
         return jax.vjp(lambda x, kernel: _grouped(x, kernel, stride, padding), x, kernel)[1](gradient)
 
-    return lax.platform_dependent(*kept, gradient, cpu=on_cpu, default=elsewhere)
+    return lax.platform_dependent(*kept, gradient, cpu=on_cpu, default=on_others)
 
 
 depthwise_conv.defvjp(_forward, _backward)

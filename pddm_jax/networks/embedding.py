@@ -47,8 +47,9 @@ class EmbeddingNetwork(nn.Module):
         """Embeddings [b, d]; with `train`, normalized by the statistics of this batch.
 
         Raises:
-            ValueError: in training, the batch does not divide over its devices, times microbatches; or the
-                backbone returns anything but a matrix of features.
+            ValueError: in training, the batch does not divide over its devices, times microbatches; the
+                backbone does not return a matrix of features; or the images have other channels than mean
+                and std.
         """
         whole = not train or self.microbatches == 1 or self.is_initializing()
         features = self.features(images, train) if whole else self.microbatch_features(images)
@@ -62,6 +63,9 @@ class EmbeddingNetwork(nn.Module):
 
     def features(self, images: UInt8[Array, "b h w c"], train: bool) -> Float[Array, "b f"]:
         """The features of the backbone, which gets its parameters and the images in `dtype`."""
+        channels, values = images.shape[-1], max(len(self.mean), len(self.std))
+        if 1 not in (channels, values) and channels != values:
+            raise ValueError(f"images must have {values} channels, as mean and std, or 1, got {channels}")
         x = (images.astype(jnp.float32) - jnp.array(self.mean)) / jnp.array(self.std)
         train = train and not self.freeze_batch_stats
         if self.dtype == "float32" or self.is_initializing():

@@ -1,11 +1,11 @@
 """GoogLeNet (Szegedy et al., https://arxiv.org/abs/1409.4842), with or without BatchNorm, without heads.
 
-With BatchNorm it is torchvision's, and named as there, so that its weights fit: also its third branch has a
-3 x 3 convolution where the paper has 5 x 5. Without, it is the paper's: convolutions with bias, 5 x 5,
-and local response normalisation.
+With BatchNorm it has the layers and names of torchvision, and takes its weights: the third branch has a
+3 x 3 convolution in place of the 5 x 5 of the paper. Without BatchNorm it is the network of the paper:
+convolutions with bias, 5 x 5, and local response normalization.
 
 BatchNorm: epsilon 1e-3; running statistics keep 0.9 of their value at each step, which PyTorch calls
-momentum 0.1, and the running variance is of the batch as it is (PyTorch's: times n / (n - 1)).
+momentum 0.1, and the running variance is the biased one (PyTorch: times n / (n - 1)).
 """
 
 import flax.linen as nn
@@ -15,12 +15,12 @@ from jaxtyping import Array, Float
 from pddm_jax.networks.pointwise import PointwiseConv
 
 MEAN = (127.5, 127.5, 127.5)
-"""Of bytes. torchvision's weights come with `transform_input`, which turns images normalised by ImageNet's
-mean and deviation into (x - 0.5) / 0.5 of values of 0 to 1; so nothing else is to be done before."""
+"""Mean of the bytes: the weights of torchvision expect (x - 0.5) / 0.5 for values of 0 to 1, which its
+`transform_input` makes of images that are normalized by the mean and deviation of ImageNet."""
 STD = (127.5, 127.5, 127.5)
-"""As `MEAN`."""
+"""Standard deviation, likewise."""
 
-# Channels: 1 x 1; 3 x 3 reduced to, 3 x 3; 5 x 5 reduced to, 5 x 5; after the pooling (table 1, there).
+# Channels (table 1 of the paper): 1 x 1; reduction before 3 x 3, 3 x 3; before 5 x 5, 5 x 5; after pooling.
 INCEPTIONS = {
     "3a": (64, 96, 128, 16, 32, 32),
     "3b": (128, 128, 192, 32, 96, 64),
@@ -35,13 +35,13 @@ INCEPTIONS = {
 
 
 def max_pool(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b i j c"]:
-    """The greatest of each `size` x `size` window, stride 2; the last window may reach over the edge."""
+    """Max pooling of `size` x `size` windows, stride 2; the last window may extend over the edge."""
     padding = [(0, max(size - n, -(n - size) % 2)) for n in x.shape[1:3]]
     return nn.max_pool(x, (size, size), (2, 2), padding)
 
 
 def local_response_norm(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """`x / (1 + 1e-4 m) ** 0.75`, m the mean square of five channels around (0 beyond the ends)."""
+    """`x / (1 + 1e-4 m) ** 0.75`, m the mean square of five adjacent channels (0 beyond the ends)."""
     squares = jnp.pad(x * x, ((0, 0), (0, 0), (0, 0), (2, 2)))
     mean = sum(squares[..., n : n + x.shape[-1]] for n in range(5)) / 5
     return x / (1 + 1e-4 * mean) ** 0.75
@@ -70,7 +70,7 @@ class BasicConv(nn.Module):
 
 
 class Inception(nn.Module):
-    """Four branches side by side, their channels one after the other."""
+    """Four parallel branches, concatenated by channels."""
 
     widths: tuple[int, int, int, int, int, int]
     batch_norm: bool
@@ -92,28 +92,28 @@ class Inception(nn.Module):
 
 
 class GoogLeNet(nn.Module):
-    """Normalised images to 1,024 features, the mean of the last map (pool5)."""
+    """Normalized images to 1,024 features, the mean of the last map (pool5)."""
 
     batch_norm: bool = True
     remat: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"], train: bool = False) -> Float[Array, "b 1024"]:
-        """Features [b, 1024]; with `train`, BatchNorm goes by the statistics of this batch."""
+        """Features [b, 1024]; with `train`, BatchNorm uses the statistics of this batch."""
 
-        def respond(x: Array) -> Array:
+        def normalized(x: Array) -> Array:
             return x if self.batch_norm else local_response_norm(x)
 
         x = BasicConv(64, 7, self.batch_norm, stride=2, name="conv1")(images, train)
-        x = respond(max_pool(x, 3))
+        x = normalized(max_pool(x, 3))
         x = BasicConv(64, 1, self.batch_norm, name="conv2")(x, train)
-        x = respond(BasicConv(192, 3, self.batch_norm, name="conv3")(x, train))
+        x = normalized(BasicConv(192, 3, self.batch_norm, name="conv3")(x, train))
         x = max_pool(x, 3)
         inception = nn.remat(Inception, static_argnums=(2,)) if self.remat else Inception
-        for place, widths in INCEPTIONS.items():
-            x = inception(widths, self.batch_norm, name=f"inception{place}")(x, train)
-            if place == "3b":
+        for block, widths in INCEPTIONS.items():
+            x = inception(widths, self.batch_norm, name=f"inception{block}")(x, train)
+            if block == "3b":
                 x = max_pool(x, 3)
-            if place == "4e":
+            if block == "4e":
                 x = max_pool(x, 2 if self.batch_norm else 3)
         return x.mean((1, 2))

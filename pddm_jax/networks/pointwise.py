@@ -1,7 +1,7 @@
-"""The 1 x 1 convolution as the matrix product that it is, whose gradients are fast on a CPU too.
+"""The 1 x 1 convolution as a matrix product, with a gradient that is fast on a CPU too.
 
-For the gradient of a convolution's kernel XLA's CPU backend lays the whole map out anew, which takes longer
-than the product itself. Figures are in docs/performance.md.
+For the gradient of the kernel of a convolution, the CPU backend of XLA copies the whole map into another
+layout, which takes longer than the product itself. Timings are in docs/performance.md.
 """
 
 import flax.linen as nn
@@ -14,32 +14,34 @@ def _product(x: Float[Array, "b h w c"], kernel: Float[Array, "c d"]) -> Float[A
     return x @ kernel
 
 
-def _over_places(first: Float[Array, "b h w m"], second: Float[Array, "b h w n"]) -> Float[Array, "m n"]:
+def _sum_of_products(
+    first: Float[Array, "b h w m"], second: Float[Array, "b h w n"]
+) -> Float[Array, "m n"]:
     return jax.lax.dot_general(first, second, (((0, 1, 2), (0, 1, 2)), ((), ())))
 
 
 def _backward(kept: tuple[Array, Array], gradient: Float[Array, "b h w d"]) -> tuple[Array, Array]:
     x, kernel = kept
-    # XLA's CPU backend transposes the first factor. JAX's own rule puts the gradient there, which is the
-    # wider one where a layer widens.
+    # XLA's CPU backend transposes the first factor. JAX's own rule puts the gradient there, which is wider
+    # where a layer widens.
     if x.shape[-1] <= gradient.shape[-1]:
-        of_kernel = _over_places(x, gradient)
+        kernel_gradient = _sum_of_products(x, gradient)
     else:
-        of_kernel = _over_places(gradient, x).T
-    return (gradient @ kernel.T).astype(x.dtype), of_kernel.astype(kernel.dtype)
+        kernel_gradient = _sum_of_products(gradient, x).T
+    return (gradient @ kernel.T).astype(x.dtype), kernel_gradient.astype(kernel.dtype)
 
 
 _product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _backward)
 
 
 class PointwiseConv(nn.Module):
-    """Each place of a map times a matrix; its parameter is `kernel` [1, 1, c, d], as of `nn.Conv`.
+    """The channels of each pixel times a matrix; the parameter is `kernel` [1, 1, c, d], as in `nn.Conv`.
 
-    It has gradients, in reverse mode.
+    It supports reverse-mode gradients.
 
     Attributes:
-        channels: d, of the result.
-        stride: of rows and of columns, every how-manyth is kept.
+        channels: d, the channels of the result.
+        stride: distance of the rows, and of the columns, that are kept.
         use_bias: whether a parameter `bias` [d] is added.
     """
 

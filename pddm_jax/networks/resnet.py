@@ -1,9 +1,9 @@
-"""ResNet-50 (He et al., https://arxiv.org/abs/1512.03385), laid out and named as in torchvision.
+"""ResNet-50 (He et al., https://arxiv.org/abs/1512.03385), with the layers and names of torchvision.
 
-This is version 1.5: the 3 x 3 convolution of a block has the stride, not the 1 x 1 before it.
+This is version 1.5: the 3 x 3 convolution of a block has the stride, not the 1 x 1 convolution before it.
 
 BatchNorm: epsilon 1e-5; running statistics keep 0.9 of their value at each step, which PyTorch calls
-momentum 0.1, and the running variance is of the batch as it is (PyTorch's: times n / (n - 1)).
+momentum 0.1, and the running variance is the biased one (PyTorch: times n / (n - 1)).
 """
 
 import flax.linen as nn
@@ -12,12 +12,12 @@ from jaxtyping import Array, Float
 from pddm_jax.networks.pointwise import PointwiseConv
 
 MEAN = (123.675, 116.28, 103.53)
-"""Of bytes, red, green, blue: ImageNet's, which torchvision's weights expect (0.485, 0.456, 0.406)."""
+"""Mean of the bytes of ImageNet (red, green, blue), as torchvision: (0.485, 0.456, 0.406) x 255."""
 STD = (58.395, 57.12, 57.375)
-"""As `MEAN` (0.229, 0.224, 0.225)."""
+"""Standard deviation, likewise: (0.229, 0.224, 0.225) x 255."""
 
 STAGES = ((3, 64), (4, 128), (6, 256), (3, 512))
-"""Blocks and inner width."""
+"""Blocks, and their inner width, of each stage."""
 
 
 def _conv(channels: int, size: int, stride: int, name: str) -> nn.Module:
@@ -31,7 +31,7 @@ def _norm(train: bool, name: str) -> nn.BatchNorm:
 
 
 class Bottleneck(nn.Module):
-    """1 x 1, 3 x 3 and 1 x 1 convolutions, added to the input, which is brought to their shape."""
+    """1 x 1, 3 x 3 and 1 x 1 convolutions, added to the input, which is projected to their shape."""
 
     width: int
     stride: int
@@ -48,13 +48,13 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """Normalised images to 2,048 features, the mean of the last map."""
+    """Normalized images to 2,048 features, the mean of the last map."""
 
     remat: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"], train: bool = False) -> Float[Array, "b 2048"]:
-        """Features [b, 2048]; with `train`, BatchNorm goes by the statistics of this batch."""
+        """Features [b, 2048]; with `train`, BatchNorm uses the statistics of this batch."""
         x = nn.relu(_norm(train, "bn1")(_conv(64, 7, 2, "conv1")(images)))
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         block = nn.remat(Bottleneck, static_argnums=(2,)) if self.remat else Bottleneck

@@ -7,9 +7,9 @@ from jaxtyping import Array, Float
 class SmallCNN(nn.Module):
     """Images to features: stages of two 3 x 3 convolutions, the first of them with stride 2.
 
-    Each is followed by group normalisation and SiLU; the last map is laid out flat, so that the
-    features still tell where a stroke is. SiLU is smooth: at the kink of a ReLU the whole flat
-    background of an image turns on or off by a rounding, and so does its share of the gradient.
+    Each is followed by group normalization and SiLU. The last map is flattened, so the features keep the
+    positions of strokes. SiLU is smooth: at the kink of a ReLU, a rounding error turns the whole flat
+    background of an image on or off, and its share of the gradient with it.
     """
 
     widths: tuple[int, ...] = (32, 64, 64)

@@ -1,174 +1,168 @@
-"""The hardest partners of each image by PDDM score, by a plain reduction over tiles or by a kernel."""
+"""Backends of mining, by device: plain JAX, a kernel for GPUs, a kernel for TPUs.
+
+A backend finds the hardest partners of each image in some of the tiles on and above the diagonal of the
+pair matrix. All backends take the same batch and tile indices, so devices share the work in the same way.
+"""
 
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
-import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
-from pddm_jax.pddm.partners import NOBODY, Best, Extremes, best_partners, fold
-from pddm_jax.pddm.tiles import (
-    TILE,
-    Tiles,
-    cut_tiles,
-    scan,
-    score_tiles,
-    steps_of_tiles,
-    symmetric,
-    tiles_per_step,
-    unit_widths,
-)
-from pddm_jax.sharding import kind_of, mesh_of, shares
-from pddm_jax.types import Params
+from pddm_jax.pddm.partners import NO_PARTNER, Best, Extremes, best_partners, fold
+from pddm_jax.pddm.tiles import TILE, TiledBatch, TileIndex, UnitWidths, scan, score_tiles, symmetric
 
 
-def _search(
-    score: Callable[..., Float[Array, "g t t"]],
-    b: int,
-    dtype: DTypeLike,
-    params: Params,
-    x: Float[Array, "n t d"],
-    mean: Float[Array, "n t h"],
-    classes: Int[Array, "n t"],
-    steps: Int[Array, "steps 2 g"],
-) -> Extremes:
-    """A running best for each image, from one step to the next, of what `score` says of its tiles."""
-    tiles = Tiles(x, mean)
-    images = jnp.arange(classes.size, dtype=jnp.int32).reshape(classes.shape)
-
-    def step(best: Extremes, rc: Int[Array, "2 g"]) -> tuple[Extremes, None]:
-        r, c = rc
-        scores = symmetric(score(params, tiles, tiles, r, c, dtype), r, c)
-        here, there = images[r], images[c]
-        row, column = jnp.broadcast_arrays(here[:, :, None], there[:, None])
-        same = classes[r][:, :, None] == classes[c][:, None]
-        real = (row < b) & (column < b)
-        positive, negative = same & real & (row != column), ~same & real
-
-        def see(best: Best, value: Array, mask: Array, of_columns: bool = True) -> Best:
-            best = fold(best, here.ravel(), _flat(best_partners(value, mask, column)))
-            if of_columns:
-                found = best_partners(*(a.swapaxes(1, 2) for a in (value, mask, row)))
-                best = fold(best, there.ravel(), _flat(found))
-            return best
-
-        return Extremes(
-            see(best.negative, scores, negative),
-            see(best.positive, -scores, positive),
-            see(best.later, -scores, positive & (row < column), of_columns=False),
-        ), None
-
-    def _flat(best: Best) -> Best:
-        return Best(best.value.ravel(), best.partner.ravel())
-
-    nothing = Best(jnp.full(b, -jnp.inf, jnp.float32), jnp.full(b, NOBODY, jnp.int32))
-    return scan(step, Extremes(nothing, nothing, nothing), steps)[0]
-
-
-def _score_by_gpu(
-    params: Params, tiles: Tiles, _: Tiles, r: Array, c: Array, dtype: DTypeLike
-) -> Float[Array, "g t t"]:
-    """Scores of tiles of x against itself, by a kernel, which has but one type."""
-    from pddm_jax.pddm.kernels import gpu
-
-    del dtype
-    return gpu.score_tiles(params, *tiles, r, c)
-
-
-class Backend(NamedTuple):
-    """A way to go over the tiles on and above the diagonal.
+@runtime_checkable
+class Backend(Protocol):
+    """An implementation of the search for hardest partners.
 
     Attributes:
-        search: `(b, dtype, params, x, mean, classes, steps)` -> the hardest partners of each of b images in
-            some of the tiles.
         tile: images along one side of a tile.
-        tiles_per_step: at most; None = by the floats that they hold.
-        platform: that a kernel is for.
-        takes: `(dtype, d, hidden, joint)` -> whether a kernel takes such a unit.
+        tiles_per_step: tiles that are scored at once, at most; None = as many as plain JAX is fast with.
+        platform: the platform of XLA that it is compiled for; empty = any.
     """
 
-    search: Callable[..., Extremes]
-    tile: int
+    @property
+    def tile(self) -> int: ...  # noqa: D102
+    @property
+    def tiles_per_step(self) -> int | None: ...  # noqa: D102
+    @property
+    def platform(self) -> str: ...  # noqa: D102
+
+    def supports(self, dtype: DTypeLike, widths: UnitWidths) -> bool:
+        """Whether it takes units of these widths, with products of this type."""
+
+    def search(self, batch: TiledBatch, steps: Int[Array, "steps 2 g"]) -> Extremes:
+        """The hardest partners of each of the `batch.size` images in some tiles (r, c), r <= c."""
+
+
+@dataclass(frozen=True)
+class PlainBackend:
+    """Plain JAX, for every device: scores of some tiles at a time, and a running best for each image."""
+
+    tile: int = TILE
     tiles_per_step: int | None = None
     platform: str = ""
-    takes: Callable[[DTypeLike, int, int, int], bool] = lambda dtype, d, hidden, joint: True
+
+    def supports(self, dtype: DTypeLike, widths: UnitWidths) -> bool:
+        """Any unit."""
+        del dtype, widths
+        return True
+
+    def score(self, batch: TiledBatch, index: TileIndex) -> Float[Array, "g t t"]:
+        """Scores of a group of tiles."""
+        return score_tiles(batch.params, batch.tiles, batch.tiles, index, dtype=batch.dtype)
+
+    def search(self, batch: TiledBatch, steps: Int[Array, "steps 2 g"]) -> Extremes:
+        """The hardest partners, tile by tile."""
+        classes = batch.classes
+        images = jnp.arange(classes.size, dtype=jnp.int32).reshape(classes.shape)
+
+        def step(best: Extremes, rc: Int[Array, "2 g"]) -> tuple[Extremes, None]:
+            index = TileIndex(*rc)
+            scores = symmetric(self.score(batch, index), index)
+            r, c = index
+            here, there = images[r], images[c]
+            row, column = jnp.broadcast_arrays(here[:, :, None], there[:, None])
+            same = classes[r][:, :, None] == classes[c][:, None]
+            real = (row < batch.size) & (column < batch.size)
+            positive, negative = same & real & (row != column), ~same & real
+
+            def update(best: Best, value: Array, mask: Array, of_columns: bool = True) -> Best:
+                best = fold(best, here.ravel(), _flat(best_partners(value, mask, column)))
+                if of_columns:
+                    found = best_partners(*(a.swapaxes(1, 2) for a in (value, mask, row)))
+                    best = fold(best, there.ravel(), _flat(found))
+                return best
+
+            return Extremes(
+                update(best.negative, scores, negative),
+                update(best.positive, -scores, positive),
+                update(best.later, -scores, positive & (row < column), of_columns=False),
+            ), None
+
+        none = Best(
+            jnp.full(batch.size, -jnp.inf, jnp.float32), jnp.full(batch.size, NO_PARTNER, jnp.int32)
+        )
+        return scan(step, Extremes(none, none, none), steps)[0]
 
 
-PLAIN = Backend(partial(_search, score_tiles), TILE)
+def _flat(best: Best) -> Best:
+    return Best(best.value.ravel(), best.partner.ravel())
 
 
-def tpu_backend() -> Backend:
-    """The Pallas kernel for TPUs."""
-    from pddm_jax.pddm.kernels import tpu  # slow to import, as is what it stands on
+@dataclass(frozen=True)
+class GPUBackend(PlainBackend):
+    """The reduction of `PlainBackend` over the scores of the Pallas kernel for Hopper GPUs, in bfloat16."""
 
-    return Backend(tpu.search, tpu.TILE, 1, "tpu", tpu.takes)
+    platform: str = "cuda"
+
+    def supports(self, dtype: DTypeLike, widths: UnitWidths) -> bool:
+        """Units that the kernel was compiled for."""
+        from pddm_jax.pddm.kernels import gpu
+
+        return gpu.supports(dtype, widths)
+
+    def score(self, batch: TiledBatch, index: TileIndex) -> Float[Array, "g t t"]:
+        """Scores of a group of tiles, by the kernel, which has one type of products."""
+        from pddm_jax.pddm.kernels import gpu
+
+        return gpu.score_tiles(batch.params, batch.tiles, index)
 
 
-def gpu_backend() -> Backend:
-    """The plain reduction over the scores of the Pallas kernel for Hopper GPUs."""
+@dataclass(frozen=True)
+class TPUBackend:
+    """The Pallas kernel for TPUs, which scores and reduces.
+
+    Attributes:
+        tile, tiles_per_step, platform: as in `Backend`.
+        interpret: how Pallas interprets the kernel, where it is not compiled.
+    """
+
+    tile: int
+    tiles_per_step: int | None = 1
+    platform: str = "tpu"
+    interpret: Any = False
+
+    def supports(self, dtype: DTypeLike, widths: UnitWidths) -> bool:
+        """Units that the kernel was compiled for."""
+        from pddm_jax.pddm.kernels import tpu
+
+        return tpu.supports(dtype, widths)
+
+    def search(self, batch: TiledBatch, steps: Int[Array, "steps 2 g"]) -> Extremes:
+        """The hardest partners, in one kernel."""
+        from pddm_jax.pddm.kernels import tpu
+
+        return tpu.search(batch, steps, interpret=self.interpret)
+
+
+PLAIN = PlainBackend()
+
+
+def tpu_backend() -> TPUBackend:
+    """The backend for TPUs; loads its kernel, and with it Pallas, which is slow to import."""
+    from pddm_jax.pddm.kernels import tpu
+
+    return TPUBackend(tpu.TILE)
+
+
+def gpu_backend() -> GPUBackend:
+    """The backend for Hopper GPUs; loads its kernel, and with it Pallas, which is slow to import."""
     from pddm_jax.pddm.kernels import gpu
 
-    return Backend(partial(_search, _score_by_gpu), gpu.TILE, gpu.TOGETHER, "cuda", gpu.takes)
+    return GPUBackend(gpu.TILE, gpu.TILES_PER_STEP)
 
 
 KERNELS: dict[str, Callable[[], Backend]] = {
     **dict.fromkeys(("TPU v5 lite", "TPU v5", "TPU v6 lite"), tpu_backend),
     **dict.fromkeys(("NVIDIA H100 80GB HBM3", "NVIDIA H200"), gpu_backend),
 }
-"""By kind of device, and only those that it was compiled for: a kernel that does not compile ends a run.
+"""By kind of device, if the kernel was compiled for it: a kernel that does not compile ends a run.
 
-The GPU's was run on an H100 and an H200 with jax 0.11, never with jax 0.10.
+The kernel for GPUs was run on an H100 and an H200 with jax 0.11, never with jax 0.10.
 """
-
-
-def hardest_partners(
-    params: Params, x: Float[Array, "b d"], labels: Int[Array, " b"], dtype: DTypeLike
-) -> Extremes:
-    """The hardest partners of each image by PDDM score, never holding [b, b].
-
-    By a kernel where the device has one that takes the unit. Elsewhere, so on every CPU, tiles and scores
-    are those of `score_matrix`, so that ties fall the same way.
-    """
-    plain, make = partial(shared_out, PLAIN, dtype), KERNELS.get(kind_of(x))
-    if make is None or not (kernel := make()).takes(dtype, *unit_widths(params)):
-        return plain(params, x, labels)
-    # The first device may be an accelerator, and the program for the CPU beside it.
-    by_kernel = {kernel.platform: partial(shared_out, kernel, dtype)}
-    found: Extremes = jax.lax.platform_dependent(params, x, labels, **by_kernel, default=plain)
-    return found
-
-
-def shared_out(
-    backend: Backend, dtype: DTypeLike, params: Params, x: Float[Array, "b d"], labels: Int[Array, " b"]
-) -> Extremes:
-    """The hardest partners by one backend.
-
-    The devices that x lies on share out the steps (whose size depends on the number of devices on GPUs
-    alone); the best of all are the best of their best.
-    """
-    tiles = cut_tiles(params, x, dtype, backend.tile)
-    classes = jnp.pad(labels, (0, len(tiles.x) * backend.tile - len(x))).reshape(-1, backend.tile)
-    r, c = np.triu_indices(len(tiles.x))
-    steps = steps_of_tiles(r, c, tiles_per_step(params, x, len(r), backend.tiles_per_step))
-    search, mesh = partial(backend.search, len(x), dtype), mesh_of(x)
-    if mesh is None:
-        return search(params, *tiles, classes, steps)
-
-    def search_share(*given: PyTree) -> Extremes:
-        return Extremes(*(best_of_all(found) for found in search(*given)))
-
-    def best_of_all(found: Best) -> Best:
-        value = jax.lax.pmax(found.value, mesh.axis_names)
-        partner = jnp.where(found.value == value, found.partner, NOBODY)
-        return Best(value, jax.lax.pmin(partner, mesh.axis_names))
-
-    everywhere = PartitionSpec()
-    specs = *[everywhere] * 4, shares(mesh)
-    share = jax.shard_map(search_share, mesh=mesh, in_specs=specs, out_specs=everywhere, check_vma=False)
-    steps = jnp.pad(steps, ((0, -len(steps) % mesh.size), (0, 0), (0, 0)), "edge")
-    return share(params, *tiles, classes, steps)

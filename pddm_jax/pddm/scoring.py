@@ -1,4 +1,4 @@
-"""PDDM scores of given pairs and of all pairs."""
+"""PDDM scores of given pairs, and of all pairs as a matrix."""
 
 from functools import partial
 
@@ -12,6 +12,7 @@ from pddm_jax.checks import as_matrix, as_reals, check_choice
 from pddm_jax.numerics import all_finite
 from pddm_jax.pddm.tiles import (
     TILE,
+    TileIndex,
     cut_tiles,
     scan,
     score_tiles,
@@ -27,7 +28,7 @@ LEAVES = ("kernel", "bias")
 
 
 def check_dtype(dtype: object) -> str:
-    """The name of a type of matrix products; ValueError where it is not one of the two."""
+    """The name of a type of matrix products; ValueError unless it is float32 or bfloat16."""
     try:
         name = dtype if isinstance(dtype, str) else str(jnp.dtype(dtype).name)  # type: ignore[call-overload]
     except TypeError:
@@ -37,7 +38,7 @@ def check_dtype(dtype: object) -> str:
 
 
 def as_unit(params: Params) -> Params:
-    """Parameters of a unit, in float32; ValueError where they are not a unit's."""
+    """Parameters of a unit, in float32; ValueError if they are not those of a unit."""
     check_unit(params)
     return {
         layer: {name: as_reals(f"params[{layer!r}][{name!r}]", params[layer][name]) for name in LEAVES}
@@ -46,7 +47,7 @@ def as_unit(params: Params) -> Params:
 
 
 def check_unit(params: Params) -> int:
-    """The number of features that the unit scores; ValueError where `params` are not a unit's."""
+    """The width of the embeddings that a unit scores; ValueError if `params` are not those of a unit."""
     try:
         shapes = {layer: params[layer]["kernel"].shape for layer in LAYERS}
         widths = {layer: params[layer]["bias"].shape for layer in LAYERS}
@@ -102,7 +103,7 @@ def _pair_scores(params: Params, x: Array, y: Array, dtype: str) -> Float[Array,
 def _place(
     blocks: Float[Array, "n m t t"], r: np.ndarray, c: np.ndarray, tiles: Float[Array, "g t t"]
 ) -> Float[Array, "n m t t"]:
-    # Without these promises the gradient finds out, in twice the memory, which tile wrote a place last.
+    # Without these promises the gradient determines, in twice the memory, which tile wrote each block last.
     return blocks.at[r, c].set(tiles, unique_indices=True, mode="promise_in_bounds")
 
 
@@ -115,7 +116,7 @@ def score_matrix(
 ) -> Float[Array, "n m"]:
     """PDDM scores S(x_i, y_j) of all pairs; higher = more similar. See `PDDM` for the formula.
 
-    Jit-compiled. Differentiable; the backward pass computes each tile again instead of keeping [n, m, d].
+    Jit-compiled. Differentiable; the backward pass recomputes each tile instead of keeping [n, m, d].
     A score is NaN where its pair or a parameter is not finite, or where it overflows.
 
     Args:
@@ -129,7 +130,7 @@ def score_matrix(
         [n, m] float32 scores ([n, n] where y is None).
 
     Raises:
-        ValueError: x or y is no matrix or does not fit params, or dtype is not one of the two.
+        ValueError: x or y is not a matrix or does not fit params, or dtype is not one of the two.
     """
     dtype, d = check_dtype(dtype), check_unit(params)
     x = as_matrix("x", x, d)
@@ -149,8 +150,9 @@ def _score_matrix(params: Params, x: Array, y: Array | None, dtype: str) -> Floa
 
     @partial(jax.checkpoint, prevent_cse=False)
     def step(rc: Int[Array, "2 g"]) -> Float[Array, "g t t"]:
-        scores = score_tiles(params, rows, columns, rc[0], rc[1], dtype)
-        return symmetric(scores, rc[0], rc[1]) if y is None else scores
+        index = TileIndex(rc[0], rc[1])
+        scores = score_tiles(params, rows, columns, index, dtype=dtype)
+        return symmetric(scores, index) if y is None else scores
 
     steps = steps_of_tiles(r, c, tiles_per_step(params, x, len(r)))
     tiles = scan(lambda _, rc: (None, step(rc)), None, steps)[1]

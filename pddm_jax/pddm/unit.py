@@ -1,4 +1,4 @@
-"""The PDDM unit as the paper draws it: a learned score of a pair that knows where the pair lies."""
+"""The PDDM unit: a learned similarity score of a pair, from its difference and from its position."""
 
 from functools import partial
 
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from pddm_jax.checks import as_count, as_reals
 from pddm_jax.numerics import l2_normalize
 
-CHANCE = nn.initializers.lecun_normal()
+lecun_normal = nn.initializers.lecun_normal()
 
 
 def _first_half(units: int) -> Float[Array, " units"]:
@@ -19,7 +19,7 @@ def _first_half(units: int) -> Float[Array, " units"]:
 
 
 def _difference_kernel(key: Array, shape: tuple[int, int], dtype: DTypeLike) -> Float[Array, "d h"]:
-    return CHANCE(key, shape, dtype) / 2 + 2 * shape[0] ** -0.5 * _first_half(shape[1])
+    return lecun_normal(key, shape, dtype) / 2 + 2 * shape[0] ** -0.5 * _first_half(shape[1])
 
 
 def _difference_bias(key: Array, shape: tuple[int], dtype: DTypeLike) -> Float[Array, " h"]:
@@ -32,13 +32,13 @@ def _mean_bias(key: Array, shape: tuple[int], dtype: DTypeLike) -> Float[Array, 
 
 
 def _joint_kernel(key: Array, shape: tuple[int, int], dtype: DTypeLike) -> Float[Array, "hh c"]:
-    of_difference, of_mean = jnp.split(CHANCE(key, shape, dtype), 2)
+    of_difference, of_mean = jnp.split(lecun_normal(key, shape, dtype), 2)
     falls = (1 - 2 * _first_half(len(of_difference))) * shape[0] ** -0.5
     return jnp.concatenate([of_difference + falls[:, None], 0.3 * of_mean])
 
 
 def _score_kernel(key: Array, shape: tuple[int, int], dtype: DTypeLike) -> Float[Array, "c 1"]:
-    return jnp.abs(CHANCE(key, shape, dtype))
+    return jnp.abs(lecun_normal(key, shape, dtype))
 
 
 class PDDM(nn.Module):
@@ -51,16 +51,16 @@ class PDDM(nn.Module):
     Shapes: x and y are [..., d] (unit-length embeddings), the score is [...]. S(x, y) = S(y, x).
     The parameters are `difference` (W_u, b_u), `mean` (W_v, b_v), `joint` (W_c, b_c) and `score`
     (w_s, b_s). A branch that is zero after its ReLU (of a length of 1e-12 or less) stays zero, with a
-    finite gradient. A score is float32 whatever comes in; it is NaN where x or y is not finite, or where
-    the square of a branch overflows.
+    finite gradient. A score is float32 for inputs of any type; it is NaN where x or y is not finite, or
+    where the square of a branch overflows.
 
-    A fresh score falls with distance, up to chance: half of the units of u' grow with |x - y|, the others
-    are constant, so that the normalised branch tells the length of x - y and not its direction alone,
-    and S takes the former with negative, the latter with positive weight. So what is mined
-    first are the pairs that are hard by distance, and what the score knows beyond distance it learns.
+    The initial score decreases with distance, up to random weights: half of the units of u' grow with
+    |x - y| and the others are constant, so that the normalized branch depends on the length of x - y and
+    not only on its direction; S weights the former negatively and the latter positively. So mining starts
+    with the pairs that are hard by distance, and training adds what distance does not capture.
 
     Source: Huang, Loy, Tang, "Local Similarity-Aware Deep Feature Embedding", NIPS 2016, section
-    3.1. Widths and initial values are not known; those here are this library's.
+    3.1. The paper gives no widths and no initial values; those here are this library's.
 
     Attributes:
         hidden: width of u' and v'.
@@ -84,7 +84,7 @@ class PDDM(nn.Module):
         def dense(
             width: int,
             name: str,
-            kernel: nn.initializers.Initializer = CHANCE,
+            kernel: nn.initializers.Initializer = lecun_normal,
             bias: nn.initializers.Initializer = nn.initializers.zeros,
         ) -> nn.Dense:
             return nn.Dense(
@@ -102,8 +102,7 @@ class PDDM(nn.Module):
         difference, mean = nn.relu(far(jnp.abs(x - y))), nn.relu(where((x + y) / 2))
         branches = [l2_normalize(branch) for branch in (difference, mean)]
         joint = nn.relu(dense(self.joint, "joint", _joint_kernel)(jnp.concatenate(branches, axis=-1)))
-        # A ReLU may have hidden what is not finite.
-        fine = jnp.isfinite(x).all(axis=-1) & jnp.isfinite(y).all(axis=-1)
-        return dense(1, "score", _score_kernel)(joint)[..., 0] + jnp.where(fine, 0, jnp.nan).astype(
-            jnp.float32
-        )
+        # A ReLU may have hidden a number that is not finite.
+        finite = jnp.isfinite(x).all(axis=-1) & jnp.isfinite(y).all(axis=-1)
+        scores = dense(1, "score", _score_kernel)(joint)[..., 0]
+        return scores + jnp.where(finite, 0, jnp.nan).astype(jnp.float32)

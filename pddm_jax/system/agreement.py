@@ -1,4 +1,4 @@
-"""What processes tell each other, so that all of them decide alike; with one process, nothing is sent."""
+"""Collective decisions of several processes by JAX broadcasts; with one process nothing is sent."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,18 +7,18 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-_LENGTH = 2000  # bytes of a text that one process tells the others
+_LENGTH = 2000  # bytes of a text that one process sends to the others
 
 
 class FailedElsewhere(OSError):
-    """Another process could not do its part of a step that all processes take together."""
+    """Another process failed in a block that all processes run together."""
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Let an error that the block raises in one process end the block in all of them.
+    """Run a block in all processes; an error in one of them raises in all of them.
 
-    Without it the others would wait for the one that failed, in the next collective operation.
+    Otherwise the others would wait for the failed one in their next collective operation.
 
     Raises:
         FailedElsewhere: another process failed, and this one did not.
@@ -28,11 +28,11 @@ def together() -> Iterator[None]:
         yield
     except Exception as error:
         failure = error
-    told = any_problem("" if failure is None else str(failure) or type(failure).__name__)
+    problem = any_problem("" if failure is None else str(failure) or type(failure).__name__)
     if failure is not None:
         raise failure
-    if told:
-        raise FailedElsewhere(told)
+    if problem:
+        raise FailedElsewhere(problem)
 
 
 def from_first(text: str) -> str:
@@ -47,12 +47,12 @@ def from_first(text: str) -> str:
 
 
 def any_problem(problem: str) -> str:
-    """The first problem that any process tells, in every process; empty where none has one."""
+    """The problem of the first process that has one, in every process; empty if none has."""
     if jax.process_count() == 1:
         return problem
     data = np.zeros(_LENGTH, np.uint8)
     encoded = problem.encode()[:_LENGTH]
     data[: len(encoded)] = np.frombuffer(encoded, np.uint8)
-    told = np.asarray(multihost_utils.process_allgather(data)).astype(np.uint8).reshape(-1, _LENGTH)
-    texts = [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in told]
+    gathered = np.asarray(multihost_utils.process_allgather(data)).astype(np.uint8).reshape(-1, _LENGTH)
+    texts = [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in gathered]
     return next((text for text in texts if text), "")

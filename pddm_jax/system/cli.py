@@ -1,11 +1,15 @@
-"""Exit codes, one-line errors and --debug: what every command of the project does with an exception.
+"""The shell of every command: flags, signals, several processes, exit codes, one-line errors and --debug.
 
-Exit codes: 0, done, or stopped by a signal with everything saved; 1, not the user's mistake (training
-diverged, no memory, no space, a bug); 2, the user's mistake (a flag, a config, a file); 130, Ctrl-C.
+A command of the project is a module with a `Command`, for `python -m MODULE`:
+
+    COMMAND = cli.Command(main, define_flags, "--batch", "the same command resumes")
+
+    if __name__ == "__main__":
+        cli.launch(COMMAND)
+
+See `pddm_jax.system.errors` for the exit codes.
 """
 
-import dis
-import errno
 import logging as python_logging
 import os
 import re
@@ -19,30 +23,14 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from pddm_jax.system.console import tell
+from pddm_jax.system import peers, signals
+from pddm_jax.system.console import one_line, tell
 from pddm_jax.system.early import open_streams
+from pddm_jax.system.errors import INTERRUPTED, clipped, verdict
 from pddm_jax.system.quiet import Quiet
 from pddm_jax.system.regular import open_regular
-from pddm_jax.system.signals import Interrupts
 
 flags.disclaim_key_flags()  # so that --help of a command shows the flags that are defined here
-
-MISHAP, MISTAKE, INTERRUPTED = 1, 2, 130
-
-MACHINE = {
-    getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EIO", "EMFILE", "ENFILE", "EPIPE", "ESTALE", "EAGAIN", "ETIMEDOUT")
-    if hasattr(errno, name)
-}
-"""Error numbers of an OSError that the machine is to blame for, not the user."""
-
-PROJECT = "pddm_jax", "experiments", "__main__"
-"""Packages whose ValueErrors are of what the user has given, and the command itself."""
-
-HANDING_ON = "grain", "concurrent", "multiprocessing"
-"""Packages that raise again what a process of the project has raised, without its traceback."""
-LONGEST = 1800
-"""Characters of an error; a value on the command line may be of any length."""
 
 MAX_WORKERS = 256
 """Processes that read images, at most: each takes more than 100 MB."""
@@ -50,15 +38,23 @@ MAX_WORKERS = 256
 
 @dataclass(frozen=True)
 class Command:
-    """What `launch` runs.
+    """A command: its flags, what it does, and what its messages say.
+
+    `launch(command)` defines and parses the flags, calls `check(arguments)`, joins the other processes of a
+    `distributed` command, and calls `main(arguments)`. The arguments are the name of the program and what
+    flags leave of the command line.
 
     Attributes:
-        main: the command itself; takes what flags leave of the command line, the program's name first.
-        define: defines its flags.
-        parse: parses the command line and returns what flags leave of it.
-        lower: what to lower when memory runs out.
-        interrupted: what a user can do after Ctrl-C.
-        rest: whether arguments beside flags are allowed.
+        main: does the work.
+        define: defines the flags of the command.
+        lower: what to lower if memory runs out, as `--batch`.
+        interrupted: what to do after Ctrl-C; the line is `interrupted: TEXT`.
+        parse: parses the command line and returns the arguments.
+        rest: whether arguments that are no flags are allowed.
+        check: raises for wrong values of flags, before JAX starts.
+        distributed: whether the command has the flags of several processes.
+        ended: what to do after SIGTERM or SIGHUP, which end `main` with status 143 and the line
+            `ended by SIGNAL: TEXT`; None = the command handles these signals itself.
     """
 
     main: Callable[[list[str]], None]
@@ -67,12 +63,22 @@ class Command:
     interrupted: str
     parse: Callable[[list[str]], list[str]] = flags.FLAGS
     rest: bool = False
+    check: Callable[[list[str]], None] = lambda arguments: None
+    distributed: bool = False
+    ended: str | None = None
+
+    def define_flags(self) -> None:
+        """Define all flags of the command."""
+        flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+        self.define()
+        if self.distributed:
+            define_distributed_flags()
 
     def parsed(self, arguments: list[str]) -> list[str]:
-        """What flags leave of the command line; ValueError for a slip in it."""
+        """What flags leave of the command line; ValueError for a mistake in it."""
         try:
             rest = self.parse(arguments)
-        except SystemExit:  # --help and its kin, after which absl exits with 1
+        except SystemExit:  # --help and the like, after which absl exits with 1
             raise SystemExit(0) from None
         except (flags.Error, OSError) as error:
             missing = re.fullmatch(r"flag --(\w+)=None: .* must have a value other than None\.", str(error))
@@ -83,21 +89,29 @@ class Command:
             logging.set_verbosity(logging.WARNING)
         return rest
 
+    def run(self, arguments: list[str]) -> None:
+        """Check the flags, join the other processes if there are any, and do the work."""
+        self.check(arguments)
+        if self.distributed:
+            check_distributed_flags()
+            if flags.FLAGS.distributed:
+                peers.join(flags.FLAGS.coordinator, flags.FLAGS.num_processes, flags.FLAGS.process_id)
+        with peers.watched(), nullcontext() if self.ended is None else signals.at_once(self.ended, 143):
+            self.main(arguments)
+
 
 def launch(command: Command) -> None:
-    """Define and parse the flags, run the command, and exit; an exception is one line, without traceback.
+    """Define and parse the flags, run the command, and exit; an exception gives one line, no traceback.
 
-    With --debug the traceback stands above that line, and likewise for exceptions of threads and for
-    those that are logged.
+    --debug shows the tracebacks of that exception, of exceptions in threads and of logged ones.
     """
     open_streams()
-    debug, interrupts = wants_debug(sys.argv), Interrupts(command.interrupted).listen()
+    debug, interrupts = wants_debug(sys.argv), signals.Interrupts(command.interrupted).listen()
     try:
         _quiet(debug)
-        flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
-        command.define()
+        command.define_flags()
         with nullcontext() if debug else Quiet():
-            app.run(command.main, flags_parser=command.parsed)
+            app.run(command.run, flags_parser=command.parsed)
     except KeyboardInterrupt:
         if debug:
             traceback.print_exc()
@@ -111,69 +125,15 @@ def launch(command: Command) -> None:
         sys.exit(code)
 
 
-def verdict(error: Exception, lower: str) -> tuple[int, str]:
-    """The exit code of an exception and the line that is printed for it."""
-    text, kind = _clipped(one_line(str(error)), LONGEST), type(error).__name__
-    told = f"{kind}: {text}" if text else kind
-    if is_out_of_memory(error):
-        detail = _clipped(one_line(str(error).strip().split("\n", 1)[0]) or kind)
-        return MISHAP, f"error: out of memory ({detail}): lower {lower}"
-    if isinstance(error, OSError):
-        return MISHAP if error.errno in MACHINE else MISTAKE, f"error: {text or told}"
-    if isinstance(error, flags.Error | app.UsageError) or _is_mistake(error):
-        return MISTAKE, f"error: {text or told}"
-    if isinstance(error, FloatingPointError):
-        return MISHAP, f"error: {text or told}"
-    hint = "this is a bug, or an input that nobody thought of: run with --debug for the traceback"
-    return MISHAP, f"error: {_clipped(told)} ({hint})"
-
-
-def _is_mistake(error: BaseException | None) -> bool:
-    """Whether it, or an error that caused it, is a ValueError that the project raises of what is given."""
-    while error is not None:
-        if isinstance(error, ValueError) and (error.__traceback__ is None or _is_raised_here(error)):
-            return True
-        error = error.__cause__
-    return False
-
-
-def _is_raised_here(error: BaseException) -> bool:
-    """Whether a `raise` of the project made an error, not what the project calls: NumPy, JAX or Python."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return False
-    frame = trace.tb_frame
-    if str(frame.f_globals.get("__name__")).partition(".")[0] not in (*PROJECT, *HANDING_ON):
-        return False
-    return frame.f_code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether the host or a device has run out of memory."""
-    if isinstance(error, MemoryError):
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
-
-
-def one_line(text: str) -> str:
-    """The text with line breaks as spaces and other characters that cannot be printed as escapes."""
-    spaced = " ".join(part.strip() for part in text.splitlines() if part.strip())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in spaced)
-
-
 def given_path(name: str, text: str) -> Path:
-    """The path of a flag, with `~` resolved; ValueError where it is empty."""
+    """The path of a flag, with `~` resolved; ValueError if it is empty."""
     if not text.strip():
         raise ValueError(f"{name} must not be empty: give the path of a file or folder")
     return expanded(name, text)
 
 
 def expanded(name: str, text: str) -> Path:
-    """A path with `~` resolved; ValueError that names the flag or field where there is no such user."""
+    """A path with `~` resolved; ValueError that names the flag or field if there is no such user."""
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
@@ -196,9 +156,9 @@ def check_file(name: str, path: Path) -> None:
 
 
 def check_folder(name: str, path: Path, writes: bool = True) -> None:
-    """Raise an OSError that names the flag unless `path` is a folder, or can become one, to write into.
+    """Raise an OSError that names the flag unless `path` is a folder, or can be created as one.
 
-    Without `writes` it may be one that can only be read.
+    It must be writable unless `writes` is false.
     """
     for there in (path.absolute(), *path.absolute().parents):
         try:
@@ -215,7 +175,7 @@ def check_folder(name: str, path: Path, writes: bool = True) -> None:
 
 
 def define_distributed_flags() -> None:
-    """--distributed, and the flags that say where the processes are if JAX cannot find them."""
+    """Define --distributed and the flags that locate the processes if JAX cannot find them."""
     flags.DEFINE_bool("distributed", False, "Join the other processes (found by JAX on a pod).")
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where JAX cannot find it.")
     flags.DEFINE_integer("num_processes", None, "How many processes, likewise.", lower_bound=1)
@@ -223,7 +183,7 @@ def define_distributed_flags() -> None:
 
 
 def check_distributed_flags() -> None:
-    """Raise a ValueError where the flags of several processes do not fit each other."""
+    """Raise a ValueError if the flags of several processes contradict each other."""
     coordinator, count, place = (
         flags.FLAGS[name].value for name in ("coordinator", "num_processes", "process_id")
     )
@@ -239,10 +199,10 @@ def check_distributed_flags() -> None:
 
 
 def wants_debug(arguments: list[str]) -> bool:
-    """Whether --debug is among the arguments; asked before they are parsed, which may fail."""
-    said = [name.lstrip("-").lower() for name in arguments if name.startswith("-")]
+    """Whether --debug is among the arguments; needed before they are parsed, since that may fail."""
+    options = [name.lstrip("-").lower() for name in arguments if name.startswith("-")]
     words = {"debug": True, "debug=true": True, "debug=1": True, "nodebug": False, "debug=false": False}
-    return next((words[word] for word in reversed(said) if word in words), False)
+    return next((words[word] for word in reversed(options) if word in words), False)
 
 
 class _Formatter(python_logging.Formatter):
@@ -259,19 +219,17 @@ class _Formatter(python_logging.Formatter):
 
 
 def _quiet(debug: bool) -> None:
-    """Settle how absl logs, and keep tracebacks of threads and finalizers off the terminal."""
+    """Set the format of absl's log, and hide tracebacks of threads and finalizers unless `debug`."""
     logging.get_absl_handler().setFormatter(_Formatter(debug))
     if debug:
         return
 
-    def of_thread(told: threading.ExceptHookArgs) -> None:
-        if told.exc_type is not SystemExit:
-            words = _clipped(one_line(str(told.exc_value)))
-            tell(f"warning: a thread ended: {told.exc_type.__name__}: {words}")
-
-    threading.excepthook = of_thread
-    sys.unraisablehook = lambda told: None
+    threading.excepthook = _tell_thread_error
+    sys.unraisablehook = lambda unraisable: None
 
 
-def _clipped(text: str, length: int = 400) -> str:
-    return text if len(text) <= length else f"{text[:length]} ..."
+def _tell_thread_error(ended: threading.ExceptHookArgs) -> None:
+    """Write one line about an exception in a thread."""
+    if ended.exc_type is not SystemExit:
+        text = clipped(one_line(str(ended.exc_value)))
+        tell(f"warning: a thread ended: {ended.exc_type.__name__}: {text}")

@@ -1,4 +1,4 @@
-"""Lines for who watches a run, and errors in one line whatever names of files they hold."""
+"""One-line messages on stderr, and error texts without control characters."""
 
 import os
 import sys
@@ -9,30 +9,35 @@ import jax
 
 
 def visible(text: str) -> str:
-    """The text with line breaks, control characters and bytes that are no text as escapes."""
+    """The text with line breaks, control characters and undecodable bytes as escapes."""
     if text.isprintable():
         return text
     return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
 
 
+def one_line(text: str) -> str:
+    """The text with line breaks as spaces and other unprintable characters as escapes."""
+    spaced = " ".join(part.strip() for part in text.splitlines() if part.strip())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in spaced)
+
+
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """ValueErrors and OSErrors with their words as `visible` shows them; also a decorator."""
+    """Escape the text of a ValueError or OSError by `visible`; also a decorator."""
     try:
         yield
     except (ValueError, OSError) as error:
-        told = str(error)
-        if told.isprintable():
+        text = str(error)
+        if text.isprintable():
             raise
         kind = type(error) if isinstance(error, OSError) else ValueError
-        raise kind(visible(told)) from error
+        raise kind(visible(text)) from error
 
 
 def tell(text: str) -> None:
-    """Write one line to stderr in one piece: Ctrl-C between two writes, as `print` makes, would cut it.
+    """Write one line to stderr by a single write, which Ctrl-C cannot cut in two as it can `print`.
 
-    A terminal that is gone (SIGHUP) is no reason to end: from then on nothing is shown. Nor is a stderr
-    that is closed.
+    If the terminal is gone (SIGHUP) or stderr is closed, nothing is shown and nothing is raised.
     """
     if sys.stderr is None:
         return
@@ -46,14 +51,14 @@ def tell(text: str) -> None:
 
 
 def mute() -> None:
-    """Show nothing any more, on stdout and stderr."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    """Redirect stdout and stderr to the null device."""
+    null = os.open(os.devnull, os.O_WRONLY)
     for number in (1, 2):
-        os.dup2(nowhere, number)
-    os.close(nowhere)
+        os.dup2(null, number)
+    os.close(null)
 
 
 def say(text: str) -> None:
-    """Tell how a run gets on, once for all processes."""
+    """Write one line to stderr in process 0."""
     if jax.process_index() == 0:
         tell(text)

@@ -1,7 +1,8 @@
-"""The first things that a command does, before it loads what takes a second: it imports nothing of that.
+"""Signals and standard streams of a command, set up before JAX is imported.
 
-`python -m pddm_jax.X` loads `pddm_jax/__init__` first, and JAX with it. A program that only imports the
-package keeps its signals and descriptors as they are.
+`python -m pddm_jax.X` imports `pddm_jax/__init__` first, and JAX with it, which takes a second; so this
+module imports nothing but the standard library. A program that only imports the package keeps its signals
+and file descriptors.
 """
 
 import os
@@ -11,10 +12,10 @@ from types import FrameType
 
 
 def begin(package: str) -> None:
-    """Prepare this process where it was started by `python -m PACKAGE.MODULE`.
+    """Set up this process if it was started by `python -m PACKAGE.MODULE`.
 
-    A Ctrl-C while modules are loaded ends it in one line. Standard streams that are closed lead nowhere:
-    else the first file that is opened would take their place, and what is printed.
+    Ctrl-C during the imports ends it with one line. Closed standard streams are opened on the null device;
+    otherwise the first file that is opened would take their descriptor, and receive what is printed.
     """
     if not _module().startswith(f"{package}."):
         return
@@ -24,7 +25,7 @@ def begin(package: str) -> None:
 
 
 def _module() -> str:
-    """The module that `python -m` runs, while Python looks for it; else empty."""
+    """The module that `python -m` is about to run; empty if there is none."""
     if sys.argv[:1] != ["-m"]:
         return ""
     word = sys.orig_argv[-len(sys.argv)]  # the arguments of the command follow it
@@ -39,13 +40,13 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def open_streams() -> None:
-    """Let each standard stream that is closed lead nowhere."""
+    """Open each closed standard stream on the null device."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            nowhere = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
-            os.set_inheritable(nowhere, True)
+            null = os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor: this one
+            os.set_inheritable(null, True)
         if getattr(sys, name) is None:
             mode = "w" if number else "r"
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and one line for those that cannot be written or read."""
+"""Atomic writes of files, sealed JSON, and one-line errors for files that cannot be written or read."""
 
 import errno
 import hashlib
@@ -36,7 +36,7 @@ class NotWritten(OSError):
 
 
 def no_space(path: Path, kept: str) -> NotWritten:
-    """The error of a full disk; `kept` says what is still whole."""
+    """The error of a full disk; `kept` names what is still intact."""
     return NotWritten(
         errno.ENOSPC,
         f"no space left for {path} (disk full, or a quota reached): {kept}; free some space and give the "
@@ -45,7 +45,7 @@ def no_space(path: Path, kept: str) -> NotWritten:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that a disk is full, by its number or, from C++ code, in its words."""
+    """Whether the disk is full, by the error number or, for errors of C++ code, by the message."""
     if isinstance(error, OSError) and error.errno in _FULL:
         return True
     return any(words in str(error) for words in _FULL_WORDS)
@@ -53,7 +53,7 @@ def is_full(error: BaseException) -> bool:
 
 @contextmanager
 def explained(path: Path, kept: str = "what was written whole before is kept") -> Iterator[None]:
-    """Turn the error of a disk that is full or may not be written into one line that names the path.
+    """Turn the error of a full or read-only disk into one line that names the path.
 
     Raises:
         NotWritten: in place of the OSError.
@@ -83,10 +83,10 @@ def explained(path: Path, kept: str = "what was written whole before is kept") -
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of `path` in one step when the block ends well.
+    """A temporary path to write to, renamed to `path` if the block does not raise.
 
-    What is written is on the disk before it takes its place, so that a power failure leaves the file whole,
-    old or new. That waits for the disk: some milliseconds.
+    The file is synced before it is renamed, so that a power failure leaves the old or the new file intact.
+    That waits for the disk: some milliseconds.
     """
     part = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
     with explained(path):
@@ -106,7 +106,7 @@ def _to_disk(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where the system can."""
+    """Sync the names in a folder to the disk, if the system can."""
     with suppress(OSError):
         number = os.open(folder, os.O_RDONLY)
         try:
@@ -116,7 +116,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporary files that killed writes left; only for the one command that writes there."""
+    """Remove the temporary files of killed commands; only for the one command that writes there."""
     with suppress(OSError):
         for path in folder.iterdir():
             if _PART.fullmatch(path.name) and path.is_file():
@@ -150,13 +150,13 @@ def sweep_abandoned(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file by this text."""
+    """Replace a file by this text, atomically."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace a file by this value as indented JSON; ValueError where it holds a nan or infinity."""
+    """Replace a file by this value as indented JSON; ValueError if it holds a NaN or infinity."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -165,10 +165,10 @@ def read_object(path: Path, todo: str) -> dict[str, Any]:
 
     Args:
         path: of the file.
-        todo: what to do where it is damaged.
+        todo: what to do if it is damaged, for the message.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: there is no such file.
         ValueError: it holds no JSON object.
     """
     try:
@@ -188,32 +188,32 @@ def read_object(path: Path, todo: str) -> dict[str, Any]:
 
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
-    """Write an object as by `write_json`, with a digest of its fields as the last one."""
+    """Write an object by `write_json`, with a digest of its fields as its last field."""
     write_json(path, {**value, SEAL: seal_of(value)})
 
 
 def read_sealed(path: Path, todo: str) -> dict[str, Any]:
     """The object in a file that `write_sealed` wrote, without the digest.
 
-    A file without one, as earlier versions wrote it, is not verified.
+    A file of an earlier version, without a digest, is not verified.
 
     Raises:
-        FileNotFoundError: it is not there.
-        ValueError: as `read_object`, or it does not have its digest.
+        FileNotFoundError: there is no such file.
+        ValueError: as `read_object`, or the digest differs.
     """
     value = read_object(path, todo)
     if SEAL in value:
-        theirs = value.pop(SEAL)
-        if theirs != seal_of(value):
+        expected = value.pop(SEAL)
+        if expected != seal_of(value):
             raise ValueError(f"{path} is damaged: it does not have the digest in its {SEAL!r}; {todo}")
         return value
-    *_, last = ["", *value]  # the name of the field may be what is damaged
-    whole = {name: x for name, x in value.items() if name != last}
-    return whole if last and value[last] == seal_of(whole) else value
+    *_, last = ["", *value]  # the name of the digest field itself may be damaged
+    others = {name: x for name, x in value.items() if name != last}
+    return others if last and value[last] == seal_of(others) else value
 
 
 def seal_of(value: Mapping[str, Any]) -> str:
-    """The SHA-256 of a JSON object, whatever the order of its fields."""
+    """The SHA-256 of a JSON object, in any order of its fields."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""A lock on a folder that one command at a time may write to; a kill frees it."""
+"""A lock on a folder by `flock`, so that one command at a time writes to it; a kill releases it."""
 
 import errno
 import json
@@ -36,14 +36,14 @@ class InUse(ValueError):
 class Lock:
     """`with Lock(folder, "--workdir"):` holds FOLDER/.lock by `flock`, in process 0 for all processes.
 
-    The file names the process that holds it, and is gone when the block ends; so is the folder where the
-    block has left nothing in a folder that was not there. A file that a kill has left locks nothing.
-    Where the file system has no locks, a line says so and the block goes on.
+    The file names the process that holds it, and is removed when the block ends; the folder too if the lock
+    created it and it is empty. A file that a killed command left locks nothing. If the file system has no
+    locks, a line says so and the block runs.
 
     Args:
-        folder: is made.
-        flag: what named it.
-        file: where the lock lies, if not in the folder.
+        folder: created if it does not exist.
+        flag: of the command that names the folder.
+        file: of the lock, if not in the folder.
 
     Raises:
         InUse: another command holds it.
@@ -63,7 +63,7 @@ class Lock:
         return self
 
     def _take(self) -> str:
-        """Take the lock; what is wrong where another holds it."""
+        """Take the lock; returns the problem if another process holds it."""
         with explained(self._folder):
             self._made = not self._path.parent.is_dir()
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ class Lock:
                 file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    if self._is_current(file):  # else its holder has just removed it
+                    if self._is_current(file):  # otherwise its holder has just removed it
                         self._file = file
                 except OSError as error:
                     if not _is_left_behind(file, error) or time.monotonic() > until:
@@ -82,7 +82,7 @@ class Lock:
                     if self._file is None:
                         os.close(file)
         _HELD.add(self)
-        # What the file says is for the message of others: a full disk does not keep it from locking.
+        # The content is only for the message of other commands: a full disk does not prevent the lock.
         with suppress(OSError):
             os.ftruncate(self._file, 0)
             os.write(self._file, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
@@ -111,7 +111,7 @@ class Lock:
             return False
 
     def forget(self) -> None:
-        """Close the file: this process holds the lock no more, and leaves the file where it is."""
+        """Release the lock in this process and leave the file where it is."""
         _HELD.discard(self)
         if self._file is not None:
             os.close(self._file)
@@ -126,7 +126,7 @@ class Lock:
         if self._file is None:
             return
         try:
-            with suppress(OSError):  # of a disk that has gone: a file that is left locks nothing
+            with suppress(OSError):  # the disk is gone; the file that stays locks nothing
                 self._path.unlink(missing_ok=True)
         finally:
             self.forget()
@@ -161,5 +161,5 @@ def _forget_all() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # A process that is forked must not hold them on when this one is killed.
+    # A forked process must not keep the locks when this process is killed.
     os.register_at_fork(after_in_child=_forget_all)

@@ -1,4 +1,4 @@
-"""Memory that saving checkpoints would keep."""
+"""Workarounds for memory that saving checkpoints would leak."""
 
 import ctypes
 from contextlib import suppress
@@ -6,20 +6,20 @@ from typing import Any
 
 
 def trim() -> None:
-    """Give free memory back to the system, where the C library can (glibc); this takes milliseconds.
+    """Return free memory to the system by glibc's `malloc_trim`, if there is one; takes milliseconds.
 
-    Each checkpoint is written by new threads, and what they free stays scattered over the heaps that glibc
-    keeps for threads: some kilobytes a checkpoint.
+    New threads write each checkpoint, and the memory they free stays scattered over glibc's arenas: some
+    kilobytes per checkpoint.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def stop_io_metrics() -> None:
-    """Keep Orbax from collecting TensorStore's I/O metrics at each save and restore, which it only logs.
+    """Stop Orbax from collecting TensorStore's I/O metrics at each save and restore; it only logs them.
 
-    `tensorstore.experimental_collect_matching_metrics` never frees what it returns (0.1.86): 4 KB
-    a call with a small network, so a run that saves often grows by hundreds of megabytes an hour.
+    `tensorstore.experimental_collect_matching_metrics` never frees its result (0.1.86): 4 KB per call with
+    a small network, so a run that saves often grows by hundreds of megabytes per hour.
     """
     with suppress(ImportError, AttributeError):
         from orbax.checkpoint._src.serialization import tensorstore_utils

@@ -1,8 +1,8 @@
-"""Several processes as one run: how they join, and how each ends when another is lost.
+"""Joining the processes of a distributed run, and a one-line end if another process is lost.
 
-JAX aborts a process whose peer is gone, from a thread of C++ and with a stack trace on stderr. So a small
-process of its own stands before stderr: it passes all lines on, but for those of that abort, in place of
-which it writes one. What Python writes goes straight to the terminal.
+If a peer is gone, JAX aborts the process from a C++ thread, with a stack trace on stderr. A filter, a small
+process that reads stderr, passes all other lines on and writes one line in place of that trace. The output
+of Python itself bypasses the filter.
 """
 
 import os
@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 import jax
 
 HEARTBEAT = 30
-"""Seconds without a sign of life after which a process counts as lost."""
+"""Seconds without a heartbeat after which a process counts as lost."""
 SHUTDOWN = 30
-"""Seconds that a process which ends waits for the others."""
+"""Seconds for which a process that ends waits for the others."""
 
 _TEXT = (
     "error: another process of this run has ended or cannot be reached (what it said tells why): the same "
@@ -44,24 +44,24 @@ for line in sys.stdin.buffer:
         sys.stdout.buffer.write(line)
     sys.stdout.flush()
 """
-"""A program: after a line of the abort the rest of it is not passed on, such as its stack trace."""
+"""The program of the filter: after the first line of an abort it drops the rest, as the stack trace."""
 
-_SIGNS = re.compile(
+_LOSS_MESSAGES = re.compile(
     r"^(UNAVAILABLE|DEADLINE_EXCEEDED): "
     r"|\bGloo [\w -]+ failed: |\bgloo/transport/|\bNCCL (error|operation|communicator)"
     r"|\bConnection (reset|closed|refused)( by peer|\b)|\bSocket closed\b"
     r"|\b[Cc]oordination (service|agent)|\bBarrier (timed out|failed)|\bheartbeat timeout\b"
 )
-"""Of the messages of XLA, Gloo, NCCL and of JAX's coordination service when a process is gone."""
+"""Messages of XLA, Gloo, NCCL and of JAX's coordination service about a process that is gone."""
 
 
-def join(coordinator: str | None, count: int | None, place: int | None) -> None:
+def join(coordinator: str | None, count: int | None, index: int | None) -> None:
     """Join the other processes, before JAX is used for anything else.
 
     Args:
         coordinator: HOST:PORT of process 0; None = JAX finds it, as on a pod.
-        count: how many processes there are, likewise.
-        place: which of them this one is, likewise.
+        count: the number of processes; None = likewise.
+        index: of this process; None = likewise.
 
     Raises:
         ValueError: an argument is missing, or the others were not found.
@@ -71,7 +71,7 @@ def join(coordinator: str | None, count: int | None, place: int | None) -> None:
         jax.distributed.initialize(
             coordinator,
             count,
-            place,
+            index,
             heartbeat_timeout_seconds=HEARTBEAT,
             shutdown_timeout_seconds=SHUTDOWN,
         )
@@ -84,13 +84,13 @@ def join(coordinator: str | None, count: int | None, place: int | None) -> None:
 
 
 def _filter_stderr() -> None:
-    """Let the filter read what anything but Python writes to stderr, where there is a stderr."""
+    """Pass the stderr of everything but Python through the filter, if there is a stderr."""
     if sys.stderr is None:
         return
     terminal = os.dup(2)
     read, write = os.pipe()
     command = [sys.executable, "-I", "-S", "-c", _FILTER]
-    # In a session of its own Ctrl-C does not end it. It ends when nobody can write to it any more.
+    # In its own session Ctrl-C does not end it. It ends when its input is closed.
     subprocess.Popen(
         command, stdin=read, stdout=terminal, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -104,33 +104,33 @@ def _filter_stderr() -> None:
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """End the process with one line and status 1 where the block fails since another process is lost."""
+    """End the process with one line and status 1 if the block fails because another process is lost."""
     try:
         yield
     except Exception as error:
         if jax.distributed.is_initialized():
             if is_loss(error):
                 _to_filter(_LOST)
-                os._exit(1)  # not to wait for the other, which JAX would do
+                os._exit(1)  # JAX would wait for the lost process
             _to_filter(_QUIET)
         raise
 
 
 def is_loss(error: BaseException) -> bool:
-    """Whether an error, or one that caused it, tells that another process is gone.
+    """Whether an error, or one of its causes, is about a lost process.
 
-    Only JAX's own errors tell it: words of other errors may be of a path or the name of a class.
+    Only errors of JAX count: the text of other errors may contain paths or names of classes.
     """
-    told: BaseException | None = error
-    while told is not None:
-        # What a callback of Python raised stands in JAX's error too, after this line.
-        words = str(told).split("Traceback (most recent call last)")[0]
-        if isinstance(told, jax.errors.JaxRuntimeError) and _SIGNS.search(words):
+    cause: BaseException | None = error
+    while cause is not None:
+        # After this line JAX quotes what a Python callback raised.
+        text = str(cause).split("Traceback (most recent call last)")[0]
+        if isinstance(cause, jax.errors.JaxRuntimeError) and _LOSS_MESSAGES.search(text):
             return True
-        told = told.__cause__
+        cause = cause.__cause__
     return False
 
 
-def _to_filter(word: bytes) -> None:
-    with suppress(OSError):  # it has ended, or stderr is closed
-        os.write(2, word)
+def _to_filter(line: bytes) -> None:
+    with suppress(OSError):  # the filter has ended, or stderr is closed
+        os.write(2, line)

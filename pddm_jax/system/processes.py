@@ -1,4 +1,4 @@
-"""Work in several processes, in order."""
+"""A parallel map over processes that keeps the order, and the number of cores."""
 
 import os
 import signal
@@ -14,39 +14,45 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def cores() -> int:
+    """The number of cores that this process may use, which may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def in_processes(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int
 ) -> Iterator[Result]:
-    """The function of each item, in order; worked out by some processes, or by this one where 1 is enough.
+    """Map a function over items by `workers` processes, and yield the results in order.
 
-    Where it ends early, what was begun is finished, and the rest is not begun.
+    With one worker or one item, this process does the work. If the iteration ends early, items that were
+    begun are finished and the others are dropped.
 
     Raises:
-        OSError: a process was killed.
+        OSError: a worker process was killed.
     """
     workers = min(workers, len(items))
     if workers <= 1:
         yield from map(function, items)
         return
-    # They are forked from a server that has imported all and has no threads, as this process may have.
+    # A fork server has imported everything and has no threads; this process may have some.
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__, function.__module__])
-    with ProcessPoolExecutor(workers, context, _begin) as pool:
+    with ProcessPoolExecutor(workers, context, _start_worker) as pool:
         try:
             yield from pool.map(function, items)
         except BrokenProcessPool as error:
-            raise OSError("a process of this run was killed, such as for want of memory") from error
+            raise OSError("a worker process was killed (out of memory?)") from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _begin() -> None:
-    """Leave an interrupt from the keyboard to the parent, and end with it, however it ends."""
+def _start_worker() -> None:
+    """Ignore Ctrl-C, which the parent handles, and end when the parent ends for any reason."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=_end_with_parent, daemon=True).start()
+    Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = parent_process()
     assert parent is not None
     wait([parent.sentinel])

@@ -1,4 +1,4 @@
-"""Keeps off the terminal what Orbax and TensorStore print of an error that is raised besides."""
+"""A context that suppresses the log lines of Orbax and asyncio about errors that are raised anyway."""
 
 import gc
 import inspect
@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, Self
 
 
 class Quiet:
-    """A context within which errors that Orbax logs are not shown: it logs them before it raises them.
+    """A context that hides what Orbax logs about an error before it raises it.
 
-    Nor is what Python and asyncio print of reads and writes that end after the first has failed, and find
-    their event loop closed, or nobody that waits for them. Contexts may overlap, in all threads: the end of
-    the last one undoes what the first one has changed.
+    After a failed read or write, the other ones of TensorStore find their event loop closed or are never
+    awaited; what Python and asyncio print about them is hidden too. Contexts may overlap, in all threads:
+    the end of the last one restores what the first one changed.
     """
 
     def __enter__(self) -> Self:
@@ -33,13 +33,13 @@ class Quiet:
 
 
 class _Shared:
-    """What all contexts change together."""
+    """The filters and hooks that all contexts share, with a count of open contexts."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._depth = 0
         self._failed = False
-        self._rule: Any = None
+        self._warning_filter: Any = None
         self._former: Callable[[Any], Any] = sys.unraisablehook
         self._hook: Callable[[Any], Any] = sys.unraisablehook
 
@@ -50,10 +50,10 @@ class _Shared:
             if self._depth > 1:
                 return
             self._failed = False
-            logging.getLogger("absl").addFilter(_not_of_orbax)
-            logging.getLogger("asyncio").addFilter(_is_retrieved)
+            logging.getLogger("absl").addFilter(_is_not_from_orbax)
+            logging.getLogger("asyncio").addFilter(_is_wanted)
             warnings.filterwarnings("ignore", "coroutine '_read_array", RuntimeWarning)
-            self._rule = warnings.filters[0]
+            self._warning_filter = warnings.filters[0]
             self._former = sys.unraisablehook
             self._hook = _Unraisable(self._former).hook
             sys.unraisablehook = self._hook
@@ -66,12 +66,12 @@ class _Shared:
             if self._depth:
                 return
             if self._failed:
-                gc.collect()  # what nobody waits for is told of when it is collected: now
-            logging.getLogger("absl").removeFilter(_not_of_orbax)
-            logging.getLogger("asyncio").removeFilter(_is_retrieved)
-            rules = [rule for rule in warnings.filters if rule is not self._rule]
-            if len(rules) < len(warnings.filters) and isinstance(warnings.filters, list):
-                warnings.filters[:] = rules
+                gc.collect()  # reports tasks that were never awaited now, while the filters are there
+            logging.getLogger("absl").removeFilter(_is_not_from_orbax)
+            logging.getLogger("asyncio").removeFilter(_is_wanted)
+            others = [other for other in warnings.filters if other is not self._warning_filter]
+            if len(others) < len(warnings.filters) and isinstance(warnings.filters, list):
+                warnings.filters[:] = others
             if sys.unraisablehook is self._hook:
                 sys.unraisablehook = self._former
 
@@ -79,19 +79,20 @@ class _Shared:
 _shared = _Shared()
 
 
-def _not_of_orbax(record: logging.LogRecord) -> bool:
+def _is_not_from_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in record.pathname or logging.getLogger("absl").isEnabledFor(logging.INFO)
 
 
-def _is_retrieved(record: logging.LogRecord) -> bool:
+def _is_wanted(record: logging.LogRecord) -> bool:
     return "exception was never retrieved" not in record.getMessage()
 
 
 class _Unraisable(NamedTuple):
-    """What Python does with an error that nobody can catch, but for those of an event loop that is gone."""
+    """A `sys.unraisablehook` that ignores errors of a closed event loop."""
 
     former: Callable[[Any], Any]
 
-    def hook(self, told: Any) -> None:
-        if str(told.exc_value) != "Event loop is closed" and not inspect.iscoroutine(told.object):
-            self.former(told)
+    def hook(self, unraisable: Any) -> None:
+        is_closed = str(unraisable.exc_value) == "Event loop is closed"
+        if not is_closed and not inspect.iscoroutine(unraisable.object):
+            self.former(unraisable)

@@ -1,4 +1,4 @@
-"""Whole files, of which only regular ones are opened: a FIFO may block for ever, a device has no end."""
+"""Reading regular files whole; others are refused: a FIFO can block forever, a device has no end."""
 
 import os
 import stat
@@ -8,20 +8,20 @@ from pathlib import Path
 from pddm_jax.system.console import visible
 
 LARGEST = 2**30
-"""Bytes of an encoded image, a table or a list. Larger files are refused by name before they are read."""
+"""Maximum bytes of an encoded image, a table or a list. Larger files are refused before they are read."""
 
 BLOCK = 2**20
-"""Bytes that are read at a time of a file without a size."""
+"""Bytes per read of a file whose size is unknown."""
 
 LONGEST_LINE = 2**16
-"""Characters of a line of a text file."""
+"""Maximum characters in a line of a text file."""
 
 _TODO = ": remove it or move it away"
 
 _READ = os.O_RDONLY | sum(
     getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY")
 )
-"""How files are opened: without waiting for who writes to a pipe. Not every system has each of these."""
+"""Flags to open files without waiting for a writer of a pipe. Not every system has all of them."""
 
 KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -36,22 +36,20 @@ def check_regular(path: str | Path, largest: int | None = LARGEST) -> os.stat_re
     """The status of a regular file, or of a link to one.
 
     Raises:
-        OSError: there is no such file; a link that dangles or loops is one.
+        OSError: there is no such file, or the link dangles or loops.
         ValueError: it is no regular file, or larger than `largest` bytes.
     """
-    found = os.stat(path)  # noqa: PTH116 (of images one by one: a Path would take as long as the call)
+    found = os.stat(path)  # noqa: PTH116 (called for each image: a Path would double the time)
     _check(path, found, largest)
     return found
 
 
 def open_regular(path: str | Path) -> BufferedReader:
-    """A file opened to read bytes.
-
-    A pipe would be waited for and a device read without end, so neither is opened.
+    """Open a regular file to read bytes.
 
     Raises:
-        OSError: there is no such file, or it may not be read.
-        ValueError: it is a folder, a pipe, a device or the like; the text names it.
+        OSError: there is no such file, or no permission to read it.
+        ValueError: it is a folder, a pipe, a device or the like; the message names it.
     """
     number, _ = _open(path, None, "")
     return os.fdopen(number, "rb")
@@ -63,7 +61,7 @@ def read_bytes(path: str | Path, largest: int = LARGEST) -> bytes:
     with os.fdopen(number, "rb", buffering=0) as file:
         size = found.st_size
         data = file.read(size + 1)
-        if len(data) > size:  # it grew, or is of a file system without sizes
+        if len(data) > size:  # it grew, or its file system reports no sizes
             data += _rest(file, largest + 1 - len(data))
     if len(data) > largest:
         raise ValueError(f"{path} has more than the {largest:,} bytes that are read")
@@ -71,7 +69,7 @@ def read_bytes(path: str | Path, largest: int = LARGEST) -> bytes:
 
 
 def _rest(file: RawIOBase, most: int) -> bytes:
-    """What is left of a file, little by little: a buffer of all that is allowed would be taken at once."""
+    """The rest of a file, block by block; one read would allocate a buffer of the maximum size."""
     blocks: list[bytes] = []
     while most > 0 and (block := file.read(min(BLOCK, most))):
         blocks.append(block)
@@ -80,11 +78,11 @@ def _rest(file: RawIOBase, most: int) -> bytes:
 
 
 def _open(path: str | Path, largest: int | None, todo: str = _TODO) -> tuple[int, os.stat_result]:
-    """A descriptor to read, checked once it is open: what the path names may change before that."""
+    """Open a file, then check the descriptor: a check of the path could be outdated when it is opened."""
     try:
         number = os.open(path, _READ)
     except OSError:
-        _check(path, os.stat(path), largest, todo)  # noqa: PTH116 (a socket, which cannot be opened, or a folder of Windows)
+        _check(path, os.stat(path), largest, todo)  # noqa: PTH116 (a socket, or a folder on Windows, cannot be opened)
         raise
     try:
         found = os.fstat(number)
@@ -106,7 +104,7 @@ def _check(path: str | Path, found: os.stat_result, largest: int | None, todo: s
 
 
 def read_text(path: str | Path, largest: int = LARGEST) -> str:
-    """The text of a regular file of UTF-8, without a byte order mark.
+    """The text of a regular file in UTF-8, without the byte order mark.
 
     Raises:
         OSError: as `check_regular`.
@@ -123,13 +121,13 @@ def read_text(path: str | Path, largest: int = LARGEST) -> str:
 
 
 def read_lines(path: str | Path) -> list[tuple[int, str]]:
-    """The lines of a text file that are not blank, stripped, with their numbers from 1.
+    """The stripped lines of a text file that are not blank, with their line numbers from 1.
 
     Lines end with LF, CRLF or CR.
 
     Raises:
         OSError: as `read_text`.
-        ValueError: as `read_text`; a line holds a NUL byte, or more than `LONGEST_LINE` characters.
+        ValueError: as `read_text`, or a line holds a NUL byte or more than `LONGEST_LINE` characters.
     """
     lines = []
     text = read_text(path).replace("\r\n", "\n").replace("\r", "\n")

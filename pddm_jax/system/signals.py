@@ -1,8 +1,8 @@
-"""What SIGTERM, SIGHUP and Ctrl-C do to a command.
+"""Handlers of SIGTERM, SIGHUP and Ctrl-C.
 
-Before there is a state to save, SIGTERM and SIGHUP end the command in one line with status 143, as shells
-report it. During training they are noted, the step is finished and saved, and the status is 0. It is 0 too
-once all is saved. A first Ctrl-C raises KeyboardInterrupt, a second ends the process at once.
+Before there is a state to save, SIGTERM and SIGHUP end the command with one line and status 143, the status
+that shells report. During training they are only noted: the step is finished and saved, with status 0.
+The first Ctrl-C raises KeyboardInterrupt, the second ends the process at once.
 """
 
 import errno
@@ -19,7 +19,7 @@ import jax
 from pddm_jax.system.console import mute, tell
 
 SIGHUP = tuple(number for number in [getattr(signal, "SIGHUP", None)] if number is not None)
-"""None where the system has no such signal."""
+"""SIGHUP, if the system has it."""
 
 ENDING = (signal.SIGTERM, *SIGHUP)
 
@@ -27,7 +27,7 @@ Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class Preempted(SystemExit):
-    """SIGTERM or SIGHUP came and the state is saved: ends the process with status 0 unless caught.
+    """SIGTERM or SIGHUP was received and the state is saved: exits with status 0 unless caught.
 
     Attributes:
         name: of the signal.
@@ -39,21 +39,21 @@ class Preempted(SystemExit):
 
 
 class Ended(SystemExit):
-    """SIGTERM or SIGHUP came while there was nothing to save: told in one line."""
+    """SIGTERM or SIGHUP was received before there was anything to save; the line is already written."""
 
 
 class Listener:
-    """What to do at SIGTERM and SIGHUP, until `back`; one that is ignored, as by nohup, stays ignored.
+    """A handler of signals, installed until `back`; an ignored signal, as by nohup, stays ignored.
 
-    Outside of the main thread, where Python has no handlers, nothing is listened for.
+    Outside of the main thread, where Python allows no handlers, it does nothing.
 
     Args:
-        handler: of the signals.
+        handler: called with the number of the signal and the frame.
         numbers: of the signals.
-        alone: whether this process may act on them alone; else all do, at the step that they agree on.
+        alone: whether this process may act alone; otherwise all processes act at the step they agree on.
 
     Attributes:
-        name: of the signal that came; empty where none did.
+        name: of the signal that was received; empty if none was.
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class Listener:
         self._act(number, frame)
 
     def came(self) -> str:
-        """The name of the signal on which this process may act alone; empty where none came."""
+        """The name of a received signal on which this process may act alone; empty if there is none."""
         return self.name if self._alone else ""
 
     def back(self) -> None:
-        """Hand the signals back to who listened before."""
+        """Restore the former handlers."""
         for number, former in self._former.items():
             signal.signal(number, former)
 
@@ -89,14 +89,14 @@ class Listener:
 
 
 def noted() -> Listener:
-    """Only note the signals. Where processes are joined, SIGTERM is JAX's, and SIGHUP is turned into it."""
+    """Only note the signals. In a distributed run JAX handles SIGTERM, and SIGHUP is turned into it."""
     if jax.distributed.is_initialized():
         return Listener(lambda number, frame: os.kill(os.getpid(), signal.SIGTERM), SIGHUP, alone=False)
     return Listener(lambda number, frame: None, ENDING)
 
 
 def at_once(text: str, code: int) -> Listener:
-    """End the command with this status and a line, `ended by SIGNAL: text`, unless processes are joined."""
+    """Exit with a status and the line `ended by SIGNAL: text`, except in a distributed run."""
 
     def end(number: int, frame: FrameType | None) -> None:
         tell(f"ended by {signal.Signals(number).name}: {text}")
@@ -106,29 +106,29 @@ def at_once(text: str, code: int) -> Listener:
 
 
 class Interrupts:
-    """A first Ctrl-C raises KeyboardInterrupt; a second writes one line and ends the process at once."""
+    """A handler of Ctrl-C: the first raises KeyboardInterrupt, the second writes a line and exits."""
 
     def __init__(self, text: str) -> None:
         self._text = f"interrupted: {text}"
         self._told = False
-        self._came = False
+        self._received = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Handle a SIGINT."""
-        if self._came:
+        """Handle SIGINT."""
+        if self._received:
             self.tell()
             os._exit(130)
-        self._came = True
+        self._received = True
         raise KeyboardInterrupt
 
     def listen(self) -> Self:
-        """Handle SIGINT from now on, unless it is ignored."""
+        """Install the handler, unless SIGINT is ignored."""
         if _can_handle(signal.SIGINT):
             signal.signal(signal.SIGINT, self)
         return self
 
     def tell(self) -> None:
-        """The line, once."""
+        """Write the line, once."""
         if not self._told:
             self._told = True
             tell(self._text)
@@ -137,7 +137,7 @@ class Interrupts:
 
 
 def _can_handle(number: int) -> bool:
-    """Whether a signal can be handled here, and given back: Python cannot give back a handler of C."""
+    """Whether a handler can be installed here and the former one restored, which C handlers cannot be."""
     here = threading.current_thread() is threading.main_thread()
     return here and signal.getsignal(number) not in (signal.SIG_IGN, None)
 
@@ -151,6 +151,6 @@ def _terminal_is_gone() -> bool:
         try:
             termios.tcgetattr(number)
         except termios.error as error:
-            if error.args and error.args[0] == errno.EIO:  # of a file or a pipe another one
+            if error.args and error.args[0] == errno.EIO:  # a file or a pipe gives another error
                 return True
     return False

@@ -17,7 +17,7 @@ from pddm_jax.system.files import NotWritten, explained, is_full, no_space
 from pddm_jax.system.quiet import Quiet
 from pddm_jax.system.signals import Preempted
 from pddm_jax.training import checkpoint_files
-from pddm_jax.training.checkpoint_files import Damaged, Record
+from pddm_jax.training.checkpoint_files import CheckpointRecord, Damaged
 from pddm_jax.training.state import TrainState
 
 __all__ = ["Checkpoints", "Preempted", "Resumed"]
@@ -28,20 +28,20 @@ def _score(metrics: dict[str, float]) -> float:
 
 
 class Resumed(NamedTuple):
-    """The state to go on from, and what its checkpoint says of the run; None where it says nothing."""
+    """The state to resume from, and the `about` of its checkpoint; None if the checkpoint has none."""
 
     state: TrainState
     about: Mapping[str, Any] | None
 
 
 class Checkpoints:
-    """The checkpoints of one run: written in the background, each whole or not at all.
+    """The checkpoints of one run: written in the background, each one atomically.
 
-    The input needs none: it is a pure function of (seed, step). Within the `with` block SIGTERM and
-    SIGHUP are only noted, for `preempted`; when the block ends, all is written, and `Preempted` is raised.
+    The input has no state to save: it is a pure function of (seed, step). Within the `with` block SIGTERM
+    and SIGHUP are only noted, for `preempted`; at its end all is written, and `Preempted` is raised.
 
-    Kept are the last `max_to_keep` and, where they are `scored`, the best of those saved with a score.
-    Damaged ones are set aside as `damaged-<step>` when the block begins, or by `resume`.
+    The last `max_to_keep` checkpoints are kept and, if they are `scored`, the one with the highest score.
+    Damaged ones are renamed to `damaged-<step>` when the block begins, or by `resume`.
     """
 
     def __init__(self, folder: Path, max_to_keep: int, scored: bool = False) -> None:
@@ -60,7 +60,7 @@ class Checkpoints:
         self._lost_some = False
 
     def __enter__(self) -> Self:
-        """Begin to listen for signals; where processes are joined, JAX listens for SIGTERM."""
+        """Handle signals and open the folder; in a distributed run JAX handles SIGTERM."""
         memory.stop_io_metrics()
         with ExitStack() as stack:
             self._signals = stack.enter_context(signals.noted())
@@ -69,8 +69,8 @@ class Checkpoints:
                 if jax.process_index() == 0:
                     self._folder.mkdir(parents=True, exist_ok=True)
                     self._survey()
-            # Only now: it tidies the folder in a thread, which an end by the former handler would cut off.
-            with self._told("opened"):
+            # Last, since it cleans the folder in a thread, which the former handlers would cut off.
+            with self._in_one_line("opened"):
                 handlers = {
                     checkpoint_files.STATE: ocp.StandardCheckpointHandler(),
                     checkpoint_files.RECORD: ocp.JsonCheckpointHandler(),
@@ -82,7 +82,7 @@ class Checkpoints:
         return self
 
     def _survey(self) -> None:
-        """Set aside what cannot be restored, as far as is seen without reading the arrays."""
+        """Set aside checkpoints that are damaged, without reading the arrays."""
         for step in checkpoint_files.steps_in(self._folder):
             try:
                 checkpoint_files.read_record(self._folder, step)
@@ -91,10 +91,9 @@ class Checkpoints:
                 break
 
     def _set_aside(self, step: int, problem: str) -> None:
-        """Rename a damaged checkpoint and, where the best one counts, those that follow it.
+        """Rename a damaged checkpoint and, if checkpoints are scored, those that follow it.
 
-        The damaged one may be the best; a run can then only end as if nothing had happened if it makes
-        that step again.
+        The damaged one may be the best; the run ends as if undisturbed only if it makes that step again.
         """
         self._lost_some = True
         target = checkpoint_files.set_aside(self._folder, step, "damaged")
@@ -113,12 +112,12 @@ class Checkpoints:
                 break
 
     def preempted(self, step: int) -> bool:
-        """Whether a signal came, to any process: all of them hear of it at the same step.
+        """Whether any process has received a signal; all of them return True at the same step.
 
         Raises:
             NotWritten: the last checkpoint could not be written.
         """
-        with self._told("saved"):
+        with self._in_one_line("saved"):
             self._manager.check_for_errors()
         if not self._stop:
             reached = self._signals.name or "SIGTERM" if self._manager.reached_preemption(step) else ""
@@ -126,31 +125,31 @@ class Checkpoints:
         return bool(self._stop)
 
     def latest_step(self) -> int | None:
-        """The step of the newest checkpoint, None where there is none."""
+        """The step of the newest checkpoint; None if there is none."""
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
-        """The step of the checkpoint of highest score, None where none was saved with one."""
-        with self._told("saved"):
+        """The step of the checkpoint with the highest score; None if none has a score."""
+        with self._in_one_line("saved"):
             self._manager.wait_until_finished()
         return self._manager.best_step() if self._scored else None
 
     def wait(self) -> None:
-        """Wait until what is being written is written."""
-        with self._told("saved"):
+        """Wait until the last checkpoint is written."""
+        with self._in_one_line("saved"):
             self._manager.wait_until_finished()
 
     def resume(self, like: TrainState) -> Resumed | None:
-        """The newest checkpoint that is intact, after those that are not are set aside; None without one.
+        """Restore the newest intact checkpoint and set damaged ones aside; None if there is none.
 
-        Where the best counts, it must be there and intact too: else the run goes on from one before it.
+        If checkpoints are scored, the best one must be intact too; otherwise an earlier one is restored.
         """
         while (latest := self.latest_step()) is not None:
             for step in dict.fromkeys([self.best_step() or latest, latest]):
                 state, record, problem = self._attempt(step, like)
                 if problem:
                     break
-            problem = problem or self._lost(record.scores or {})
+            problem = problem or self._missing_best(record.scores or {})
             if not problem:
                 self._scores = dict(record.scores or {})
                 if record.arrays is None and jax.process_index() == 0:
@@ -165,10 +164,10 @@ class Checkpoints:
         return None
 
     def leave_out(self, step: int) -> bool:
-        """Set an intact checkpoint aside as `unused-<step>`, so that the run does not go on from it.
+        """Set an intact checkpoint aside as `unused-<step>`, so that the run does not resume from it.
 
         Returns:
-            Whether another is left to go on from; where none would be, nothing is set aside.
+            Whether there is another one to resume from; if not, nothing is set aside.
         """
         steps = self._manager.all_steps()
         if step not in steps:
@@ -184,22 +183,22 @@ class Checkpoints:
         return True
 
     def _is_usable(self, step: int) -> bool:
-        """Whether a run can go on from a checkpoint, as far as is seen without reading the arrays."""
+        """Whether a run can resume from a checkpoint; the arrays are not read."""
         try:
-            return not self._lost(checkpoint_files.read_record(self._folder, step).scores or {})
+            return not self._missing_best(checkpoint_files.read_record(self._folder, step).scores or {})
         except Damaged:
             return False
 
-    def _lost(self, scores: Mapping[int, float]) -> str:
-        """That the best of these scores belongs to a checkpoint that is not there; "" where it is."""
+    def _missing_best(self, scores: Mapping[int, float]) -> str:
+        """The problem if the checkpoint with the best of these scores is missing; empty if it is there."""
         best = max(scores, key=lambda step: (scores[step], step), default=None)
         if not self._scored or best is None or best in self._manager.all_steps():
             return ""
         return f"the best checkpoint before it, of step {best}, is missing"
 
-    def _attempt(self, step: int, like: TrainState) -> tuple[TrainState, Record, str]:
-        """A state, its record, and why no process may use them."""
-        state, record, problem = like, Record(None), ""
+    def _attempt(self, step: int, like: TrainState) -> tuple[TrainState, CheckpointRecord, str]:
+        """A state, its record, and the problem of any process with them; empty if there is none."""
+        state, record, problem = like, CheckpointRecord(None), ""
         with together():
             try:
                 record = checkpoint_files.read_record(self._folder, step)
@@ -209,10 +208,10 @@ class Checkpoints:
         return state, record, any_problem(problem)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The checkpoint of a step, in the structure and sharding of `like`, verified.
+        """The verified state of a step, in the structure and sharding of `like`.
 
         Raises:
-            Damaged: it is not what was saved.
+            Damaged: it differs from what was saved.
         """
         state, _, problem = self._attempt(step, like)
         if problem:
@@ -229,13 +228,13 @@ class Checkpoints:
         score: float | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        """Start writing a checkpoint of this step, unless there is one.
+        """Start writing a checkpoint of this step, unless there is one already.
 
         Args:
             step: of the state.
-            state: what is saved.
-            score: what the best is chosen by.
-            about: what a JSON file can say of the run, for `resume`.
+            state: to save.
+            score: selects the best checkpoint.
+            about: JSON fields about the run, for `resume`.
 
         Raises:
             NotWritten: this checkpoint or the last one could not be written.
@@ -250,21 +249,21 @@ class Checkpoints:
             checkpoint_files.STATE: ocp.args.StandardSave(state),
             checkpoint_files.RECORD: ocp.args.JsonSave(record),
         }
-        with self._told("saved"):
+        with self._in_one_line("saved"):
             self._manager.wait_until_finished()
             memory.trim()
             self._manager.save(step, args=ocp.args.Composite(**args), metrics=metrics, force=True)
 
     @contextmanager
-    def _told(self, done: str) -> Iterator[None]:
-        """One line for what went wrong in writing."""
+    def _in_one_line(self, done: str) -> Iterator[None]:
+        """Turn any error of Orbax into one line that names the last intact checkpoint."""
         try:
             yield
         except Exception as error:
-            whole = checkpoint_files.steps_in(self._folder)
+            steps = checkpoint_files.steps_in(self._folder)
             kept = (
-                f"the last whole checkpoint is of step {whole[-1]}"
-                if whole
+                f"the last whole checkpoint is of step {steps[-1]}"
+                if steps
                 else "no checkpoint is whole yet"
             )
             if is_full(error):
@@ -285,9 +284,9 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Wait for what is being written, and hand the signals back."""
+        """Wait for the last checkpoint, and restore the signal handlers."""
         try:
-            with self._told("saved"):
+            with self._in_one_line("saved"):
                 self._manager.close()
         except NotWritten:
             if error is None:

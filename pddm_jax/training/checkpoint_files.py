@@ -1,13 +1,13 @@
-"""Checkpoints on disk: their steps, what each says of itself, and states read back and verified.
+"""The format of checkpoints on disk: Orbax folders with a record of digests, read back and verified.
 
-A checkpoint is a folder CHECKPOINTS/<step>, written by Orbax, that appears when it is whole:
+A checkpoint is a folder CHECKPOINTS/<step>, written by Orbax atomically:
 
     default/            the train state
-    record/metadata     a JSON object: the step, all scores so far, the digest of every array, and `about`,
-                        the config of the run and the digest of its rows so far; with a digest of its own
-    metrics/metrics     where checkpoints are scored: the score by which Orbax keeps the best
+    record/metadata     a JSON object: the step, all scores so far, the digest of every array, and `about`
+                        (the config of the run and the digest of its rows so far); with its own digest
+    metrics/metrics     if checkpoints are scored: the score by which Orbax keeps the best
 
-Those of runs before there were records have none, and are not verified.
+Checkpoints of earlier versions have no record and are not verified.
 """
 
 import errno
@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
-from pddm_jax.system.cli import MACHINE, is_out_of_memory
 from pddm_jax.system.digests import digests, shapes
+from pddm_jax.system.errors import MACHINE, is_out_of_memory
 from pddm_jax.system.files import SEAL, seal_of
 from pddm_jax.system.quiet import Quiet
 from pddm_jax.training.state import TrainState
@@ -41,24 +41,31 @@ _MACHINE = {
     "Cannot allocate memory": errno.ENOMEM,
     "RESOURCE_EXHAUSTED": errno.ENOMEM,
 }
-"""Words in errors of TensorStore and JAX for which the machine is to blame, and not the files."""
+"""Texts in errors of TensorStore and JAX that the machine causes, not damaged files."""
 
 
 class Damaged(ValueError):
-    """A checkpoint is not what was saved."""
+    """A checkpoint differs from what was saved."""
 
 
-class Record(NamedTuple):
-    """What a checkpoint says of itself; of an old one only the score is known."""
+class CheckpointRecord(NamedTuple):
+    """The record of a checkpoint; an old checkpoint has only a score.
+
+    Attributes:
+        score: of this checkpoint.
+        arrays: the digest of each array of the state.
+        scores: of all checkpoints so far by step, including those that were not kept.
+        about: JSON fields about the run.
+    """
 
     score: float | None
     arrays: Mapping[str, Any] | None = None
-    scores: Mapping[int, float] | None = None  # of all checkpoints so far, also of those that are not kept
+    scores: Mapping[int, float] | None = None
     about: Mapping[str, Any] | None = None
 
 
 def steps_in(folder: Path) -> list[int]:
-    """The steps of which there is a checkpoint, sorted."""
+    """The sorted steps of the checkpoints in a folder."""
     try:
         paths = [*folder.iterdir()]
     except (FileNotFoundError, NotADirectoryError):
@@ -69,22 +76,22 @@ def steps_in(folder: Path) -> list[int]:
 def make_record(
     step: int, state: TrainState, scores: Mapping[int, float], about: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """The record of a checkpoint, with its own digest; `scores` are those so far, its own among them.
+    """The record of a checkpoint, with its own digest; `scores` include the one of this checkpoint.
 
-    It is a copy: Orbax writes it later, when what it was made of may have changed.
+    It is a copy: Orbax writes it later, when the arguments may have changed.
     """
-    told = {str(step): score for step, score in scores.items()}
-    record = {"step": step, "scores": told, "arrays": digests(state), "about": about}
+    by_step = {str(step): score for step, score in scores.items()}
+    record = {"step": step, "scores": by_step, "arrays": digests(state), "about": about}
     copy: dict[str, Any] = json.loads(json.dumps(record))
     return copy | {SEAL: seal_of(copy)}
 
 
-def read_record(folder: Path, step: int) -> Record:
-    """The record of a checkpoint, whose score is the one that Orbax goes by.
+def read_record(folder: Path, step: int) -> CheckpointRecord:
+    """The record of a checkpoint, with the score that Orbax uses.
 
     Raises:
-        Damaged: files are missing, or they do not agree.
-        OSError: they cannot be read now, for which the machine is to blame.
+        Damaged: files are missing, or contradict each other.
+        OSError: the machine cannot read them now.
     """
     where = folder / str(step)
     if not _is_folder(where / STATE):
@@ -103,7 +110,7 @@ def read_record(folder: Path, step: int) -> Record:
     if metrics is not None and not isinstance(score, float | int):
         raise Damaged("metrics holds no score")
     if record is None:
-        return Record(score)
+        return CheckpointRecord(score)
     if record.pop(SEAL, None) != seal_of(record):
         raise Damaged(f"{RECORD} does not have its digest")
     if record["step"] != step:
@@ -111,11 +118,11 @@ def read_record(folder: Path, step: int) -> Record:
     scores = {int(name): value for name, value in record["scores"].items()}
     if scores.get(step) != score:
         raise Damaged(f"its score is {score}, and was {scores.get(step)} when it was saved")
-    return Record(score, record["arrays"], scores, record["about"])
+    return CheckpointRecord(score, record["arrays"], scores, record["about"])
 
 
 def _json(path: Path) -> dict[str, Any] | None:
-    """The object in a file; None where the file is not there."""
+    """The JSON object in a file; None if there is no such file."""
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -138,14 +145,13 @@ def read_state(folder: Path, step: int, like: TrainState) -> TrainState:
     """The state of a checkpoint, in the structure and sharding of `like`, verified array by array.
 
     Where `like` has no state of an optimizer (`optax.identity()`), that of the checkpoint is not read.
-    Every process reads for itself; none waits for another.
+    Every process reads it on its own, without waiting for another.
 
     Raises:
-        Damaged: it is not what was saved.
-        ValueError: it was saved by a run whose state has other arrays.
-        OSError: it cannot be read now, for which the machine is to blame: no permission, an unreachable
-            disk, too many open files.
-        MemoryError: there is no memory for it.
+        Damaged: it differs from what was saved.
+        ValueError: it was saved by a run with other arrays in its state.
+        OSError: the machine cannot read it now: no permission, an unreachable disk, too many open files.
+        MemoryError: there is not enough memory.
     """
     record = read_record(folder, step)
     if record.arrays is not None:
@@ -191,7 +197,7 @@ def _restore(path: Path, like: TrainState) -> TrainState:
 
 
 def _check_machine(where: Path, error: Exception) -> None:
-    """Raise another error where the machine is to blame: that one may be over, and the files are whole."""
+    """Raise an OSError or MemoryError if the machine caused the error: the files may be intact."""
     numbers = [number for words, number in _MACHINE.items() if words in str(error)]
     number = error.errno if isinstance(error, OSError) else None
     if number is not None and number in {*MACHINE, errno.EACCES, errno.EPERM}:
@@ -203,7 +209,7 @@ def _check_machine(where: Path, error: Exception) -> None:
 
 
 def _check_structure(where: Path, arrays: Mapping[str, Any], like: TrainState) -> None:
-    """Refuse an intact checkpoint of another network or optimizer, which is no damage."""
+    """Raise a ValueError for an intact checkpoint of another network or optimizer."""
     passed = ".opt_state" if _without_optimizer(like) else "no name"
     theirs = {
         name: (digest["shape"], digest["dtype"])
@@ -226,7 +232,7 @@ def _first_line(error: Exception) -> str:
 
 
 def set_aside(folder: Path, step: int, name: str) -> Path:
-    """Rename a checkpoint to `<name>-<step>`, which Orbax does not see; nothing is deleted."""
+    """Rename a checkpoint to `<name>-<step>`, which Orbax ignores; nothing is deleted."""
     target, number = folder / f"{name}-{step}", 1
     while target.exists():
         number += 1
@@ -236,35 +242,35 @@ def set_aside(folder: Path, step: int, name: str) -> Path:
 
 
 def restore_chosen(folder: Path, like: TrainState, scored: bool) -> tuple[TrainState, str]:
-    """The checkpoint of highest score where they are scored, or else the newest; nothing is written.
+    """Restore the checkpoint with the highest score, or the newest one; damaged ones are skipped.
 
-    A damaged one is passed over.
+    Nothing is written.
 
     Args:
         folder: of the checkpoints.
         like: the structure and sharding of the state.
-        scored: whether the score chooses.
+        scored: whether to choose by score.
 
     Returns:
-        The state, and what is to be told of damaged checkpoints; empty where there are none.
+        The state, and the problems of damaged checkpoints as a text; empty if there are none.
 
     Raises:
-        FileNotFoundError: there is none.
-        Damaged: all of them are damaged.
+        FileNotFoundError: there is no checkpoint.
+        Damaged: all checkpoints are damaged.
     """
-    records, told = {}, []
+    records, problems = {}, []
     for step in steps_in(folder):
         try:
             records[step] = read_record(folder, step)
         except Damaged as error:
-            told.append(f"checkpoint {folder / str(step)} is damaged: {error}")
+            problems.append(f"checkpoint {folder / str(step)} is damaged: {error}")
     best = [step for step, record in records.items() if scored and record.score is not None]
     order = sorted(best, key=lambda step: (records[step].score, step), reverse=True)
     for step in order + [step for step in sorted(records, reverse=True) if step not in order]:
         try:
-            return read_state(folder, step, like), "; ".join(told)
+            return read_state(folder, step, like), "; ".join(problems)
         except Damaged as error:
-            told.append(f"checkpoint {folder / str(step)} is damaged: {error}")
-    if told:
-        raise Damaged("; ".join(told))
+            problems.append(f"checkpoint {folder / str(step)} is damaged: {error}")
+    if problems:
+        raise Damaged("; ".join(problems))
     raise FileNotFoundError(f"{folder} holds no checkpoint")

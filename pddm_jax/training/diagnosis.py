@@ -1,4 +1,4 @@
-"""Signs of training that goes wrong: embeddings that collapse, and batches without quadruplets."""
+"""Signs of failing training: collapsed embeddings, and batches without valid quadruplets."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,20 +10,20 @@ from jaxtyping import Float
 
 from pddm_jax.system.files import read_object
 
-VALID, WITHOUT = "valid_quadruplets", "batches_without_quadruplets"
-"""In the logs of objectives that mine, and in the rows of metrics.jsonl."""
+VALID, EMPTY = "valid_quadruplets", "batches_without_quadruplets"
+"""Fields of the logs of objectives that mine, and of the rows of metrics.jsonl."""
 
 
-class Spread(NamedTuple):
-    """How far embeddings lie apart, and in how many directions.
+class EmbeddingStatistics(NamedTuple):
+    """The standard deviation of embeddings, and the number of directions that they use.
 
     Attributes:
         embedding_std: root of the mean squared distance from the mean embedding. Of unit vectors it is
-            sqrt(1 - mean cosine of all pairs): 1 where they lie evenly on the sphere, 0 where all are one
-            point. It is sqrt(d) times the standard deviation that Chen and He, "Exploring Simple Siamese
-            Representation Learning", CVPR 2021, section 4.1, watch for collapse.
+            sqrt(1 - mean cosine of all pairs): 1 if they are uniform on the sphere, 0 if all are one point.
+            It is sqrt(d) times the standard deviation by which Chen and He, "Exploring Simple Siamese
+            Representation Learning", CVPR 2021, section 4.1, detect collapse.
         effective_rank: exp of the entropy of the singular values of the embeddings about their mean, as
-            shares of their sum: d where all directions are used alike, 1 where they lie on a line. Roy and
+            shares of their sum: d if all directions are used equally, 1 if they lie on a line. Roy and
             Vetterli, "The effective rank", EUSIPCO 2007; for collapse as in Garrido et al., "RankMe", ICML
             2023.
     """
@@ -32,45 +32,45 @@ class Spread(NamedTuple):
     effective_rank: float
 
 
-def spread(embeddings: Float[np.ndarray, "n d"]) -> Spread:
-    """The spread of embeddings; of one point, or none, it is 0 and 1.
+def embedding_statistics(embeddings: Float[np.ndarray, "n d"]) -> EmbeddingStatistics:
+    """The statistics of embeddings; 0 and 1 for a single point, or none.
 
-    n d^2 operations in float64, by blocks of rows.
+    n d^2 operations in float64, block by block of rows.
     """
     n, d = embeddings.shape
     if not n:
-        return Spread(0.0, 1.0)
+        return EmbeddingStatistics(0.0, 1.0)
     blocks = np.array_split(embeddings, -(-n // BLOCK))
     mean = sum(np.sum(block, axis=0, dtype=np.float64) for block in blocks) / n
     scatter = np.zeros((d, d))
     for block in blocks:
-        centred = block - mean
-        scatter += centred.T @ centred
+        centered = block - mean
+        scatter += centered.T @ centered
     variances = np.clip(np.linalg.eigvalsh(scatter / n), 0, None)
     total = float(variances.sum())
     if total <= ROUNDING**2 * float(mean @ mean):
-        return Spread(0.0, 1.0)
+        return EmbeddingStatistics(0.0, 1.0)
     singular = np.sqrt(variances)
     shares = singular[singular > 0] / singular.sum()
-    return Spread(total**0.5, float(np.exp(-(shares * np.log(shares)).sum())))
+    return EmbeddingStatistics(total**0.5, float(np.exp(-(shares * np.log(shares)).sum())))
 
 
 BLOCK = 2**14
-"""Rows that are held in float64 at a time."""
+"""Rows that are converted to float64 at a time."""
 
 ROUNDING = 1e-6
-"""Spread beside the mean that is nothing but rounding of float32."""
+"""Standard deviation relative to the mean that float32 rounding alone causes."""
 
 
 @dataclass
 class Alarm:
-    """A warning that is given once, and again only after what it warns of was over."""
+    """A warning that is given once, and again only after its cause was gone."""
 
     tell: Callable[[str], None]
     on: bool = False
 
     def set(self, wrong: bool, text: str) -> None:
-        """Tell the text where it goes wrong and did not before."""
+        """Give the warning if `wrong` has become true."""
         if wrong and not self.on:
             self.tell(f"warning: {text}")
         self.on = wrong
@@ -78,11 +78,11 @@ class Alarm:
 
 @dataclass
 class Collapse:
-    """Warns when embeddings have drawn together.
+    """Warns when embeddings have collapsed.
 
     Attributes:
-        tell: takes the warning.
-        classes: that are trained on; embeddings of few classes use few directions.
+        tell: receives the warning.
+        classes: the number of training classes; embeddings of few classes use few directions.
     """
 
     tell: Callable[[str], None]
@@ -93,16 +93,16 @@ class Collapse:
         self.alarm = Alarm(self.tell)
 
     def row(self, step: int, embeddings: Float[np.ndarray, "n d"]) -> dict[str, float]:
-        """What is logged of the embeddings of an evaluation."""
-        found = spread(embeddings)
-        least_rank = min(LEAST_RANK, (self.classes - 1) / 2)
-        low_std = found.embedding_std < LEAST_STD
-        low_rank = found.effective_rank < least_rank and min(embeddings.shape) > 2 * least_rank
+        """The fields to log for the embeddings of an evaluation."""
+        found = embedding_statistics(embeddings)
+        min_rank = min(MIN_RANK, (self.classes - 1) / 2)
+        low_std = found.embedding_std < MIN_STD
+        low_rank = found.effective_rank < min_rank and min(embeddings.shape) > 2 * min_rank
         sign = (
-            f"embedding_std {found.embedding_std:.3g} is below {LEAST_STD:g}"
+            f"embedding_std {found.embedding_std:.3g} is below {MIN_STD:g}"
             if low_std
             else f"effective_rank {found.effective_rank:.3g} of {embeddings.shape[1]} dimensions is below "
-            f"{least_rank:g}"
+            f"{min_rank:g}"
         )
         self.alarm.set(
             len(embeddings) > 1 and (low_std or low_rank),
@@ -113,19 +113,19 @@ class Collapse:
         return {name: float(f"{value:.6g}") for name, value in found._asdict().items()}
 
 
-LEAST_STD = 0.1
-"""Below it the embeddings count as one point."""
+MIN_STD = 0.1
+"""Below this standard deviation embeddings count as collapsed to a point."""
 
-LEAST_RANK = 5.0
-"""Below it they count as lying in too few directions, where there are classes enough for more."""
+MIN_RANK = 5.0
+"""Below this rank embeddings count as collapsed, if there are enough classes for more."""
 
 
 @dataclass
 class MiningCounts:
-    """Valid quadruplets of the batches since the last row of metrics.jsonl.
+    """Counts of valid quadruplets since the last row of metrics.jsonl.
 
-    What a checkpoint between two rows finds counted stands in its record, so that a run that goes on from
-    there writes the same rows as one that never stopped.
+    The record of a checkpoint between two rows holds the counts, so that a resumed run writes the same rows
+    as an undisturbed one.
     """
 
     tell: Callable[[str], None]
@@ -138,7 +138,7 @@ class MiningCounts:
         self.alarm = Alarm(self.tell)
 
     def resume(self, known: Mapping[str, Any]) -> None:
-        """Take up what was counted when a checkpoint was saved, as `known` told it."""
+        """Restore the counts that `known` returned when a checkpoint was saved."""
         self.batches, self.quadruplets = known["batches"], known["quadruplets"]
         self.without = known["without"]
 
@@ -150,7 +150,7 @@ class MiningCounts:
             self.without += logs[VALID] == 0
 
     def row(self, step: int) -> dict[str, float]:
-        """What is logged of the batches since the last row; nothing for objectives that do not mine."""
+        """The fields to log for the batches since the last row; none for objectives that do not mine."""
         if not self.batches:
             return {}
         self.alarm.set(
@@ -158,20 +158,20 @@ class MiningCounts:
             f"{self.without} of the {self.batches} batches up to step {step} had no valid quadruplet, and "
             "taught nothing: raise data.classes_per_batch or data.images_per_class",
         )
-        found = {VALID: self.quadruplets / self.batches, WITHOUT: self.without}
+        found = {VALID: self.quadruplets / self.batches, EMPTY: self.without}
         self.batches, self.quadruplets, self.without = 0, 0.0, 0
         return found
 
     def known(self) -> dict[str, Any]:
-        """What a checkpoint is to know of the counts."""
+        """The counts, for the record of a checkpoint."""
         return {"batches": self.batches, "quadruplets": self.quadruplets, "without": self.without}
 
 
 def counts_of_old(path: Path, step: int) -> dict[str, Any]:
-    """The counts at the checkpoint of a step in mining.json, where earlier versions kept them.
+    """The counts at the checkpoint of a step in mining.json, the file of earlier versions.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: the file is damaged.
     """
     todo = "delete it; counts begin anew"
     try:
@@ -186,6 +186,6 @@ def counts_of_old(path: Path, step: int) -> dict[str, Any]:
 
 
 def total_without(rows: list[dict[str, float]]) -> int | None:
-    """Batches without quadruplets of a whole run; None where its objective does not mine."""
-    counts = [row[WITHOUT] for row in rows if WITHOUT in row]
+    """The number of batches without quadruplets in a run; None if its objective does not mine."""
+    counts = [row[EMPTY] for row in rows if EMPTY in row]
     return int(sum(counts)) if counts else None

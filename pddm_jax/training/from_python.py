@@ -25,8 +25,8 @@ from pddm_jax.data.storage.decode import Encoded
 from pddm_jax.losses.objectives import Loss
 from pddm_jax.networks import EmbeddingNetwork, embedding_network
 from pddm_jax.sharding import data_mesh
-from pddm_jax.system.cli import check_folder, one_line
-from pddm_jax.system.console import say
+from pddm_jax.system.cli import check_folder
+from pddm_jax.system.console import one_line, say
 from pddm_jax.system.lock import Lock
 from pddm_jax.training import warm_start
 from pddm_jax.training.provenance import digest_of_images

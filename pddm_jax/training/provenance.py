@@ -1,4 +1,4 @@
-"""Where numbers come from: what they were computed on, and with which parameters."""
+"""Provenance of results: digests of images and parameters, versions of packages, and the device."""
 
 import hashlib
 import platform
@@ -19,7 +19,7 @@ PACKAGES = (
 
 
 def digest_of_images(images: Images) -> str:
-    """SHA-256 over the names of the classes and the number of images of each: which images they may be."""
+    """SHA-256 over the names of the classes and the number of images of each."""
     labels, counts = np.unique(images.labels, return_counts=True)
     each = zip(labels.tolist(), counts.tolist(), strict=True)
     text = "\n".join(sorted(f"{images.class_names[label]}: {count}" for label, count in each))
@@ -32,7 +32,7 @@ def digest(state: TrainState) -> str:
 
 
 def versions() -> dict[str, str]:
-    """What a run stands on."""
+    """Versions of Python and packages, and the device."""
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     return {
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""Records of steps that diverged: a state and its batch in one .npz file, and what is not finite in it."""
+"""Records of diverged steps: state and batch in an .npz file, and a search for non-finite numbers."""
 
 import errno
 import json
@@ -26,11 +26,11 @@ from pddm_jax.types import Batch
 STATE = "state"
 
 
-class Record(NamedTuple):
-    """What a step needs to be run again.
+class StepRecord(NamedTuple):
+    """The state and the batch of a step, to run it again.
 
     Attributes:
-        about: of the run: its config, the step, the logs that were not finite, and what it stood on.
+        about: the config of the run, the step, the logs that were not finite, and package versions.
         leaves: the arrays of the state before the step, by their path in it.
         batch: of all processes together.
     """
@@ -40,24 +40,26 @@ class Record(NamedTuple):
     batch: Batch
 
     def state(self, like: TrainState) -> TrainState:
-        """The state before the step, in the structure and sharding of another one.
+        """The state before the step, in the structure and sharding of `like`.
 
         Raises:
             ValueError: the record holds a state of another shape.
         """
 
-        def leaf(path: tuple[Any, ...], there: jax.Array) -> jax.Array:
+        def leaf(path: tuple[Any, ...], expected: jax.Array) -> jax.Array:
             name = STATE + jax.tree_util.keystr(path)
             found = self.leaves.get(name)
-            if found is None or (found.shape, found.dtype) != (there.shape, there.dtype):
-                raise ValueError(f"the record has no {name} of shape {there.shape} and type {there.dtype}")
-            return jax.device_put(found, there.sharding)
+            if found is None or (found.shape, found.dtype) != (expected.shape, expected.dtype):
+                raise ValueError(
+                    f"the record has no {name} of shape {expected.shape} and type {expected.dtype}"
+                )
+            return jax.device_put(found, expected.sharding)
 
         return jax.tree_util.tree_map_with_path(leaf, like)
 
 
 def write_record(path: Path, about: dict[str, Any], state: TrainState, batch: Batch) -> None:
-    """Write a record, whole or not at all, without pickle."""
+    """Write a record atomically, without pickle."""
     leaves = {
         STATE + jax.tree_util.keystr(name): np.asarray(leaf)
         for name, leaf in jax.tree_util.tree_leaves_with_path(state)
@@ -68,12 +70,12 @@ def write_record(path: Path, about: dict[str, Any], state: TrainState, batch: Ba
         np.savez(part, **arrays)
 
 
-def read_record(path: Path) -> Record:
+def read_record(path: Path) -> StepRecord:
     """Read a record.
 
     Raises:
         OSError: there is no such file.
-        ValueError: it is no record, or a damaged one.
+        ValueError: the file is no record, or is damaged.
     """
     with open_regular(path) as opened:
         try:
@@ -82,8 +84,8 @@ def read_record(path: Path) -> Record:
             about = _about(arrays.pop("about"))
             batch = Batch(arrays.pop("images"), arrays.pop("labels"))
             if 4 * about["classes"] > sum(leaf.nbytes for leaf in arrays.values()):
-                raise ValueError("it has not so many classes")
-        except Exception as error:  # zipfile and NumPy raise many kinds for what is damaged
+                raise ValueError("its number of classes does not fit its arrays")
+        except Exception as error:  # zipfile and NumPy raise many types for damaged files
             of_machine = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
             if of_machine or isinstance(error, MemoryError):
                 raise
@@ -91,11 +93,11 @@ def read_record(path: Path) -> Record:
             raise ValueError(
                 f"{path} is no record of a diverged step, or a damaged one ({words})"
             ) from error
-    return Record(about, arrays, batch)
+    return StepRecord(about, arrays, batch)
 
 
 def _arrays(members: zipfile.ZipFile, size: int) -> Iterator[tuple[str, np.ndarray]]:
-    """The arrays of an .npz file of so many bytes, each of which it holds as they are, once."""
+    """The arrays of an uncompressed .npz file of `size` bytes; each member is checked before it is read."""
     found = members.infolist()
     names = [member.filename for member in found]
     if len({*names}) < len(names) or sum(member.file_size for member in found) > size:
@@ -106,22 +108,22 @@ def _arrays(members: zipfile.ZipFile, size: int) -> Iterator[tuple[str, np.ndarr
         with members.open(member) as file:
             version = np.lib.format.read_magic(file)
             if version != (1, 0):
-                raise ValueError(f"{member.filename} is of another format")
+                raise ValueError(f"{member.filename} has another .npy format than 1.0")
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
             if dtype.hasobject or file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
-                raise ValueError(f"{member.filename} is not of the size that it tells")
-        with members.open(member) as file:  # to the end, where its checksum is compared
+                raise ValueError(f"{member.filename} has another size than its header states")
+        with members.open(member) as file:  # to the end, so that the checksum is compared
             yield member.filename.removesuffix(".npy"), np.lib.format.read_array(file)
 
 
 def _about(text: np.ndarray) -> dict[str, Any]:
-    """What a record says of its run, with every field that is read of it."""
-    told = json.loads(text.tobytes())
-    if not isinstance(told, dict) or not isinstance(told.get("config"), dict):
+    """The checked fields about the run, with defaults for fields that old records lack."""
+    fields = json.loads(text.tobytes())
+    if not isinstance(fields, dict) or not isinstance(fields.get("config"), dict):
         raise ValueError("its config is missing")
-    about: dict[str, Any] = {"not_finite": {}, "classes": 0, "versions": {}} | told
-    for name, least in (("step", 1), ("classes", 0)):
-        if type(about.get(name)) is not int or not least <= about[name] < 2**31:
+    about: dict[str, Any] = {"not_finite": {}, "classes": 0, "versions": {}} | fields
+    for name, minimum in (("step", 1), ("classes", 0)):
+        if type(about.get(name)) is not int or not minimum <= about[name] < 2**31:
             raise ValueError(f"its {name} is missing")
     for name in ("not_finite", "versions"):
         if not isinstance(about[name], dict) or not all(isinstance(x, str) for x in about[name].values()):
@@ -130,24 +132,24 @@ def _about(text: np.ndarray) -> dict[str, Any]:
 
 
 def check_batch(batch: Batch, images: int) -> None:
-    """Raise a ValueError unless it is a batch of so many images."""
+    """Raise a ValueError unless it is a batch of `images` uint8 images with labels."""
     if batch.images.dtype != np.uint8 or batch.images.ndim != 4 or not batch.images.size:
-        raise ValueError("its images are none")
+        raise ValueError("its images are no uint8 array of shape [b, h, w, c]")
     if batch.labels.dtype.kind != "i" or batch.labels.shape != batch.images.shape[:1]:
-        raise ValueError("its labels are not those of its images")
+        raise ValueError("its labels do not match its images")
     if len(batch.labels) != images:
         raise ValueError(f"its batch has {len(batch.labels)} images, and its config asks for {images}")
 
 
 class Finding(NamedTuple):
-    """An array of a step.
+    """Non-finite numbers of one array of a step.
 
     Attributes:
-        part: of the step, such as "gradients".
-        name: within the part; empty where it is all of it.
-        wrong: how many of its numbers are not finite.
-        size: how many it has.
-        largest: absolute value of those that are.
+        part: of the step, for example "gradients".
+        name: within the part; empty if the part is a single array.
+        wrong: the number of values that are not finite.
+        size: the number of all values.
+        largest: the largest absolute value of the finite ones.
     """
 
     part: str
@@ -165,10 +167,10 @@ def examine(
     state: TrainState,
     batch: Batch,
 ) -> tuple[Logs, list[Finding]]:
-    """Run one step again and look at all of its arrays, in the order in which they are computed.
+    """Run one step again and examine all of its arrays, in the order in which they are computed.
 
     Returns:
-        The logs of the step, and what was found.
+        The logs of the step, and a finding for each array.
     """
 
     @jax.jit
@@ -204,7 +206,7 @@ PARTS = (
     *("parameters before", "batch statistics before", "optimizer state before", "embeddings", "loss"),
     *("gradients", "batch statistics after", "optimizer state after", "parameters after", "norms"),
 )
-"""Of a step, in the order in which they are computed."""
+"""Parts of a step, in the order in which they are computed."""
 
 
 def _look(part: str, tree: PyTree) -> Iterator[Finding]:
@@ -218,15 +220,15 @@ def _look(part: str, tree: PyTree) -> Iterator[Finding]:
 
 
 def report(findings: list[Finding], most: int = 8) -> str:
-    """A line for each part of the step, and below it the arrays that are not finite."""
+    """One line per part of the step, followed by its arrays that are not finite."""
     lines = []
     for part in dict.fromkeys(finding.part for finding in findings):
-        of = [finding for finding in findings if finding.part == part]
-        wrong = [finding for finding in of if finding.wrong]
-        largest = max(of, key=lambda finding: finding.largest)
+        arrays = [finding for finding in findings if finding.part == part]
+        wrong = [finding for finding in arrays if finding.wrong]
+        largest = max(arrays, key=lambda finding: finding.largest)
         where = f" in {largest.name}" if largest.name else ""
-        told = f"{len(wrong)} of {len(of)} arrays not finite" if wrong else "finite"
-        lines.append(f"{part:24} {told}; largest {largest.largest:.3g}{where}")
+        summary = f"{len(wrong)} of {len(arrays)} arrays not finite" if wrong else "finite"
+        lines.append(f"{part:24} {summary}; largest {largest.largest:.3g}{where}")
         lines += [f"{'':26}{x.name or part}: {x.wrong} of {x.size} numbers" for x in wrong[:most]]
         if len(wrong) > most:
             lines.append(f"{'':26}and {len(wrong) - most} more")

@@ -14,7 +14,7 @@ from pddm_jax.config.check import FILES, accepted, check_machine, fields
 from pddm_jax.losses.objectives import make_objective
 from pddm_jax.pddm.unit import PDDM
 from pddm_jax.sharding import data_mesh, global_batches
-from pddm_jax.system.cli import one_line
+from pddm_jax.system.console import one_line
 from pddm_jax.training.loop import Diverged
 from pddm_jax.training.optimizer import make_optimizer
 from pddm_jax.training.provenance import versions

@@ -1,4 +1,4 @@
-"""What a run leaves to be read: metrics.jsonl, TensorBoard events, a progress bar or plain lines."""
+"""Logs of a run: rows in metrics.jsonl, TensorBoard events, and a progress bar or plain lines."""
 
 import hashlib
 import json
@@ -19,12 +19,15 @@ from pddm_jax.system.files import explained, write_text
 
 Row = dict[str, Any]
 
+COMPILING = "compiling ..."
+"""Shown until the first step is done, which XLA compiles: seconds on a CPU, minutes for large networks."""
+
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a metrics.jsonl; a last line that was cut short by a kill is left out.
+    """The rows of a metrics.jsonl; a last line that a kill cut short is left out.
 
     Raises:
-        ValueError: another line is no row, or the steps are not in order; the message names the line.
+        ValueError: another line is no row, or the steps are out of order; the message names the line.
     """
     try:
         lines = path.read_bytes().split(b"\n")
@@ -54,13 +57,13 @@ def _row(line: bytes) -> Row | None:
 
 
 class Known(NamedTuple):
-    """What a checkpoint knows of the rows up to its step: as much after a million rows as after one.
+    """The digest of the rows up to the step of a checkpoint; its size does not grow with the rows.
 
     Attributes:
-        size: bytes of the lines of metrics.jsonl before the rows of its own step.
+        size: bytes of the lines of metrics.jsonl before the rows of the step.
         sha256: of these bytes.
-        rows: of its own step, since a run that is extended may have others at that step.
-        before: the rows before these, which only checkpoints of earlier versions hold.
+        rows: of the step itself; an extended run may have other rows at that step.
+        before: the rows before these, only in checkpoints of earlier versions.
     """
 
     size: int
@@ -70,7 +73,7 @@ class Known(NamedTuple):
 
 
 def known_rows(about: Mapping[str, Any]) -> Known:
-    """What the `about` of a checkpoint says of the rows; that of earlier versions held all of them."""
+    """The digest of the rows in the `about` of a checkpoint; earlier versions stored all rows."""
     if "metrics" in about:
         return Known(**about["metrics"])
     rows: list[Row] = about["rows"]
@@ -84,10 +87,10 @@ def _line(row: Row) -> str:
 
 
 def _settled(path: Path, start: int, known: Known | None) -> list[Row]:
-    """The rows up to a step: those that its checkpoint knows, where it does, or else those in the file.
+    """The rows up to a step: by the digest of its checkpoint, or as they are in the file without one.
 
     Raises:
-        ValueError: neither the file nor its copy holds the rows that the checkpoint knows.
+        ValueError: neither the file nor its copy has the digest.
     """
     if not start:
         return []
@@ -111,7 +114,7 @@ def _settled(path: Path, start: int, known: Known | None) -> list[Row]:
 
 
 def _verified(path: Path, known: Known) -> list[Row] | None:
-    """The rows of a file before those of the checkpoint's own step; None where it is not as it was."""
+    """The rows of a file before the step of a checkpoint; None if their digest differs."""
     try:
         with path.open("rb") as file:
             lines = file.read(known.size)
@@ -123,26 +126,26 @@ def _verified(path: Path, known: Known) -> list[Row] | None:
 
 
 def copy_of(path: Path) -> Path:
-    """Where the same rows are written a second time, to mend the first by."""
+    """The path of the copy of the rows, from which a damaged metrics.jsonl is restored."""
     return path.parent / "tensorboard" / path.name
 
 
 class Writer:
-    """Rows of numbers by step, and the seconds since the run began; only process 0 writes them down.
+    """Rows of numbers by step, and the seconds since the run began; only process 0 writes them.
 
-    Started at a step, it drops what an earlier run wrote beyond it, so that a run that was killed
-    and goes on leaves the same rows as one that never stopped.
+    Rows beyond the first step, of a killed run, are dropped, so that a resumed run leaves the same rows as
+    an undisturbed one.
 
     Args:
         workdir: of the run.
-        start: the step that it goes on from; 0 = it begins.
+        start: the step to resume from; 0 = a new run.
         steps: the last step.
         writes: whether this process writes.
-        known: what the checkpoint of `start` knows of the rows; the file is verified by it, and mended
-            from its copy.
+        known: the digest of the rows in the checkpoint of `start`, which verifies the file; a damaged file
+            is restored from its copy.
 
     Raises:
-        ValueError: the file is damaged, and so is its copy, or the rows are not known.
+        ValueError: the file is damaged, and its copy too.
         NotWritten: there is no space; also by `row`.
     """
 
@@ -167,13 +170,16 @@ class Writer:
         with explained(workdir / "tensorboard"):
             write_text(copy_of(path), text)
             self._copy = copy_of(path).open("a", encoding="utf-8")
-            # Not its SummaryWriter, whose thread can wait for ever once Ctrl-C has struck.
+            # Not SummaryWriter: its thread can wait forever after Ctrl-C.
             self._events = EventsWriter(str(workdir / "tensorboard" / "events"))
-        self._event(start + 1, session_log=SessionLog(status=SessionLog.START))  # drops what is beyond
+        self._event(start + 1, session_log=SessionLog(status=SessionLog.START))  # drops later events
         self._bar = tqdm(total=steps, initial=start, unit="step", disable=None)
+        self._compiles = start < steps
+        if self._compiles:
+            self._show(COMPILING, COMPILING)
 
     def _count(self, row: Row) -> None:
-        """Take a row into the digest, once one of a later step has come."""
+        """Add a row to the newest ones; those of an earlier step go into the digest first."""
         if self._newest and self._newest[0]["step"] < row["step"]:
             self._fold()
         self._newest.append(row)
@@ -185,13 +191,13 @@ class Writer:
         self._newest = []
 
     def known(self, step: int) -> dict[str, Any]:
-        """What the checkpoint of a step is to know of the rows so far, as `known_rows` takes it."""
+        """The digest of the rows so far, for the checkpoint of a step; `known_rows` reads it."""
         if self._newest and self._newest[0]["step"] < step:
             self._fold()
         return {"size": self._size, "sha256": self._sha256.hexdigest(), "rows": [*self._newest]}
 
     def row(self, step: int, values: dict[str, float]) -> None:
-        """Append a row, and say it where there is no progress bar."""
+        """Append a row, and show it after the progress bar or in a line."""
         seconds = self._before + time.perf_counter() - self._since
         row = {"step": step, **values, "seconds": round(seconds, 3)}
         self.rows.append(row)
@@ -205,20 +211,28 @@ class Writer:
         scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self._event(step, summary=Summary(value=scalars))
         text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        if self._bar.disable:
-            tell(f"step {step}  {text}")
-        else:
-            self._bar.set_postfix_str(text)
+        self._show(text, f"step {step}  {text}")
 
-    def _event(self, step: int, **told: Any) -> None:
+    def _show(self, postfix: str, line: str) -> None:
+        """Show the postfix after the progress bar, or write the line if there is no bar."""
+        if self._bar.disable:
+            tell(line)
+        else:
+            self._bar.set_postfix_str(postfix)
+
+    def _event(self, step: int, **content: Any) -> None:
         with explained(self._path.parent / "tensorboard"):
-            self._events.write_event(Event(wall_time=time.time(), step=step, **told))
-            self._events.flush()  # so that a kill leaves the rows that metrics.jsonl has
+            self._events.write_event(Event(wall_time=time.time(), step=step, **content))
+            self._events.flush()  # so that a kill leaves the same rows as in metrics.jsonl
 
     def progress(self, step: int) -> None:
-        """Move the progress bar."""
-        if self._writes:
-            self._bar.update(step - self._bar.n)
+        """Move the progress bar to a step that is done."""
+        if not self._writes:
+            return
+        if self._compiles:
+            self._compiles = False
+            self._bar.set_postfix_str("", refresh=False)
+        self._bar.update(step - self._bar.n)
 
     def __enter__(self) -> Self:
         return self
@@ -227,7 +241,7 @@ class Writer:
         if not self._writes:
             return
         self._bar.close()
-        # What an error has left unwritten must not hide it.
+        # A failure to close must not hide the error of the block.
         with suppress(OSError) if kind is not None else explained(self._path):
             try:
                 self._events.close()

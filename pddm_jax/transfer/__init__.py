@@ -1,1 +1,1 @@
-"""What frozen embeddings say of classes that the network was not trained on."""
+"""Transfer: classification and zero-shot recognition on frozen embeddings, by class or by description."""

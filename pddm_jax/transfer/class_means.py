@@ -1,4 +1,4 @@
-"""Class means of a stream of embeddings: exact, in one pass, by all cores and any number of processes."""
+"""Class means of a stream of embeddings: float64 sums in one pass, over all cores and processes."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,21 +12,21 @@ import orbax.checkpoint as ocp
 from jax.experimental.multihost_utils import process_allgather
 from jaxtyping import Float32, Float64, Int, Int64, Num
 
-from pddm_jax.system.cores import cores
+from pddm_jax.system.processes import cores
 from pddm_jax.types import AnyArray
 
 CHUNK = 2**19
-"""Numbers that a core adds at a time: few enough for its cache."""
+"""Numbers that a core adds at a time: they fit in its cache."""
 
 GATHERED = 1024
-"""Classes whose sums the processes exchange at a time."""
+"""Classes for which the processes exchange sums at a time."""
 
 Blocks = Iterable[tuple[Num[AnyArray, "n d"], Int[AnyArray, " n"]]]
-"""Embeddings and their labels, some rows at a time."""
+"""Blocks of embeddings with their labels."""
 
 
 class ClassMeans(NamedTuple):
-    """Of each class the sum of its embeddings and their number: a pytree of arrays on the host."""
+    """The sum and the number of the embeddings of each class: a pytree of arrays on the host."""
 
     classes: Int64[np.ndarray, " c"]  # their labels, ascending
     sums: Float64[np.ndarray, "c d"]
@@ -37,7 +37,7 @@ class ClassMeans(NamedTuple):
         return (self.sums / self.counts[:, None]).astype(np.float32)
 
     def add(self, embeddings: Num[AnyArray, "n d"], labels: Int[AnyArray, " n"]) -> "ClassMeans":
-        """These means with further images, of new classes or of known ones; nothing is trained again.
+        """The means with more images, of new classes or of known ones, without training.
 
         Raises:
             ValueError: as `class_means`, or the embeddings are of another width.
@@ -45,33 +45,33 @@ class ClassMeans(NamedTuple):
         return merge([self, class_means([(embeddings, labels)])])
 
     def subset(self, classes: Int[np.ndarray, " k"]) -> "ClassMeans":
-        """The means of some of the classes, in ascending order.
+        """The means of the given classes, in ascending order.
 
         Raises:
-            ValueError: one of them is not there.
+            ValueError: a class has no mean.
         """
         missing = np.setdiff1d(classes, self.classes)
         if len(missing):
-            raise ValueError(f"classes must be among those of the means, but {missing[0]} is not")
+            raise ValueError(f"classes must be among those with a mean, but {missing[0]} is not")
         chosen = np.isin(self.classes, classes)
         return ClassMeans(self.classes[chosen], self.sums[chosen], self.counts[chosen])
 
 
 def class_means(blocks: Blocks) -> ClassMeans:
-    """The means of all classes that come up in a stream, summed in float64.
+    """The means of all classes in a stream, summed in float64.
 
         mean_c = 1/n_c  sum of the n_c embeddings of class c
 
-    Held are a block or two, and a row of sums for each class. Blocks in which a class has ten images or
-    more are fastest. Of an array that is shared out over the devices of several processes each process
-    adds the rows that it holds; `merge_processes` puts their means together.
+    Memory holds one or two blocks, and a row of sums for each class. Blocks with ten images of a class or
+    more are fastest. If an array is sharded over the devices of several processes, each process adds the
+    rows that it holds; `merge_processes` merges their means.
 
     Args:
         blocks: embeddings [n, d] of any real type, and labels [n], integers.
 
     Raises:
-        ValueError: a block is no matrix of real numbers, not as wide as the one before, or not finite, or
-            its labels do not fit.
+        ValueError: a block is not a matrix of real numbers, differs from the one before in width, or is not
+            finite; or its labels do not fit.
 
     Source: Mensink, Verbeek, Perronnin, Csurka, "Distance-Based Image Classification: Generalizing to New
     Classes at Near-Zero Cost", PAMI 2013, section 3.
@@ -82,7 +82,7 @@ def class_means(blocks: Blocks) -> ClassMeans:
         for block in blocks:
             for x, labels in _local_rows(*block):
                 size = max(1, CHUNK // max(x.shape[1], 1))
-                groups = _by_class(labels, size)  # while the rows before are still being added
+                groups = _by_class(labels, size)  # while the rows of the block before are being added
                 _wait(pending)
                 rows = [table.rows(group, x.shape[1]) for group in groups]
                 shares = (slice(core, None, cores()) for core in range(cores()))
@@ -113,29 +113,29 @@ def _local_rows(embeddings: AnyArray, labels: AnyArray) -> Iterator[tuple[np.nda
         return
     for shard in embeddings.addressable_shards:
         if shard.data.shape[1] != embeddings.shape[1]:
-            raise ValueError("embeddings must be shared out over the devices by rows, not by columns")
+            raise ValueError("embeddings must be sharded over the devices by rows, not by columns")
         if shard.replica_id == 0:
             yield np.asarray(shard.data), _rows_of(labels, shard.index[0])
 
 
 def _rows_of(labels: AnyArray, rows: slice) -> np.ndarray:
-    """Some of the labels, which lie on the host, or are shared out as their embeddings are."""
+    """The labels of some rows, from the host or from a shard with the same rows."""
     if isinstance(labels, jax.Array) and not labels.is_fully_addressable:
         return next(np.asarray(s.data) for s in labels.addressable_shards if s.index[0] == rows)
     return np.asarray(labels[rows])
 
 
 class _Group(NamedTuple):
-    """Classes that have equally many images in a block."""
+    """Classes with equally many images in a block."""
 
     classes: Int[np.ndarray, " m"]
-    images: Int[np.ndarray, "m k"]  # the rows of each
+    images: Int[np.ndarray, "m k"]  # the rows of each class
 
 
 def _by_class(labels: Int[np.ndarray, " n"], size: int) -> list[_Group]:
-    """All rows of a block, about `size` to a group, or those of one class."""
+    """All rows of a block, in groups of about `size` rows or of one class."""
     if len(labels) and labels.min() >= 0 and labels.max() < 2**16:
-        labels = labels.astype(np.uint16)  # so few bits NumPy sorts by radix
+        labels = labels.astype(np.uint16)  # NumPy sorts 16 bits by radix
     order = np.argsort(labels, kind="stable")
     ordered = labels[order]
     starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(labels)])
@@ -149,7 +149,7 @@ def _by_class(labels: Int[np.ndarray, " n"], size: int) -> list[_Group]:
 
 
 class _Table:
-    """A row of sums for each class, in the order in which they come up."""
+    """A row of sums for each class, in the order of their first images."""
 
     def __init__(self) -> None:
         self._row: dict[int, int] = {}
@@ -157,11 +157,11 @@ class _Table:
         self.sums = np.zeros((0, 0))
 
     def rows(self, group: _Group, width: int) -> Int[np.ndarray, " m"]:
-        """The row of each class of a group, whose images are counted."""
+        """The row of each class of a group; counts the images of the group."""
         if self._row and width != self.sums.shape[1]:
             raise ValueError(f"embeddings must have {self.sums.shape[1]} columns, as before, got {width}")
         rows = np.array([self._row.setdefault(c, len(self._row)) for c in group.classes.tolist()], int)
-        if len(self._row) > len(self.sums):  # twice as many rows, so that few are ever copied
+        if len(self._row) > len(self.sums):  # twice as many rows: amortized constant cost
             more = 2 * len(self._row) - len(self.sums)
             self.sums = np.pad(self.sums.reshape(-1, width), ((0, more), (0, 0)))
             self._counts = np.pad(self._counts, (0, more))
@@ -176,7 +176,7 @@ class _Table:
 
 
 def _add(sums: np.ndarray, x: np.ndarray, groups: list[_Group], rows: list[np.ndarray], size: int) -> None:
-    """Add the images of some groups to the sums of their classes, what fits in a cache at a time."""
+    """Add the images of some groups to the sums of their classes, as many as fit in a cache at a time."""
     for group, row in zip(groups, rows, strict=True):
         for images in np.split(group.images, range(size, group.images.shape[1], size), axis=1):
             added = np.take(x, images, axis=0).sum(axis=1, dtype=np.float64)
@@ -187,10 +187,10 @@ def _add(sums: np.ndarray, x: np.ndarray, groups: list[_Group], rows: list[np.nd
 
 
 def merge(parts: list[ClassMeans]) -> ClassMeans:
-    """The means of the images of all parts together.
+    """The means of the images of all parts.
 
     Raises:
-        ValueError: the parts are of different widths.
+        ValueError: the parts differ in width.
     """
     parts = [part for part in parts if len(part.classes)] or parts[:1]
     widths = sorted({part.sums.shape[1] for part in parts})
@@ -206,7 +206,7 @@ def merge(parts: list[ClassMeans]) -> ClassMeans:
 
 
 def merge_processes(means: ClassMeans) -> ClassMeans:
-    """The means of what all processes have seen: each calls it with its own, and gets the same."""
+    """The means over all processes: each passes its own, and all get the same."""
     if jax.process_count() == 1:
         return means
     sizes = process_allgather(np.array(means.sums.shape, np.int32))
@@ -219,24 +219,24 @@ def merge_processes(means: ClassMeans) -> ClassMeans:
     classes = np.unique(np.concatenate(found))
     parts = []
     for start in range(0, len(classes), GATHERED):
-        some = classes[start : start + GATHERED]
-        nothing = ClassMeans(some, np.zeros((len(some), width)), np.zeros(len(some), np.int64))
-        here = merge([nothing, means.subset(np.intersect1d(some, means.classes))])
-        parts.append((some, _gathered(here.sums).sum(axis=0), _gathered(here.counts).sum(axis=0)))
+        chunk = classes[start : start + GATHERED]
+        empty = ClassMeans(chunk, np.zeros((len(chunk), width)), np.zeros(len(chunk), np.int64))
+        local = merge([empty, means.subset(np.intersect1d(chunk, means.classes))])
+        parts.append((chunk, _gathered(local.sums).sum(axis=0), _gathered(local.counts).sum(axis=0)))
     return ClassMeans(*(np.concatenate(x) for x in zip(*parts, strict=True)))
 
 
 def _gathered(x: np.ndarray) -> np.ndarray:
-    """The array of each process; in 64 bits, which JAX by itself would cut down."""
+    """The arrays of all processes, in 64 bits, which JAX by default would truncate."""
     whole = process_allgather(np.ascontiguousarray(x).view(np.uint32))
     return np.ascontiguousarray(whole).view(x.dtype)
 
 
 def save_class_means(path: Path, means: ClassMeans) -> None:
-    """Write means to a folder that is not there yet, whole or not at all.
+    """Write means to a new folder, atomically.
 
     Raises:
-        ValueError: the folder is there already.
+        ValueError: the folder exists.
     """
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(path.absolute(), means._asdict())
@@ -246,7 +246,7 @@ def load_class_means(path: Path) -> ClassMeans:
     """Read means that `save_class_means` wrote.
 
     Raises:
-        OSError: they are not there.
+        OSError: the folder does not exist.
     """
     with ocp.StandardCheckpointer() as checkpointer:
         return ClassMeans(**checkpointer.restore(path.absolute()))

@@ -1,4 +1,4 @@
-"""Images named by the class whose mean is nearest, and how often that is right."""
+"""Nearest class mean classification on frozen embeddings, and top-K accuracy."""
 
 from collections.abc import Sequence
 
@@ -23,8 +23,8 @@ def nearest_classes(
 
     Args:
         embeddings: [n, d].
-        means: of the classes to choose from.
-        k: how many, at most as many as there are.
+        means: class means to choose from.
+        k: number of classes, at most as many as there are means.
         score_fn: see `nearest`; the default is Euclidean distance, `Partial(score_matrix, params)` the PDDM
             score of (image, mean).
 
@@ -41,7 +41,7 @@ def nearest_classes(
 def top_k_accuracy(
     ranked: Int[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], ks: Sequence[int] = KS
 ) -> dict[int, float]:
-    """Flat accuracy: the share of images whose class is among the first K, for each K.
+    """Flat top-K accuracy: the share of images whose class is among the first K, for each K.
 
     Raises:
         ValueError: there is no image, a K is deeper than the ranking, or the labels do not fit.
@@ -56,7 +56,7 @@ def top_k_accuracy(
 def per_class_accuracy(
     ranked: Int[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]
 ) -> tuple[Int[np.ndarray, " c"], Float64[np.ndarray, " c"]]:
-    """The classes that the labels name, and for each the share of its images that are given to it.
+    """The classes of the labels, and the accuracy on the images of each.
 
     Raises:
         ValueError: there is no image, or the labels do not fit.
@@ -69,6 +69,6 @@ def per_class_accuracy(
 
 def _check(ranked: Int[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) -> None:
     if ranked.ndim != 2 or not ranked.size:
-        raise ValueError(f"ranked must hold an image and a class at least, got shape {ranked.shape}")
+        raise ValueError(f"ranked must hold at least one image and one class, got shape {ranked.shape}")
     if labels.shape != ranked.shape[:1]:
         raise ValueError(f"labels must have shape [{len(ranked)}], got {labels.shape}")

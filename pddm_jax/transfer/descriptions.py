@@ -1,4 +1,4 @@
-"""What is known of classes beside images: a vector for each, from a file or from its name."""
+"""Class descriptions for zero-shot learning: attributes, word vectors, or the words of class names."""
 
 import csv
 import math
@@ -12,35 +12,35 @@ from jaxtyping import Float
 
 from pddm_jax.system.regular import check_regular, read_text
 
-Row = tuple[str, str, Sequence[str]]  # where it stands, the id of a class, its numbers
+Row = tuple[str, str, Sequence[str]]  # file and line, id of a class, its numbers
 
 
 def read_descriptions(
     path: Path, classes: Sequence[str], ids: Path | None = None
 ) -> Float[np.ndarray, "c a"]:
-    """The vectors of some classes, in their order, from a file that may hold many more.
+    """Read the vectors of the given classes, in their order, from a file that may hold many more.
 
-    Read line by line, so that word vectors of a whole language take the memory of these classes only.
+    The file is read line by line: word vectors of a whole language take the memory of these classes only.
 
     Args:
-        path: what it holds goes by its name:
-            `.npy`, a matrix of numbers, a row for each line of `ids`;
-            `.csv`, attributes: a line of their names, then one for each class, its id first;
-            any other, word vectors as text, an id and its numbers, white space between: GloVe's form, and
-            word2vec's, whose first line tells how many they are and how long.
-        classes: ids of the classes, none twice.
-        ids: for `.npy` alone, the file of ids, one a line.
+        path: file of vectors, in the format of its extension:
+            `.npy`: a matrix of numbers, with a row for each line of `ids`;
+            `.csv`: attributes, with a header line, then one line for each class, its id first;
+            any other: word vectors as text, each line an id and its numbers, separated by white space
+            (GloVe, or word2vec with its first line of the two sizes).
+        classes: ids of the classes, without duplicates.
+        ids: for `.npy` only, the file of ids, one on each line.
 
     Raises:
-        OSError: a file is not there or cannot be read.
-        ValueError: a class has no vector, or two; a vector is not as long as the first, all zeros, or holds
-            what is no finite number; the file is not what its name says. All with the id, and where.
+        OSError: a file does not exist or cannot be read.
+        ValueError: a class has no vector, or two; a vector differs from the first in length, is all zeros,
+            or is not finite; the file does not have the format of its extension.
     """
     if (ids is not None) != (path.suffix == ".npy"):
-        raise ValueError(f"a file of ids belongs to .npy alone, and must be given there: {path}, ids {ids}")
+        raise ValueError(f"a file of ids must be given for .npy, and only there: got {path}, ids {ids}")
     if len({*classes}) < len(classes):
         twice = Counter(classes).most_common(1)[0][0]
-        raise ValueError(f"class {twice!r} is asked for more than once")
+        raise ValueError(f"classes must be different, but {twice!r} comes twice")
     try:
         if ids is not None:
             found = _from_npy(path, ids, {*classes})
@@ -51,8 +51,9 @@ def read_descriptions(
         raise ValueError(f"{path} is not text in UTF-8: {error}") from None
     missing = [name for name in classes if name not in found]
     if missing:
-        few = ", ".join(map(repr, missing[:3]))
-        raise ValueError(f"{path} describes {len(missing)} of {len(classes)} classes not, such as {few}")
+        examples = ", ".join(map(repr, missing[:3]))
+        found_none = f"{path} has no description for {len(missing)} of {len(classes)} classes"
+        raise ValueError(f"{found_none}, for example {examples}")
     return np.stack([found[name] for name in classes]) if classes else np.zeros((0, 0), np.float32)
 
 
@@ -62,7 +63,7 @@ def _text_rows(path: Path) -> Iterator[Row]:
         for number, line in enumerate(file, 1):
             name, *numbers = line.split() or [""]
             if number == 1 and len(numbers) == 1 and name.isdecimal() and numbers[0].isdecimal():
-                continue  # word2vec's first line
+                continue  # the first line of word2vec
             if name:
                 yield f"{path}:{number}", name, numbers
 
@@ -91,7 +92,7 @@ def _parsed(rows: Iterator[Row], wanted: Collection[str]) -> dict[str, np.ndarra
                 raise ValueError(f"{where} describes {name!r} a second time")
             if len(numbers) != length or not length:
                 raise ValueError(
-                    f"{where} has {len(numbers)} numbers for {name!r}, the first vector {length}"
+                    f"{where} has {len(numbers)} numbers for {name!r}, but the first vector has {length}"
                 )
             try:
                 vector = np.array([float(number) for number in numbers])
@@ -107,7 +108,7 @@ def _from_npy(path: Path, ids: Path, wanted: Collection[str]) -> dict[str, np.nd
     try:
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is not a whole .npy file of numbers: {error}") from None
+        raise ValueError(f"{path} is damaged, or not a .npy file of numbers: {error}") from None
     if matrix.ndim != 2 or matrix.dtype.kind not in "fiu" or len(matrix) != len(names):
         raise ValueError(
             f"{path} must hold a matrix of real numbers, a row for each of {len(names)} lines of {ids}, "
@@ -123,31 +124,33 @@ def _from_npy(path: Path, ids: Path, wanted: Collection[str]) -> dict[str, np.nd
 
 
 def _checked(vector: np.ndarray, where: str, name: str) -> np.ndarray:
-    with np.errstate(over="ignore"):  # it is told below
+    with np.errstate(over="ignore"):  # reported below
         vector = np.array(vector, np.float32)
     if not np.isfinite(vector).all():
         raise ValueError(f"{where}: the vector of {name!r} is not finite in float32")
     if not vector.any():
-        raise ValueError(f"{where}: the vector of {name!r} is all zeros, which describes nothing")
+        raise ValueError(f"{where}: the vector of {name!r} is all zeros")
     return vector
 
 
 def word_descriptions(names: Sequence[str]) -> Float[np.ndarray, "c w"]:
-    """A class as the words of its name: a column for each word, in alphabetical order.
+    """Descriptions by the words of class names, weighted by inverse document frequency.
 
         s[c, w] = sqrt(log(number of classes / number of classes with w)) where c has w, else 0
 
-    so that in a product of two classes each shared word counts by its inverse document frequency (Sparck
-    Jones 1972): what most names have says little.
+    with a column for each word, in alphabetical order. So the product of two classes is the sum of the
+    inverse document frequencies of their shared words.
 
     Args:
-        names: a class each; a word is a run of letters and digits, capitals or not.
+        names: names of the classes; a word is a run of letters and digits, whatever their case.
+
+    Source: Sparck Jones, "A Statistical Interpretation of Term Specificity", Journal of Documentation 1972.
     """
-    words = [{*re.findall(r"\w+", name.casefold())} for name in names]
-    count = Counter(word for of_class in words for word in of_class)
+    words_of = [{*re.findall(r"\w+", name.casefold())} for name in names]
+    count = Counter(word for words in words_of for word in words)
     columns = {word: n for n, word in enumerate(sorted(count))}
     found = np.zeros((len(names), len(columns)), np.float32)
-    for row, of_class in zip(found, words, strict=True):
-        for word in of_class:
+    for row, words in zip(found, words_of, strict=True):
+        for word in words:
             row[columns[word]] = math.sqrt(math.log(len(names) / count[word]))
     return found

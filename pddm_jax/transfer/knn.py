@@ -1,4 +1,4 @@
-"""Images named by the classes of their nearest neighbours."""
+"""k-nearest-neighbor classification on frozen embeddings, by distance or by any score."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -19,13 +19,13 @@ def knn_classes(
     k: int = 1,
     score_fn: ScoreFn | None = None,
 ) -> Int[np.ndarray, " n"]:
-    """The class that most of an image's k nearest neighbours have; of equals the lowest.
+    """The most frequent class among the k nearest neighbors of each image; ties go to the lowest class.
 
     Args:
         embeddings: [n, d].
-        gallery: [g, d], images of known classes.
-        gallery_labels: [g] those classes.
-        k: how many neighbours vote, at most g.
+        gallery: [g, d], embeddings of images of known classes.
+        gallery_labels: [g], their classes.
+        k: number of neighbors that vote, at most g.
         score_fn: see `nearest`.
 
     Raises:
@@ -40,12 +40,12 @@ def knn_classes(
     classes, codes = np.unique(gallery_labels, return_inverse=True)
     votes = codes[np.asarray(nearest(embeddings, gallery, k, score_fn)[1])]
     blocks = [votes[start : start + BLOCK] for start in range(0, len(votes), BLOCK)]
-    return classes[np.concatenate([_elected(block) for block in blocks or [votes]])]
+    return classes[np.concatenate([_most_frequent(block) for block in blocks or [votes]])]
 
 
-def _elected(votes: Int[np.ndarray, "n k"]) -> Int[np.ndarray, " n"]:
-    """The most frequent code of each row, of equals the lowest."""
+def _most_frequent(votes: Int[np.ndarray, "n k"]) -> Int[np.ndarray, " n"]:
+    """The most frequent code of each row; ties go to the lowest."""
     votes = np.sort(votes, axis=1)
     counts = sum((votes == vote[:, None]).astype(np.int32) for vote in votes.T)
-    best = np.argmax(counts, axis=1)  # the first of equals, and they ascend
+    best = np.argmax(counts, axis=1)  # argmax takes the first of equals, and the votes ascend
     return votes[np.arange(len(votes)), best]

@@ -1,4 +1,4 @@
-"""A linear classifier on frozen embeddings: what they tell of classes to who may learn."""
+"""Linear probe on frozen embeddings: multinomial logistic regression, fitted by L-BFGS."""
 
 from functools import partial
 from typing import NamedTuple
@@ -14,28 +14,28 @@ from pddm_jax.evaluate.retrieval import nearest
 from pddm_jax.types import AnyArray, Scalar
 
 BLOCK = 4096
-"""Images whose logits are held at a time."""
+"""Images whose logits are held in memory at a time."""
 
 Weights = tuple[Float[Array, "d c"], Float[Array, " c"]]
 
 
 class LinearProbe(NamedTuple):
-    """Logits x W + b of the classes."""
+    """A linear classifier: logits x W + b."""
 
     classes: Int[np.ndarray, " c"]  # ascending
     kernel: Float[Array, "d c"]
     bias: Float[Array, " c"]
 
     def top_classes(self, embeddings: Float[AnyArray, "n d"], k: int = 1) -> Int[np.ndarray, "n k"]:
-        """The k classes of highest logit for each image, best first; of equals the lowest first.
+        """The k classes of highest logit for each image, best first; ties go to the lowest class.
 
         Raises:
             ValueError: the embeddings are not finite or of another width, or k is out of its range.
         """
         x = as_finite_matrix("embeddings", embeddings, len(self.kernel))
         ones = jnp.ones((len(x), 1))
-        planes = jnp.concatenate([self.kernel, self.bias[None]]).T
-        index = nearest(jnp.concatenate([x, ones], axis=1), planes, k, _products)[1]
+        extended = jnp.concatenate([self.kernel, self.bias[None]]).T
+        index = nearest(jnp.concatenate([x, ones], axis=1), extended, k, _products)[1]
         return self.classes[np.asarray(index)]
 
 
@@ -54,24 +54,24 @@ def fit(
 
         1/n sum_i -log softmax(x_i W + b)[y_i] + weight_decay / 2 |W|^2
 
-    by L-BFGS on all images, of which the logits of a block are held at a time.
+    by L-BFGS on all images, with the logits of one block in memory at a time.
 
     Args:
         embeddings: [n, d].
         labels: [n], integers.
-        weight_decay: above 0, so that the minimum is one.
-        steps: at most.
-        tolerance: the length of the gradient at which it ends sooner.
+        weight_decay: above 0, so that the minimum is unique.
+        steps: maximum number of steps.
+        tolerance: norm of the gradient at which the fit ends earlier.
 
     Raises:
         ValueError: shapes do not fit, an embedding is not finite, or a number is out of its range.
 
     Source: Liu, Nocedal, "On the Limited Memory BFGS Method for Large Scale Optimization", 1989; the
-    optimiser is Optax's.
+    optimizer is Optax's.
     """
     x = as_finite_matrix("embeddings", embeddings)
     if labels.shape != x.shape[:1] or not len(x):
-        raise ValueError(f"labels must be those of at least one image, [{len(x)}], got {labels.shape}")
+        raise ValueError(f"labels must have shape [{len(x)}], of at least one image, got {labels.shape}")
     if not 0 < weight_decay < np.inf or steps < 1:
         raise ValueError(
             f"weight_decay must be above 0 and finite and steps at least 1, got {weight_decay} and {steps}"
@@ -81,7 +81,16 @@ def fit(
     fill = -len(x) % size
     blocks = jnp.pad(x, ((0, fill), (0, 0))).reshape(-1, size, x.shape[1])
     rows = jnp.pad(jnp.asarray(codes, jnp.int32), (0, fill), constant_values=-1).reshape(-1, size)
-    return LinearProbe(classes, *_fit(blocks, rows, len(x), len(classes), weight_decay, steps, tolerance))
+    kernel, bias = _fit(
+        blocks,
+        rows,
+        count=len(x),
+        classes=len(classes),
+        weight_decay=weight_decay,
+        steps=steps,
+        tolerance=tolerance,
+    )
+    return LinearProbe(classes, kernel, bias)
 
 
 @partial(jax.jit, static_argnames=("classes", "steps"))
@@ -95,7 +104,7 @@ def _fit(
     tolerance: Scalar,
 ) -> Weights:
     @jax.checkpoint
-    def of_block(weights: Weights, x: Float[Array, "b d"], y: Int[Array, " b"]) -> Float[Array, ""]:
+    def block_loss(weights: Weights, x: Float[Array, "b d"], y: Int[Array, " b"]) -> Float[Array, ""]:
         logits = jnp.matmul(x, weights[0], precision="highest") + weights[1]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(y, 0))
         return jnp.sum(jnp.where(y < 0, 0, losses)) / count
@@ -103,7 +112,7 @@ def _fit(
     def loss(weights: Weights) -> Float[Array, ""]:
         start = weight_decay / 2 * jnp.sum(jnp.square(weights[0]))
         return jax.lax.scan(
-            lambda total, block: (total + of_block(weights, *block), None), start, (blocks, rows)
+            lambda total, block: (total + block_loss(weights, *block), None), start, (blocks, rows)
         )[0]
 
     optimizer = optax.lbfgs()

@@ -1,9 +1,9 @@
-"""Classes that no image was seen of: from an embedding into the space of their descriptions.
+"""Zero-shot learning: ConSE, ridge regression and DeViSE, maps from embeddings to class descriptions.
 
-Three ways to learn that map from seen classes. Each takes embeddings [n, d] with, for each, the row of its
-class among descriptions [c, a], of which the directions count alone; and gives a function from embeddings
-[m, d] to vectors [m, a], a pytree that passes through `jit`. By the cosine of its vector with their
-descriptions an image is given to classes, seen or not: `zero_shot_metrics.py`.
+Each learns from the images of seen classes: embeddings [n, d], for each the row of its class, and class
+descriptions [c, a], scaled to unit length. It returns a function from embeddings [m, d] to vectors [m, a],
+which is a pytree that passes through `jit`. The cosine of that vector with the description of any class,
+seen or not, is the score of the class; `zero_shot_metrics.py` ranks classes by it.
 """
 
 import math
@@ -22,14 +22,15 @@ from pddm_jax.numerics import l2_normalize, squared_distances
 from pddm_jax.types import AnyArray, Scalar
 
 SemanticMap = Callable[[Float[Array, "m d"]], Float[Array, "m a"]]
+"""A map from embeddings into the space of the descriptions."""
 
 BATCH = 1024
-"""Images in a step of `ranking`, or all where there are fewer."""
+"""Images in a step of `ranking`; all if there are fewer."""
 
 
 @flax.struct.dataclass
 class Mixture:
-    """The descriptions of the `top` nearest means, weighed by softmax(-|x - mean|^2 / temperature)."""
+    """The descriptions of the `top` nearest means, weighted by softmax(-|x - mean|^2 / temperature)."""
 
     means: Float[Array, "c d"]
     descriptions: Float[Array, "c a"]
@@ -37,11 +38,11 @@ class Mixture:
     top: int = flax.struct.field(pytree_node=False)
 
     def __call__(self, x: Float[Array, "m d"]) -> Float[Array, "m a"]:
-        """Embeddings -> the space of the descriptions."""
-        # Products find the nearest means, seen from the middle of all; differences tell how near they are.
-        middle = jnp.mean(self.means, axis=0)
-        means = self.means - middle
-        closeness = 2 * (x - middle) @ means.T - jnp.sum(jnp.square(means), axis=-1)
+        """Map embeddings into the space of the descriptions."""
+        # Centered products find the nearest means; their distances come from differences, which round less.
+        center = jnp.mean(self.means, axis=0)
+        means = self.means - center
+        closeness = 2 * (x - center) @ means.T - jnp.sum(jnp.square(means), axis=-1)
         classes = jax.lax.top_k(closeness, self.top)[1]
         logits = -squared_distances(x[:, None], self.means[classes]) / self.temperature
         return jnp.einsum("mt,mta->ma", jax.nn.softmax(logits), self.descriptions[classes])
@@ -55,7 +56,7 @@ class Affine:
     bias: Float[Array, " a"]
 
     def __call__(self, x: Float[Array, "m d"]) -> Float[Array, "m a"]:
-        """Embeddings -> the space of the descriptions."""
+        """Map embeddings into the space of the descriptions."""
         return x @ self.kernel + self.bias
 
 
@@ -76,13 +77,13 @@ def conse(
 
     Args:
         embeddings: [n, d].
-        labels: [n], for each the row of its class.
-        descriptions: [c, a]; a class without an image takes no part.
-        top: T; all classes where there are fewer.
-        temperature: of the softmax, a squared distance.
+        labels: [n], for each image the row of its class in `descriptions`.
+        descriptions: [c, a]; classes without an image are ignored.
+        top: T; all classes if there are fewer.
+        temperature: temperature of the softmax, a squared distance.
 
     Raises:
-        ValueError: a shape does not fit, a label is no row, a number is not finite; there is no image,
+        ValueError: a shape does not fit, a label is not a row, a number is not finite; there is no image,
             top is below 1, or the temperature not above 0.
 
     Source: Norouzi et al., "Zero-Shot Learning by Convex Combination of Semantic Embeddings", ICLR 2014.
@@ -110,13 +111,13 @@ def ridge(
 
     Args:
         embeddings: [n, d].
-        labels: [n], for each the row of its class.
+        labels: [n], for each image the row of its class in `descriptions`.
         descriptions: [c, a].
-        weight: of the squared length of W.
+        weight: weight of |W|^2.
 
     Raises:
-        ValueError: a shape does not fit, a label is no row, a number is not finite; there is no image, or
-            weight is not above 0.
+        ValueError: a shape does not fit, a label is not a row, a number is not finite; there is no image,
+            or weight is not above 0.
 
     Source: Hoerl, Kennard, "Ridge Regression", Technometrics 1970; into a semantic space: Palatucci et al.,
     "Zero-Shot Learning with Semantic Output Codes", NIPS 2009.
@@ -134,8 +135,8 @@ def _ridge(
     mean, x = x.mean(axis=0), x - x.mean(axis=0)
     bias = jnp.bincount(rows, length=len(s)) @ s / n
     covariance = x.T @ x / n + weight * jnp.eye(d)
-    of_classes = jax.ops.segment_sum(x, rows, len(s)).T @ s / n  # sum_i x_i s_i^T, without [n, a]
-    kernel = jax.scipy.linalg.solve(covariance, of_classes, assume_a="pos")
+    moments = jax.ops.segment_sum(x, rows, len(s)).T @ s / n  # sum_i x_i s_i^T, without [n, a]
+    kernel = jax.scipy.linalg.solve(covariance, moments, assume_a="pos")
     return Affine(kernel, bias - mean @ kernel)
 
 
@@ -148,26 +149,26 @@ def ranking(
     steps: int,
     seed: int,
 ) -> Affine:
-    """DeViSE's linear map: the description of the right class before all others, by a margin.
+    """DeViSE: a linear map that ranks the description of the right class before all others, by a margin.
 
         f(x) = x W,    loss = mean_i sum_{j != y_i} [margin - s_{y_i} . f(x_i) + s_j . f(x_i)]+
 
     with |s_j| = 1 and j over the seen classes. The loss is convex in W, which starts at 0; Adam with cosine
-    decay, on batches drawn with replacement. The paper then trains the network too, which is frozen here,
-    and of the sum takes the first j in a random order whose hinge is not 0.
+    decay, on batches drawn with replacement. The paper then trains the network as well, which is frozen
+    here, and replaces the sum by its first term in a random order of j that is not 0.
 
     Args:
         embeddings: [n, d].
-        labels: [n], for each the row of its class.
+        labels: [n], for each image the row of its class in `descriptions`.
         descriptions: [c, a].
         margin: 0.1 in the paper.
-        learning_rate: of Adam, at the start.
-        steps: how many.
-        seed: of the batches.
+        learning_rate: of Adam, before its decay.
+        steps: number of steps.
+        seed: seed of the batches.
 
     Raises:
-        ValueError: a shape does not fit, a label is no row, a number is not finite; there is no image, or
-            margin, learning_rate or steps is not above 0.
+        ValueError: a shape does not fit, a label is not a row, a number is not finite; there is no image,
+            or margin, learning_rate or steps is not above 0.
 
     Source: Frome et al., "DeViSE: A Deep Visual-Semantic Embedding Model", NIPS 2013, equation 1.
     """
@@ -175,7 +176,15 @@ def ranking(
     for name, value in (("margin", margin), ("learning_rate", learning_rate), ("steps", steps)):
         _check_above_0(name, value)
     present, codes = np.unique(rows, return_inverse=True)
-    return _ranking(x, jnp.asarray(codes), l2_normalize(s[present]), margin, learning_rate, steps, seed)
+    return _ranking(
+        x,
+        jnp.asarray(codes),
+        l2_normalize(s[present]),
+        margin=margin,
+        learning_rate=learning_rate,
+        steps=steps,
+        seed=seed,
+    )
 
 
 @partial(jax.jit, static_argnames="steps")
@@ -212,17 +221,17 @@ def ranking_loss(
     s: Float[Array, "c a"],
     margin: Scalar,
 ) -> Float[Array, ""]:
-    """The loss of `ranking`, with descriptions of length 1."""
-    scores = x @ (kernel @ s.T)  # in this order: [b, a] is not needed
+    """The loss of `ranking`, for descriptions of unit length."""
+    scores = x @ (kernel @ s.T)  # in this order, [b, a] is not needed
     right = jnp.take_along_axis(scores, rows[:, None], axis=1)
     hinges = jax.nn.relu(margin - right + scores)
-    return jnp.mean(jnp.sum(hinges, axis=1) - margin)  # of the right class itself the hinge is the margin
+    return jnp.mean(jnp.sum(hinges, axis=1) - margin)  # the hinge of the right class itself is the margin
 
 
 def checked_rows(
     name: str, labels: Int[AnyArray, " n"], length: int, descriptions: int
 ) -> Int[np.ndarray, " n"]:
-    """Labels that are rows of so many descriptions; a ValueError where they are not `length` of those."""
+    """Labels as row numbers of `descriptions` descriptions; ValueError if they are not `length` of them."""
     rows = np.asarray(labels)
     if rows.shape != (length,) or rows.dtype.kind not in "iu":
         raise ValueError(f"{name} must be {length} integers, got {rows.dtype} of shape {rows.shape}")

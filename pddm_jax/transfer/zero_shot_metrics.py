@@ -1,4 +1,4 @@
-"""Where the right class comes among all that are described: flat Hit@K, and seen and unseen in one."""
+"""Zero-shot metrics: the rank of the right class, flat Hit@K, and the harmonic mean of seen and unseen."""
 
 from collections.abc import Sequence
 
@@ -28,13 +28,13 @@ def ranks(
     Ties go to the lower row. The matrix [n, c] of cosines is never held.
 
     Args:
-        semantic_map: from `zero_shot`; a pytree.
+        semantic_map: from embeddings to descriptions, a pytree; see `zero_shot`.
         embeddings: [n, d].
-        labels: [n], for each the row of its class.
-        descriptions: [c, a], of all the classes that an image may be given to.
+        labels: [n], for each image the row of its class in `descriptions`.
+        descriptions: [c, a], of all candidate classes.
 
     Raises:
-        ValueError: a shape does not fit, a label is no row, or a number is not finite.
+        ValueError: a shape does not fit, a label is not a row, or a number is not finite.
     """
     x = as_finite_matrix("embeddings", embeddings)
     s = as_finite_matrix("descriptions", descriptions)
@@ -48,12 +48,12 @@ def _ranks(
     rows: Int[Array, " n"],
     descriptions: Float[Array, "c a"],
 ) -> Int[Array, " n"]:
-    def place(image: tuple[Float[Array, " d"], Int[Array, ""]]) -> Int[Array, ""]:
-        (of_all,), row = cosines(semantic_map, image[0][None], descriptions), image[1]
-        before = (of_all > of_all[row]) | ((of_all == of_all[row]) & (jnp.arange(len(of_all)) < row))
+    def rank(image: tuple[Float[Array, " d"], Int[Array, ""]]) -> Int[Array, ""]:
+        (scores,), row = cosines(semantic_map, image[0][None], descriptions), image[1]
+        before = (scores > scores[row]) | ((scores == scores[row]) & (jnp.arange(len(scores)) < row))
         return jnp.sum(before)
 
-    return jax.lax.map(place, (x, rows), batch_size=BLOCK)
+    return jax.lax.map(rank, (x, rows), batch_size=BLOCK)
 
 
 def top_classes(
@@ -62,9 +62,9 @@ def top_classes(
     descriptions: Float[AnyArray, "c a"],
     k: int,
 ) -> Int[np.ndarray, "n k"]:
-    """The rows of the first k classes of each image, in the order of `ranks`; all where there are fewer.
+    """The rows of the k best classes of each image, in the order of `ranks`; all if there are fewer.
 
-    [n, c] is held, so it is for a few images.
+    The matrix [n, c] is held in memory: for a few images.
 
     Raises:
         ValueError: as `ranks`.
@@ -77,7 +77,7 @@ def top_classes(
 def cosines(
     semantic_map: SemanticMap, embeddings: Float[Array, "n d"], descriptions: Float[Array, "c a"]
 ) -> Float[Array, "n c"]:
-    """The cosine of each image's vector with each description; 0 where either is 0."""
+    """The cosine of each mapped embedding with each description; 0 where either is 0."""
     return l2_normalize(semantic_map(embeddings)) @ l2_normalize(descriptions).T
 
 
@@ -87,9 +87,9 @@ def hit_at_k(
     """Flat Hit@K: the share of images whose class is among the first K.
 
     Args:
-        ranks: [n], from 0.
+        ranks: [n], of the right class, from 0.
         ks: the depths K.
-        classes: [n]; where they are given, the mean over classes of each one's share.
+        classes: [n], class of each image; if given, the result is the mean over classes of their shares.
 
     Raises:
         ValueError: there is no image.
@@ -98,9 +98,9 @@ def hit_at_k(
     Learning: The Good, the Bad and the Ugly", CVPR 2017, section 4.
     """
     if not len(ranks):
-        raise ValueError("Hit@K of no image is not defined")
-    alike = np.zeros(len(ranks), int) if classes is None else np.unique(classes, return_inverse=True)[1]
-    return {k: float(np.mean(np.bincount(alike, ranks < k) / np.bincount(alike))) for k in ks}
+        raise ValueError("ranks must hold at least one image: Hit@K of no image is not defined")
+    codes = np.zeros(len(ranks), int) if classes is None else np.unique(classes, return_inverse=True)[1]
+    return {k: float(np.mean(np.bincount(codes, ranks < k) / np.bincount(codes))) for k in ks}
 
 
 def harmonic_mean(a: float, b: float) -> float:

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pddm_jax.data import CLOSED_SETS, glyphs, load_closed_set
-from pddm_jax.data.closed_set import drawn, halves, parted
+from pddm_jax.data.closed_set import divided, halves, per_class_mask
 from pddm_jax.data.images import Images
-from tests.data.test_sources import picture
+from tests.helpers.builders import picture
 
 
 def numbered(labels):
@@ -40,7 +40,7 @@ def test_each_class_is_halved(labels, seed):
         assert part.class_names == data.class_names
     counts = Counter(labels)
     assert Counter(found.train.labels.tolist()) == {label: -(-n // 2) for label, n in counts.items()}
-    assert found.rule == f"half of the images of each class by seed {seed}"
+    assert found.description == f"half of the images of each class by seed {seed}"
 
 
 def test_the_halves_are_drawn_by_seed_and_those_of_a_class_stay_when_others_come():
@@ -55,7 +55,7 @@ def test_the_halves_are_drawn_by_seed_and_those_of_a_class_stay_when_others_come
 
 @given(st.lists(st.integers(0, 4), max_size=40), st.sampled_from([0.0, 0.2, 0.5, 0.9]))
 def test_a_share_of_each_class_is_drawn_and_rounded_down(labels, share):
-    chosen = drawn(numbered(labels), share, 0)
+    chosen = per_class_mask(numbered(labels), share, 0)
     assert chosen.shape == (len(labels),)
     for label, count in Counter(labels).items():
         assert chosen[np.array(labels) == label].sum() == int(share * count)
@@ -72,11 +72,11 @@ def test_every_image_is_for_test_by_some_seed_about_as_often_as_not():
 def test_what_cannot_be_closed_is_refused():
     with pytest.raises(ValueError, match="class 'name 4' has one image"):
         halves(numbered([1, 1, 4]), 0)
-    with pytest.raises(ValueError, match="no images for test"):
+    with pytest.raises(ValueError, match="no test images"):
         halves(numbered([]), 0)
-    with pytest.raises(ValueError, match=r"2 classes have test images but none.*'name 3' \(by hand\)"):
-        parted(numbered([1, 1, 3, 4]), np.array([True, False, False, False]), "by hand")
-    found = parted(numbered([1, 1, 3]), np.array([True, False, True]), "by hand")
+    with pytest.raises(ValueError, match=r"2 classes have test images and no .*'name 3' \(by hand\)"):
+        divided(numbered([1, 1, 3, 4]), np.array([True, False, False, False]), "by hand")
+    found = divided(numbered([1, 1, 3]), np.array([True, False, True]), "by hand")
     assert found.test.class_names == {1: "name 1"}
     assert found.train.class_names == {1: "name 1", 3: "name 3"}
 
@@ -87,7 +87,7 @@ def test_glyphs_of_the_test_classes_are_halved(glyph_root):
     both = [np.concatenate(pair) for pair in zip(found.train[:2], found.test[:2], strict=True)]
     assert sorted(image.tobytes() for image in both[0]) == sorted(x.tobytes() for x in split.test.images)
     halved = "half of the images of each class by seed 0"
-    assert found.rule == f"the other half of the classes by seed 0, disjoint; of these {halved}"
+    assert found.description == f"the other half of the classes by seed 0, disjoint; of these {halved}"
 
 
 def test_a_folder_is_halved_or_keeps_its_own_parts(tmp_path):
@@ -97,12 +97,14 @@ def test_a_folder_is_halved_or_keeps_its_own_parts(tmp_path):
     found = load_closed_set("folder", str(tmp_path / "whole"), None, 3)
     assert Counter(found.train.labels.tolist()) == {0: 3, 1: 2}
     assert found.test.labels.tolist() == [0, 0, 1, 1]
-    assert found.rule == "half of the images of each class by seed 3; read from a folder for each class"
+    assert (
+        found.description == "half of the images of each class by seed 3; read from a folder for each class"
+    )
     found = load_closed_set("folder", str(tmp_path / "parted"), None, 0)
     assert [found.test.images.name(n) for n in range(3)] == [
         str(tmp_path / "parted" / "test" / name) for name in ("a/0.png", "a/6.png", "b/3.png")
     ]
-    assert found.rule.startswith("images parted as they are on disk; read from")
+    assert found.description.startswith("images parted as they are on disk; read from")
 
 
 def test_a_class_whose_images_for_training_are_all_unreadable_is_told(tmp_path):
@@ -114,10 +116,10 @@ def test_a_class_whose_images_for_training_are_all_unreadable_is_told(tmp_path):
         load_closed_set("folder", str(tmp_path), None, 0)
     found = load_closed_set("folder", str(tmp_path), None, 0, on_error="skip")
     assert found.test.class_names == {0: "a"}
-    assert "1 unreadable images left out" in found.rule
+    assert "1 unreadable images left out" in found.description
     for n in (0, 1):
         (tmp_path / "train" / "a" / f"{n}.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="1 classes have test images but none for training, such as 'a'"):
+    with pytest.raises(ValueError, match=r"1 classes have test images and no training images, .*'a'"):
         load_closed_set("folder", str(tmp_path), None, 0, on_error="skip")
 
 

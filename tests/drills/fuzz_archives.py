@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from pddm_jax import data
-from pddm_jax.data.layouts.by_name import find
+from pddm_jax.data.load import find
 from pddm_jax.data.prepare.command import prepare
 from pddm_jax.data.storage.tars import Place, members
 from tests.drills.fuzz_core import Target, Wrong, attempt, settled

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pddm_jax import data
 from pddm_jax.data import listing
 from pddm_jax.data.layouts.base import find_records
-from pddm_jax.data.layouts.by_name import find
 from pddm_jax.data.layouts.folder import PARTS
+from pddm_jax.data.load import find
 from pddm_jax.data.prepare.command import prepare
 from tests.drills.fuzz_core import Target, Wrong, attempt, settled
 from tests.drills.fuzz_places import ROOM, fresh, png

@@ -4,8 +4,8 @@ import numpy as np
 import scipy.io
 from hypothesis import strategies as st
 
-from pddm_jax.data.layouts.by_name import find
 from pddm_jax.data.layouts.wnids import read_ground_truth, read_wnids
+from pddm_jax.data.load import find
 from tests.drills.fuzz_core import Target, Wrong, attempt, settled
 from tests.drills.fuzz_mutate import DAMAGE, damaged
 from tests.drills.fuzz_places import fresh, png

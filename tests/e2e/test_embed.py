@@ -202,7 +202,7 @@ def test_what_was_broken_off_goes_on(batches, workdir, expected, tmp_path, monke
             seen.append(len(x))
             yield x
 
-    monkeypatch.setattr(module, "SAVED", 2)
+    monkeypatch.setattr(module, "SAVE_EVERY", 2)
     with monkeypatch.context() as patch:
         patch.setattr(data, "ordered_batches", breaking)
         with pytest.raises(OSError, match="gone"):
@@ -228,6 +228,20 @@ def test_what_is_finished_is_not_made_again(linear, workdir, tmp_path, monkeypat
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     assert len(embed(workdir, tmp_path / "out").labels) == 6 * EACH
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_embeddings_of_a_run_with_old_field_names_are_the_same(linear, workdir, tmp_path):
+    embed(workdir, tmp_path / "out")
+    path = tmp_path / "out" / "about.json"
+    about = json.loads(path.read_text(encoding="utf-8"))
+    del about["sha256"]
+    about["config"]["network"]["parts"] = about["config"]["network"].pop("microbatches")
+    path.write_text(json.dumps(about), encoding="utf-8")
+    assert len(embed(workdir, tmp_path / "out").labels) == 6 * EACH
+    about["config"]["network"]["parts"] += 1
+    path.write_text(json.dumps(about), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"\(config differ\)"):
+        embed(workdir, tmp_path / "out")
 
 
 def test_another_place_is_left_alone(linear, workdir, config, tmp_path):

@@ -13,7 +13,7 @@ from experiments.configs import imagenet10k, imagenet2010, transfers
 from experiments.evaluations import transfer
 from pddm_jax.config.check import accepted, check_config
 from pddm_jax.data import ClosedSet, Images, Split, load_closed_set, ordered_batches
-from pddm_jax.data.images import some
+from pddm_jax.data.images import subset
 from pddm_jax.data.streams import WAYS, stream
 from pddm_jax.sharding import data_mesh
 from pddm_jax.training.recipe import make_recipe
@@ -67,7 +67,7 @@ def test_what_is_reported_is_what_scikit_learn_finds(run, glyph_root):
     drawn = stream(0, WAYS).permutation(np.unique(closed.train.labels))
 
     def embedded(of, ways):
-        few = some(of, np.flatnonzero(np.isin(of.labels, drawn[:ways])))
+        few = subset(of, np.flatnonzero(np.isin(of.labels, drawn[:ways])))
         x = embed(state, ordered_batches(few.images, transform, 128))[: len(few.labels)]
         return x.astype(np.float64), few.labels
 

@@ -20,7 +20,7 @@ from pddm_jax.networks.pretrained.load import load_pretrained
 from pddm_jax.training import setup
 from pddm_jax.training.recipe import make_recipe
 from pddm_jax.training.trainer import train
-from tests.data.test_sources import birds, picture
+from tests.helpers.builders import birds, picture
 
 CONFIGS = {"cars196": cars196, "cub200": cub200, "sop": sop, "folder": folder}
 

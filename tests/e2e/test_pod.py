@@ -9,8 +9,9 @@ import pytest
 from jax import lax
 
 from benchmarks import pod
-from benchmarks.hlo import group_size, received_bytes, size
-from benchmarks.operations import operations
+from benchmarks.lib import compiled
+from benchmarks.lib.hlo import group_size, received_bytes, size
+from benchmarks.lib.operations import operations
 
 
 def asked(function, *arrays):
@@ -100,7 +101,7 @@ ON_FOUR_DEVICES = """
 import json, jax, jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
-from benchmarks.hlo import received_bytes
+from benchmarks.lib.hlo import received_bytes
 mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 def share(x):
     x = lax.scan(lambda x, _: (lax.psum(jnp.sin(x), "data"), None), x, length=5)[0]
@@ -117,13 +118,15 @@ def test_a_compiled_program_says_what_it_sends(python):
 
 
 def test_an_experiments_own_config_is_found():
-    assert pod.experiment_config("imagenet2010:pod").network.name == "alexnet"
-    assert pod.experiment_config("quickstart").data.name == "glyphs"
+    assert compiled.experiment_config("imagenet2010:pod").network.name == "alexnet"
+    assert compiled.experiment_config("quickstart").data.name == "glyphs"
 
 
 def test_a_step_says_what_it_takes_and_the_bound_is_the_longest_of_three():
-    config = pod.pod_config("small_cnn", 16, 16, {"embedding_dim": 4, "unit_dim": 4, "dtype": "bfloat16"})
-    found = pod.compile_step(config, jax.devices()[:1])
+    config = compiled.pod_config(
+        "small_cnn", 16, 16, {"embedding_dim": 4, "unit_dim": 4, "dtype": "bfloat16"}
+    )
+    found = compiled.compile_step(config, jax.devices()[:1])
     assert found["received"] == {}
     assert found["operations"][1] > 0
     assert found["operations"][6] > 0

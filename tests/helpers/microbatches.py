@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from benchmarks.hlo import RECEIVED, parse
+from benchmarks.lib.hlo import RECEIVED, parse
 from pddm_jax import PDDM
 from pddm_jax.losses.objectives import make_objective
 from pddm_jax.networks import EmbeddingNetwork

@@ -16,6 +16,7 @@ from pddm_jax.losses.objectives import make_objective
 from pddm_jax.pddm import backends
 from pddm_jax.pddm import tiles as tile_scores
 from pddm_jax.pddm.kernels import tpu
+from pddm_jax.pddm.partner_search import search_with
 
 B, RAGGED, WIDTH, EACH = 104, 37, 12, 4  # B divides over eight devices, RAGGED does not
 SETTINGS = {(tile_scores, "STEP"): 2**13, (backends, "scan"): jax.lax.scan, (tpu, "TILE"): 16}
@@ -47,8 +48,8 @@ def found(place=lambda tree, spread: tree, **shardings):
     mined = mine(place(params, False), *place(images, False))
     results = {f"mined {name}": index for name, index in mined._asdict().items()}
     unit, *images = batch(B)
-    kernel = backends.tpu_backend()._replace(search=partial(tpu.search, interpret=True), tile=tpu.TILE)
-    mine = jax.jit(partial(backends.shared_out, kernel, "float32"), **shardings)
+    kernel = backends.TPUBackend(tpu.TILE, interpret=True)
+    mine = jax.jit(partial(search_with, backend=kernel, dtype="float32"), **shardings)
     extremes = mine(place(unit, False), *place(images, True))
     results |= {f"mined by a kernel, {name}": best.partner for name, best in extremes._asdict().items()}
     classifier = np.random.default_rng(0).normal(size=(WIDTH, B // EACH)).astype(np.float32)

@@ -1,7 +1,9 @@
-"""The layers of the house, read from the table in docs/architecture.md, and what the code keeps of them.
+"""The measures of the code: sizes of functions and files, imports against the layers, lines of tests.
 
-python -m tests.house.layers            # sizes of functions and files, upward imports
-python -m tests.house.layers --write    # the column of ideas anew, from the first lines of docstrings
+python -m tests.house.layers            # print the measures and everything beyond a limit
+python -m tests.house.layers --write    # update the column of ideas in docs/architecture.md from docstrings
+
+The layers are the rows of the tables in docs/architecture.md: a file imports only files below its row.
 """
 
 import ast
@@ -13,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGES = "pddm_jax", "experiments"
 MOST_LINES_OF_A_FUNCTION, MOST_LINES_OF_A_FILE, MEDIAN = 60, 300, 120
+LEAST_TEST_LINES = 0.8  # per source line
 ROW = re.compile(r"^\| (?P<files>`[^|]+?) +\| (?P<idea>.*?) *\|$", re.MULTILINE)
 
 
@@ -25,7 +28,7 @@ MODULES = {module_name(path): path for top in PACKAGES for path in sorted((ROOT 
 
 
 def table():
-    """Rows of (modules, files as written, idea), from the top of the house to its ground."""
+    """Rows of (modules, files as written, idea), from the top layer to the ground."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     rows = []
     for row in ROW.finditer(text):
@@ -41,7 +44,7 @@ def layers():
 
 
 def imports(source, module, is_package=False):
-    """The project's modules that a source text imports, wherever in it."""
+    """The modules of the project that a source text imports, at any place in it."""
     for node in ast.walk(ast.parse(source)):
         names = []
         if isinstance(node, ast.Import):
@@ -63,13 +66,13 @@ def imports_of(module):
 
 
 def upward(found, module):
-    """Those of the imports that do not go downward."""
+    """The imports that are not below the module."""
     level = layers()
     return [name for name in found if name != module and level[name] >= level[module]]
 
 
 def functions(path):
-    """(name, lines) of each function of a file, without its docstring's lines."""
+    """(name, lines) of each function of a file, with its docstring."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.name, node.end_lineno - node.lineno + 1
@@ -79,18 +82,24 @@ def lines(path):
     return len(path.read_text(encoding="utf-8").splitlines())
 
 
+def sizes_of_tests():
+    """The lines of each file in tests/."""
+    paths = sorted((ROOT / "tests").rglob("*.py"))
+    return {str(path.relative_to(ROOT)): lines(path) for path in paths}
+
+
 def nonlocals(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return sum(isinstance(node, ast.Nonlocal) for node in ast.walk(tree))
 
 
 def first_line(path):
-    told = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return told.split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return text.split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
 
 
 def write():
-    """The ideas of the table from the docstrings of its files; of a row of several, the row's own words."""
+    """Update the ideas of the table from the docstrings; a row of several files keeps its words."""
     path = ROOT / "docs" / "architecture.md"
 
     def row(found):
@@ -116,9 +125,16 @@ def main():
             print(f"{module}: nonlocal")
         for name in upward(imports_of(module), module):
             print(f"{module} imports {name}, which is not below it")
-    tests = sum(map(lines, (ROOT / "tests").rglob("*.py")))
-    print(f"{len(sizes)} files, {sum(sizes.values())} lines, median {statistics.median(sizes.values()):g}")
-    print(f"tests: {tests} lines, {tests / sum(sizes.values()):.2f} of these")
+    tests = sizes_of_tests()
+    for name, count in tests.items():
+        if count > MOST_LINES_OF_A_FILE:
+            print(f"{name}: {count} lines (a test file, which may be long)")
+    source = sum(sizes.values())
+    print(f"source: {len(sizes)} files, {source} lines, median {statistics.median(sizes.values()):g}")
+    print(
+        f"tests: {len(tests)} files, {sum(tests.values())} lines, "
+        f"{sum(tests.values()) / source:.2f} per source line (at least {LEAST_TEST_LINES})"
+    )
 
 
 if __name__ == "__main__":

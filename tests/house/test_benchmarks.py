@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import class_means, growth, memory, mining, report, scoring, steps, timing
+from benchmarks import class_means, growth, memory, mining, scoring, steps
+from benchmarks.lib import report, timing
 
 
 def test_the_exponent_of_a_power_law_is_found():
@@ -129,7 +130,7 @@ def test_memory_of_a_step_is_told_by_parts_and_with_blocks_computed_again(tmp_pa
     monkeypatch.setattr(sys, "argv", ["memory", *arguments])
     memory.main()
     rows = json.loads((tmp_path / "memory_of_steps.json").read_text())["rows"]
-    assert [(row["parts"], row["remat"], row["beside it, MiB"]) for row in rows] == [
+    assert [(row["microbatches"], row["remat"], row["beside it, MiB"]) for row in rows] == [
         (1, False, 64.0),
         (4, False, 16.0),
         (1, True, 32.0),

@@ -1,11 +1,14 @@
 """Imports go only downward, by the table of docs/architecture.md."""
 
 import statistics
+import sys
 from collections import Counter
 
 import pytest
 
+from tests.house import layers
 from tests.house.layers import (
+    LEAST_TEST_LINES,
     MEDIAN,
     MODULES,
     MOST_LINES_OF_A_FILE,
@@ -15,6 +18,7 @@ from tests.house.layers import (
     imports_of,
     lines,
     nonlocals,
+    sizes_of_tests,
     table,
     upward,
 )
@@ -50,6 +54,23 @@ def test_functions_fit_on_a_screen_and_files_in_a_sitting():
     }
     assert not long
     assert not [module for module, path in MODULES.items() if nonlocals(path)]
+
+
+def test_there_are_enough_test_lines():
+    assert sum(sizes_of_tests().values()) >= LEAST_TEST_LINES * sum(map(lines, MODULES.values()))
+
+
+def test_the_command_prints_what_is_beyond_a_limit(monkeypatch, capsys):
+    monkeypatch.setattr(layers, "MOST_LINES_OF_A_FILE", lines(MODULES["pddm_jax.types"]) - 1)
+    monkeypatch.setattr(layers, "MOST_LINES_OF_A_FUNCTION", 1)
+    monkeypatch.setattr(sys, "argv", ["layers"])
+    layers.main()
+    printed = capsys.readouterr().out.splitlines()
+    assert f"pddm_jax.types: {lines(MODULES['pddm_jax.types'])} lines" in printed
+    assert any(line.startswith("pddm_jax.system.processes.cores: ") for line in printed)
+    assert any(line.startswith("tests/house/layers.py: ") for line in printed)
+    assert printed[-2].startswith(f"source: {len(MODULES)} files, ")
+    assert " per source line" in printed[-1]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""The kernels: interpreted on the CPU, against loops and the plain form; lowered, or compiled, for what is
-not there; and run, where there is a card that has one."""
+"""The kernels: interpreted on the CPU against loops and the plain backend; lowered or compiled for absent
+devices; and run on a GPU that has one."""
 
 from functools import partial
 from importlib.util import find_spec
@@ -15,12 +15,13 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 import pddm_jax
-from benchmarks import pod
 from benchmarks.kernels import abstract_batch
+from benchmarks.lib.compiled import NO_TPU
 from pddm_jax.pddm import backends
 from pddm_jax.pddm.kernels import gpu, tpu
-from pddm_jax.pddm.partners import NOBODY
-from pddm_jax.pddm.tiles import Tiles, cut_tiles, score_tiles, tiles_per_step
+from pddm_jax.pddm.partner_search import hardest_partners, search_with
+from pddm_jax.pddm.partners import NO_PARTNER
+from pddm_jax.pddm.tiles import TileIndex, cut_tiles, score_tiles, tiles_per_step
 from tests.helpers import oracles
 
 B, WIDTH = 21, 5
@@ -63,24 +64,26 @@ def by_loops(scores, labels):
             oracles.lowest(positives, row.__getitem__),
             oracles.lowest([j for j in positives if j > i], row.__getitem__),
         )
-        yield [NOBODY if partner is None else partner for partner in found]
+        yield [NO_PARTNER if partner is None else partner for partner in found]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_kernel_for_tpus_finds_what_loops_and_the_plain_form_find(
+def test_kernel_for_tpus_finds_what_loops_and_the_plain_backend_find(
     params, images, scores, dtype, monkeypatch
 ):
     monkeypatch.setattr(tpu, "TILE", 16)  # so that few images take several tiles, the last of them ragged
-    interpreted = backends.tpu_backend()._replace(search=partial(tpu.search, interpret=RACES), tile=16)
-    kernel = jax.jit(partial(backends.shared_out, interpreted, dtype))
-    plain = jax.jit(partial(backends.shared_out, backends.PLAIN, dtype))
+    interpreted = backends.TPUBackend(16, interpret=RACES)
+    kernel = jax.jit(partial(search_with, backend=interpreted, dtype=dtype))
+    plain = jax.jit(partial(search_with, backend=backends.PLAIN, dtype=dtype))
     for name, labels in LABELS.items():
         found = kernel(params, images, jnp.asarray(labels, jnp.int32))
         assert not on_tpus.races.races_found
         expected = plain(params, images, jnp.asarray(labels, jnp.int32))
         for kind in found._fields:
             got, want = getattr(found, kind), getattr(expected, kind)
-            np.testing.assert_array_equal(got.partner == NOBODY, want.partner == NOBODY, f"{name}, {kind}")
+            np.testing.assert_array_equal(
+                got.partner == NO_PARTNER, want.partner == NO_PARTNER, f"{name}, {kind}"
+            )
             near = 1e-6 if dtype == "float32" else 3e-3
             np.testing.assert_allclose(got.value, want.value, atol=near, err_msg=f"{name}, {kind}")
             if dtype == "float32":
@@ -105,7 +108,7 @@ def test_kernel_for_gpus_scores_as_loops_do(monkeypatch):
     params, x = unit_and_images(29, d=70, h=130, c=200)  # two steps, and two chunks of each layer
     tiles = cut_tiles(params, x, "bfloat16", 8)
     races = InterpretGPUParams(detect_races=True, uninitialized_memory="nan")
-    found = gpu.score_tiles(params, *tiles, jnp.array([0, 2]), jnp.array([3, 2]), interpret=races)
+    found = gpu.score_tiles(params, tiles, TileIndex(jnp.array([0, 2]), jnp.array([3, 2])), races)
     assert not on_gpus.get_races().races_found
     unit, x = oracles.as_python(params), oracles.number_rows(x)
     for scores, rows, columns in zip(
@@ -117,13 +120,12 @@ def test_kernel_for_gpus_scores_as_loops_do(monkeypatch):
 
 
 def test_tiles_that_a_gpu_scores_are_searched_as_all_are(params, images, scores, monkeypatch):
-    def exact(params, x, mean, r, c):
-        rows = Tiles(x, mean)
-        return score_tiles(params, rows, rows, r, c, "float32")
+    def exact(params, tiles, index):
+        return score_tiles(params, tiles, tiles, index, dtype="float32")
 
     monkeypatch.setattr(gpu, "score_tiles", exact)
-    form = backends.gpu_backend()._replace(tile=16, tiles_per_step=2)  # of three tiles
-    kernel = jax.jit(partial(backends.shared_out, form, "float32"))
+    backend = backends.GPUBackend(tile=16, tiles_per_step=2)  # of three tiles
+    kernel = jax.jit(partial(search_with, backend=backend, dtype="float32"))
     for name, labels in LABELS.items():
         found = kernel(params, images, jnp.asarray(labels, jnp.int32))
         partners = np.stack([best.partner for best in found], axis=1).tolist()
@@ -144,7 +146,7 @@ def lowered(b, d, dtype, kind, platform):
     mesh = absent(kind)
     batch = abstract_batch(b, d, NamedSharding(mesh, PartitionSpec()))
     with jax.sharding.use_abstract_mesh(mesh):
-        traced = jax.jit(partial(backends.hardest_partners, dtype=dtype)).trace(*batch)
+        traced = jax.jit(partial(hardest_partners, dtype=dtype)).trace(*batch)
         return traced.lower(lowering_platforms=(platform,)).as_text()
 
 
@@ -170,7 +172,7 @@ def test_a_kernel_is_chosen_where_there_is_one_that_takes_the_unit(kind, platfor
         assert (kernel in text) == (kernel == call)
 
 
-def test_the_plain_form_takes_large_steps_on_a_gpu_and_enough_of_them_for_several():
+def test_the_plain_backend_takes_large_steps_on_a_gpu_and_enough_of_them_for_several():
     def together(kind, devices):
         batch = abstract_batch(512, 128, NamedSharding(absent(kind, devices), PartitionSpec()))
         found = []
@@ -183,14 +185,14 @@ def test_the_plain_form_takes_large_steps_on_a_gpu_and_enough_of_them_for_severa
 
 
 @pytest.mark.parametrize("widths", [(64, 32, 32), (100, 512, 300), (1024, 128, 128)])
-def test_on_a_gpu_it_finds_what_the_plain_form_finds(widths):
+def test_on_a_gpu_it_finds_what_the_plain_backend_finds(widths):
     if backends.KERNELS.get(jax.devices()[0].device_kind) is not backends.gpu_backend:
         pytest.skip("needs an H100 or H200")
     params, x = unit_and_images(300, *widths)
     labels = jnp.arange(300, dtype=jnp.int32) * 7 % 300 // 4
     kernel, plain, exact = (
-        jax.jit(partial(backends.shared_out, form, dtype))(params, x, labels)
-        for form, dtype in (
+        jax.jit(partial(search_with, backend=backend, dtype=dtype))(params, x, labels)
+        for backend, dtype in (
             (backends.gpu_backend(), "bfloat16"),
             (backends.PLAIN, "bfloat16"),
             (backends.PLAIN, "float32"),
@@ -198,8 +200,8 @@ def test_on_a_gpu_it_finds_what_the_plain_form_finds(widths):
     )
     for kind in kernel._fields:
         got, near, right = (getattr(found, kind) for found in (kernel, plain, exact))
-        np.testing.assert_array_equal(got.partner == NOBODY, right.partner == NOBODY)
-        there = np.asarray(right.partner != NOBODY)
+        np.testing.assert_array_equal(got.partner == NO_PARTNER, right.partner == NO_PARTNER)
+        there = np.asarray(right.partner != NO_PARTNER)
         assert there.any()
         error, of_plain = (np.abs(best.value - right.value)[there].mean() for best in (got, near))
         # XLA may leave out roundings of the plain form.
@@ -212,7 +214,7 @@ import jax
 from functools import partial
 from jax.experimental import topologies
 from benchmarks.kernels import abstract_batch
-from pddm_jax.pddm.backends import hardest_partners
+from pddm_jax.pddm.partner_search import hardest_partners
 from pddm_jax.sharding import data_mesh, replicated
 for pod in ("v5e:2x2", "v5p:2x2x1", "v6e:2x2"):
     mesh = data_mesh(topologies.get_topology_desc(platform="tpu", topology_name=pod).devices)
@@ -226,6 +228,6 @@ for pod in ("v5e:2x2", "v5p:2x2x1", "v6e:2x2"):
 @pytest.mark.skipif(find_spec("libtpu") is None, reason="needs libtpu, not a TPU")
 def test_it_compiles_for_tpus(python):
     # The tests' own process may hold libtpu: JAX looks for a TPU.
-    status, out, err = python("-c", COMPILED, **pod.NO_TPU, ALLOW_MULTIPLE_LIBTPU_LOAD="1")
+    status, out, err = python("-c", COMPILED, **NO_TPU, ALLOW_MULTIPLE_LIBTPU_LOAD="1")
     assert status == 0, err
     assert out.split() == ["True"] * 6

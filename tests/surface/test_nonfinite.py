@@ -14,6 +14,7 @@ from pddm_jax.losses.objectives import OBJECTIVES, make_objective
 from pddm_jax.numerics import inverse_sqrt, l2_normalize, safe_sqrt
 from pddm_jax.pddm import backends, mining
 from pddm_jax.pddm.kernels import tpu
+from pddm_jax.pddm.partner_search import search_with
 
 B, WIDTH = 8, 4
 LABELS = {
@@ -281,8 +282,8 @@ def test_mining_under_vmap_and_grad_spoils_its_own_batch_alone(params):
 def test_the_kernel_for_tpus_says_so(params, monkeypatch):
     """By values: the maximum of what holds NaN is NaN."""
     monkeypatch.setattr(tpu, "TILE", 16)
-    form = backends.tpu_backend()._replace(search=partial(tpu.search, interpret=True), tile=16)
-    kernel = jax.jit(partial(backends.shared_out, form, "float32"))
+    backend = backends.TPUBackend(16, interpret=True)
+    kernel = jax.jit(partial(search_with, backend=backend, dtype="float32"))
     for bad in (np.nan, np.inf, -np.inf):
         found = kernel(params["unit"], spoilt(unit_rows(15), 2, bad), jnp.asarray(LABELS["pairs"]))
         negative = np.isnan(found.negative.value)

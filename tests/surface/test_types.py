@@ -12,6 +12,7 @@ import pddm_jax
 from pddm_jax.losses.objectives import OBJECTIVES, make_objective
 from pddm_jax.pddm import backends
 from pddm_jax.pddm.kernels import tpu
+from pddm_jax.pddm.partner_search import search_with
 
 B, WIDTH = 9, 4
 LABELS = np.array([0, 1, 2, 0, 1, 2, 0, 1, 5])
@@ -164,10 +165,11 @@ def test_wide_labels_of_the_device_are_told_apart(params):
 
 def test_the_kernel_for_tpus_where_the_default_is_float64(params, monkeypatch):
     monkeypatch.setattr(tpu, "TILE", 16)
-    form = backends.tpu_backend()._replace(search=partial(tpu.search, interpret=True), tile=16)
-    expected = backends.shared_out(backends.PLAIN, "float32", params["unit"], unit_rows(6), LABELS)
+    batch = params["unit"], unit_rows(6), LABELS
+    backend = backends.TPUBackend(16, interpret=True)
+    expected = search_with(*batch, backend=backends.PLAIN, dtype="float32")
     with jax.enable_x64(True):
-        kernel = jax.jit(partial(backends.shared_out, form, "float32"))
+        kernel = jax.jit(partial(search_with, backend=backend, dtype="float32"))
         found = kernel(params["unit"], unit_rows(6), LABELS.astype(np.int32))
     for got, want in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert got.dtype == want.dtype

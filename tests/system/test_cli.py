@@ -1,9 +1,12 @@
 """What a command does with an exception: exit code, one line, a traceback with --debug alone."""
 
+import dataclasses
 import errno
 import json
 import os
+import signal
 import socket
+from functools import partial
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -11,7 +14,10 @@ import numpy as np
 import pytest
 from absl import app, flags
 
-from pddm_jax.system.cli import check_file, check_folder, given_path, one_line, verdict, wants_debug
+from pddm_jax.system import cli, signals
+from pddm_jax.system.cli import check_file, check_folder, given_path, wants_debug
+from pddm_jax.system.console import one_line
+from pddm_jax.system.errors import verdict
 
 
 @pytest.mark.parametrize(
@@ -157,10 +163,57 @@ def test_paths_of_flags(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"file", "dangling"}
 
 
+def command(called, **named):
+    return cli.Command(lambda rest: called.append(rest), lambda: None, "--batch", "go on", **named)
+
+
+def test_wrong_flags_are_found_before_the_work_begins():
+    def check(arguments):
+        raise ValueError(f"--out: {arguments}")
+
+    called = []
+    with pytest.raises(ValueError, match=r"--out: \['prog'\]"):
+        command(called, check=check).run(["prog"])
+    assert not called
+    command(called).run(["prog"])
+    assert called == [["prog"]]
+
+
+@pytest.mark.parametrize("number", signals.ENDING)
+def test_a_signal_ends_a_command_that_does_not_handle_it(number, capsys):
+    before, ended = signal.getsignal(number), []
+    struck = dataclasses.replace(command([], ended="resumes"), main=lambda _: signal.raise_signal(number))
+    with pytest.raises(signals.Ended) as caught:
+        struck.run(["prog"])
+    assert caught.value.code == 143
+    assert capsys.readouterr().err == f"ended by {signal.Signals(number).name}: resumes\n"
+    assert signal.getsignal(number) == before
+    command(ended).run(["prog"])  # without `ended` the handlers are left to the command
+    assert signal.getsignal(number) == before
+
+
+def test_a_distributed_command_has_the_flags_of_several_processes(monkeypatch):
+    values, joined = flags.FlagValues(), []
+    monkeypatch.setattr(cli.flags, "FLAGS", values)
+    monkeypatch.setattr(cli.peers, "join", lambda *given: joined.append(given))
+    define, called = partial(flags.DEFINE_integer, "batch", 1, "", flag_values=values), []
+    for name in ("bool", "string", "integer"):
+        defined = getattr(flags, f"DEFINE_{name}")
+        monkeypatch.setattr(cli.flags, f"DEFINE_{name}", partial(defined, flag_values=values))
+    distributed = dataclasses.replace(command(called, distributed=True), define=define)
+    distributed.define_flags()
+    values(["prog", "--distributed", "--coordinator=h:1", "--num_processes=2", "--process_id=2"])
+    with pytest.raises(ValueError, match="--process_id must be below --num_processes, 2, got 2"):
+        distributed.run(["prog"])
+    values(["prog", "--distributed", "--coordinator=h:1", "--num_processes=2", "--process_id=1"])
+    distributed.run(["prog"])
+    assert (joined, called) == ([("h:1", 2, 1)], [["prog"]])
+
+
 CODE = """
 import json, sys, threading
 from absl import flags, logging
-from pddm_jax import cli
+from pddm_jax.system import cli
 
 def define():
     flags.DEFINE_string("kind", None, "")

@@ -11,7 +11,7 @@ import jax
 import pytest
 from PIL import Image
 
-from pddm_jax.data.prepare.command import INTERRUPTED
+from pddm_jax.data.prepare.command import RESUMES
 from pddm_jax.system import signals
 from pddm_jax.system.quiet import Quiet
 from pddm_jax.training.checkpoint import Checkpoints, Preempted
@@ -140,7 +140,7 @@ del signal.SIGHUP
 for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "register_at_fork"):
     delattr(os, name)
 from pathlib import Path
-from pddm_jax import lock, regular, signals
+from pddm_jax.system import lock, regular, signals
 assert [number.name for number in signals.ENDING] == ["SIGTERM"]
 assert not signals._terminal_is_gone()
 signals.noted().back()
@@ -159,17 +159,17 @@ def test_prepare_ends_in_one_line_and_its_processes_with_it(number, tmp_path, py
             Image.new("RGB", (8, 8), (image, 0, 0)).save(root / name / f"{image}.png")
     code = """
 import os, signal
-from pddm_jax import cli
-from pddm_jax.data import prepare
+from pddm_jax.data.prepare import command as prepare
+from pddm_jax.system import cli
 def struck(*arguments):
     results = in_processes(*arguments)
     yield next(results)
     signal.raise_signal(int(os.environ["NUMBER"]))
     yield from results
 in_processes, prepare.in_processes = prepare.in_processes, struck
-cli.launch(cli.Command(prepare.main, prepare.define_flags, "--workers", prepare.INTERRUPTED, rest=True))
+cli.launch(prepare.COMMAND)
 """
     given = ["--source=folder", f"--root={root}", f"--out={tmp_path / 'out'}", "--shard_images=2"]
     status, _, err = python("-c", code, *given, "--workers=2", NUMBER=str(int(number)))
-    assert (status, err) == (143, f"ended by {signal.Signals(number).name}: {INTERRUPTED}\n")
+    assert (status, err) == (143, f"ended by {signal.Signals(number).name}: {RESUMES}\n")
     assert not [*(tmp_path / "out").glob(".*")]

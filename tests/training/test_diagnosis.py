@@ -17,7 +17,14 @@ from pddm_jax.networks import make_network
 from pddm_jax.pddm.unit import PDDM
 from pddm_jax.sharding import data_mesh
 from pddm_jax.training import diagnosis
-from pddm_jax.training.diagnosis import Alarm, Collapse, MiningCounts, counts_of_old, spread, total_without
+from pddm_jax.training.diagnosis import (
+    Alarm,
+    Collapse,
+    MiningCounts,
+    counts_of_old,
+    embedding_statistics,
+    total_without,
+)
 from pddm_jax.training.loop import Diverged, PendingLogs, fit
 from pddm_jax.training.optimizer import make_optimizer
 from pddm_jax.training.replay import Finding, examine, read_record, report, write_record
@@ -46,7 +53,7 @@ def test_the_spread_is_that_of_its_definition(seed, n, d, near):
     x = unit(rng.normal(size=d) + near * rng.normal(size=(n, d)))
     wide = x.astype(np.float64)
     squared = ((wide[:, None] - wide[None]) ** 2).sum(-1)
-    found = spread(x)
+    found = embedding_statistics(x)
     # Half of the mean squared distance of all ordered pairs, each image with itself among them.
     # Below a millionth of the mean it is rounding of float32, and 0.
     np.testing.assert_allclose(found.embedding_std, np.sqrt(squared.mean() / 2), rtol=1e-6, atol=1e-6)
@@ -57,20 +64,20 @@ def test_the_spread_is_that_of_its_definition(seed, n, d, near):
 
 def test_spread_of_blocks_is_that_of_all(monkeypatch):
     x = unit(np.random.default_rng(0).normal(size=(100, 6)))
-    whole = spread(x)
+    whole = embedding_statistics(x)
     monkeypatch.setattr(diagnosis, "BLOCK", 7)
-    np.testing.assert_allclose(spread(x), whole, rtol=1e-12)
+    np.testing.assert_allclose(embedding_statistics(x), whole, rtol=1e-12)
 
 
 @pytest.mark.parametrize("n", [0, 1, 9])
-def test_one_point_has_no_spread(n):
-    assert spread(np.full((n, 5), 0.3, np.float32)) == (0.0, 1.0)
+def test_one_point_has_no_embedding_statistics(n):
+    assert embedding_statistics(np.full((n, 5), 0.3, np.float32)) == (0.0, 1.0)
 
 
 def test_even_and_flat_spreads():
-    even = spread(np.vstack([np.eye(4), -np.eye(4)]).astype(np.float32))
+    even = embedding_statistics(np.vstack([np.eye(4), -np.eye(4)]).astype(np.float32))
     np.testing.assert_allclose(even, (1, 4), rtol=1e-6)
-    line = spread(unit(np.array([[1, 0.2, 0], [1, 0, 0], [1, -0.2, 0]])))
+    line = embedding_statistics(unit(np.array([[1, 0.2, 0], [1, 0, 0], [1, -0.2, 0]])))
     assert line.effective_rank < 1.3
 
 

@@ -14,7 +14,7 @@ import pytest
 from ml_collections import FrozenConfigDict
 
 from experiments.configs import quickstart
-from pddm_jax.embed import _finish, file_digest, read
+from pddm_jax.embedding_store import file_digest, finish, read
 from pddm_jax.sharding import data_mesh, replicated
 from pddm_jax.system import agreement, signals
 from pddm_jax.system.files import (
@@ -357,7 +357,7 @@ def stored(tmp_path):
     np.save(part / "parts.npy", np.zeros(4, np.uint8))
     (part / "names.txt").write_text("a\nb\nc\nd\n")
     (part / "done.json").write_text("4")
-    _finish(part, tmp_path / "out", about_of(4))
+    finish(part, tmp_path / "out", about_of(4))
     return tmp_path / "out"
 
 
@@ -404,7 +404,7 @@ def test_a_kill_at_the_end_loses_no_embeddings(moment, stored, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint_files.Path, moment, killed)
         with pytest.raises(KeyboardInterrupt):
-            _finish(part, stored, about_of(4))
+            finish(part, stored, about_of(4))
     there = part if moment == "rename" else stored
     assert {name: file_digest(there / name) for name in NAMES[1:]} == digests
     assert (there / "done.json").read_text() == "4"

@@ -1,5 +1,6 @@
 """Objectives, networks, the train step and its loop, checkpoints, and the files that a run writes."""
 
+import io
 import json
 import logging
 import os
@@ -7,7 +8,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tqdm import tqdm
 
 from pddm_jax import PDDM
 from pddm_jax.losses import contrastive_loss
@@ -24,6 +26,7 @@ from pddm_jax.losses.objectives import OBJECTIVES, has_classifier, make_objectiv
 from pddm_jax.networks import EmbeddingNetwork, make_network
 from pddm_jax.sharding import data_mesh, global_batches, replicated
 from pddm_jax.system.files import NotWritten, replacing, write_json, write_text
+from pddm_jax.training import writer as writer_module
 from pddm_jax.training.checkpoint import Checkpoints, Preempted
 from pddm_jax.training.checkpoint_files import Damaged, restore_chosen
 from pddm_jax.training.loop import fit
@@ -735,6 +738,36 @@ def test_rows_are_json_by_step_and_said_where_no_progress_bar_is(tmp_path, capsy
     assert [(row["step"], row["loss"]) for row in rows] == [(1, 1.0), (2, 0.5)]
     assert 0 <= rows[0]["seconds"] <= rows[1]["seconds"]
     assert "step 2  loss 0.5" in capsys.readouterr().err
+
+
+def test_compilation_is_announced_once_in_a_line_where_no_progress_bar_is(tmp_path, capsys):
+    with Writer(tmp_path, 0, 10, True) as writer:
+        assert capsys.readouterr().err == "compiling ...\n"
+        writer.progress(1)
+        writer.row(1, {"loss": 1.0})
+    assert capsys.readouterr().err == "step 1  loss 1\n"
+
+
+@pytest.mark.parametrize(("start", "steps", "writes"), [(10, 10, True), (0, 10, False)])
+def test_compilation_is_announced_by_one_process_that_has_a_step_to_make(
+    start, steps, writes, tmp_path, capsys
+):
+    with Writer(tmp_path, start, steps, writes):
+        assert capsys.readouterr().err == ""
+
+
+def test_a_progress_bar_shows_the_compilation_until_the_first_step_is_done(tmp_path, monkeypatch):
+    screen = io.StringIO()
+    screen.isatty = lambda: True
+    monkeypatch.setattr(writer_module, "tqdm", partial(tqdm, file=screen, mininterval=0))
+    with Writer(tmp_path, 3, 10, True) as writer:
+        assert screen.getvalue().count("compiling ...") == 1
+        shown = len(screen.getvalue())
+        for step in (4, 5):
+            writer.progress(step)
+    after = screen.getvalue()[shown:]
+    assert "compiling" not in after
+    assert "4/10" in after and "5/10" in after  # noqa: PT018
 
 
 def events_in(path):

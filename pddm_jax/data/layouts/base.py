@@ -1,4 +1,4 @@
-"""What every layout makes: labelled images as they lie on disk, also as prepared records."""
+"""The result of finding a data set on disk: labelled images with boxes, parts and notes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,22 +15,22 @@ EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", 
 
 
 class Source(NamedTuple):
-    """Labelled images as one layout on disk has them."""
+    """Labelled images as they are found on disk, in any layout."""
 
     images: Encoded
     labels: Int[np.ndarray, " n"]
     class_names: dict[int, str]
     boxes: Int[np.ndarray, "n 4"] | None  # left, top, right, bottom in pixels, half open
-    in_train: Bool[np.ndarray, " n"] | None  # where what is on disk is parted itself
-    layout: str
-    notes: tuple[str, ...] = ()  # what a user should know of it, a line each
+    in_train: Bool[np.ndarray, " n"] | None  # if the layout has training and test parts
+    layout: str  # in words; results of runs and indexes of records hold it
+    notes: tuple[str, ...] = ()  # lines for the user, about the images
 
 
 def cropped(source: Source) -> Source:
     """The images cut to their annotated boxes.
 
     Raises:
-        ValueError: there are no boxes.
+        ValueError: the source has no boxes.
     """
     if source.boxes is None:
         raise ValueError(f"images cannot be cropped (data.crop=bbox): {source.layout} holds no boxes")
@@ -38,11 +38,11 @@ def cropped(source: Source) -> Source:
 
 
 def find_records(root: Path, name: str) -> Source:
-    """What `pddm_jax.data.prepare` made of a source, also the images that it left out.
+    """The records that `pddm_jax.data.prepare` wrote, including empty records of skipped images.
 
     Raises:
         FileNotFoundError: a shard is missing.
-        ValueError: it is of another source, or its index or a shard is corrupt.
+        ValueError: they are of another data set, or the index or a shard is corrupt.
     """
     index = read_index(root)
     if index.source != name:
@@ -66,21 +66,23 @@ def from_store(folder: Path, first: int) -> Source:
 
 
 LONGEST = 400
-"""Characters of a value in an error; paths of files that exist are rarely longer."""
+"""Characters of a value in an error; few paths are longer."""
 
 
-def few(values: Sequence[object], most: int = 3) -> str:
-    """The first of them, each cut off where it is long, and how many more there are."""
+def summarize(values: Sequence[object], most: int = 3) -> str:
+    """The first values, long ones shortened, and the number of the others."""
     more = f" and {len(values) - most} more" if len(values) > most else ""
     texts = [str(value) for value in values[:most]]
     return ", ".join(x if len(x) <= LONGEST else f"{x[:LONGEST]}..." for x in texts) + more
 
 
-def nothing(root: Path, what: str, *looked_for: str, hints: Sequence[str] = ()) -> FileNotFoundError:
-    """The error that says what was looked for, and what is there."""
+def not_found_error(
+    root: Path, what: str, *looked_for: str, hints: Sequence[str] = ()
+) -> FileNotFoundError:
+    """The error for a folder without the images: what was looked for, and what was found."""
     found = "it is a file" if root.is_file() else "no such folder"
     if root.is_dir():
         inside = sorted(x.name + "/" * x.is_dir() for x in root.iterdir() if not x.name.startswith("."))
-        found = f"found {few(inside, 20) or 'nothing'}"
+        found = f"found {summarize(inside, 20) or 'nothing'}"
     wanted = "; or ".join([*looked_for, f"{INDEX} of prepared images"])
     return FileNotFoundError("; ".join([f"no {what} in {root}: looked for {wanted}", *hints, found]))

@@ -1,4 +1,4 @@
-"""CARS196, in the layouts that it is passed on in."""
+"""CARS196 in its published layouts: one folder or two with MATLAB annotations, folders with CSV files."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from pddm_jax.data.layouts.base import Source, find_records, from_store, nothing
+from pddm_jax.data.layouts.base import Source, find_records, from_store, not_found_error
 from pddm_jax.data.layouts.mat import read_mat
 from pddm_jax.data.layouts.tables import (
     LIMIT,
@@ -27,20 +27,20 @@ Boxes = Int[np.ndarray, "n 4"]
 
 
 def find_cars196(root: str | Path) -> Source:
-    """Both parts of CARS196: class ids 1 to 196 and boxes as in the devkit, whose counting starts at 1.
+    """Find both parts of CARS196, with class ids 1 to 196 and boxes as in the devkit, which counts from 1.
 
     Args:
         root: a folder with one of
             `car_ims/` and `cars_annos.mat`;
-            `cars_train/`, `cars_test/` and, in `devkit/`, `car_devkit/devkit/` or beside them,
+            `cars_train/`, `cars_test/` and, in `devkit/`, `car_devkit/devkit/` or the folder itself,
             `cars_train_annos.mat`, `cars_test_annos_withlabels.mat` and, for names, `cars_meta.mat`;
-            `anno_train.csv`, `anno_test.csv`, `{train,test}/<class>/` and, for names, `names.csv` (Kaggle's
-            form); each also within the folders that archives put around it; or with a TensorFlow Datasets
-            store in array_record form; or what `prepare` made of it. Annotations may lack the boxes.
+            `anno_train.csv`, `anno_test.csv`, `{train,test}/<class>/` and, for names, `names.csv` (from
+            Kaggle); each also within the folders that archives add; or with a TensorFlow Datasets store in
+            array_record format; or the records that `prepare` wrote. Annotations may lack the boxes.
 
     Raises:
-        FileNotFoundError: none of them is there.
-        ValueError: a file is corrupt, or names an image that is missing.
+        FileNotFoundError: none of these layouts is found.
+        ValueError: a file is corrupt, or lists an image that is missing.
     """
     root = Path(root).expanduser()
     if (root / INDEX).is_file():
@@ -58,7 +58,7 @@ def find_cars196(root: str | Path) -> Source:
             return _by_class(base)
     if store := find_store(root, "cars196"):
         return from_store(store, first=1)
-    raise nothing(
+    raise not_found_error(
         root,
         "CARS196",
         "car_ims/ with cars_annos.mat",
@@ -78,7 +78,7 @@ def _in_one_folder(base: Path) -> Source:
 
 
 def _in_two_folders(base: Path, devkit: Path, folders: list[Path]) -> Source:
-    test = "cars_test_annos_withlabels.mat"  # which was published later, and may lie outside of the devkit
+    test = "cars_test_annos_withlabels.mat"  # published later, and possibly outside the devkit
     files = [devkit / "cars_train_annos.mat", devkit / test if (devkit / test).is_file() else base / test]
     paths: list[Path] = []
     labels: list[np.ndarray] = []
@@ -90,7 +90,7 @@ def _in_two_folders(base: Path, devkit: Path, folders: list[Path]) -> Source:
         boxes += [] if boxes_of_part is None else [boxes_of_part]
     all_boxes = np.concatenate(boxes) if len(boxes) == len(files) else None
     meta, layout = devkit / "cars_meta.mat", "cars_train/ and cars_test/ with devkit/"
-    content = _read_mat(meta, "class_names") if meta.is_file() else {}  # it holds no more than names
+    content = _read_mat(meta, "class_names") if meta.is_file() else {}  # it holds only names
     return _source(paths, np.concatenate(labels), all_boxes, content, meta, layout)
 
 
@@ -107,7 +107,7 @@ def _source(
     if "class_names" in content:
         names = content["class_names"]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"{names_file}: class_names is no cell array of texts")
+            raise ValueError(f"{names_file}: class_names is not a cell array of texts")
         class_names = named(labels, dict(enumerate(names, 1)), names_file)
     else:
         class_names = {label: f"class {label}" for label in np.unique(labels).tolist()}
@@ -118,16 +118,16 @@ def _read_mat(path: Path, *variables: str) -> dict[str, Any]:
     try:
         return read_mat(path, variables)
     except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing beside the other files of CARS196") from error
+        raise ValueError(f"{path} is missing, but other files of CARS196 are there") from error
 
 
 def _annotations(
     path: Path, content: dict[str, Any], name: str
 ) -> tuple[list[str], Int[np.ndarray, " n"], Boxes | None]:
-    """Names, labels and boxes, these from 1-based and inclusive to 0-based and half open."""
+    """Names, labels and boxes; boxes are converted from 1-based and inclusive to 0-based and half open."""
     table = content.get("annotations")
     if not isinstance(table, dict) or not {name, "class"} <= table.keys():
-        raise ValueError(f"{path} does not hold annotations with {name} and class")
+        raise ValueError(f"{path} has no annotations with the fields {name} and class")
     names = [_checked(path, row, name, value) for row, value in enumerate(table[name], 1)]
     labels = _column(path, table, "class")
     present = [field for field in BOX if field in table]
@@ -142,7 +142,7 @@ def _annotations(
 
 def _checked(path: Path, row: int, field: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{path}, row {row}: {field} is no text")
+        raise ValueError(f"{path}, row {row}: {field} is not a text")
     try:
         return inner_path(value)
     except ValueError as error:
@@ -150,12 +150,12 @@ def _checked(path: Path, row: int, field: str, value: Any) -> str:
 
 
 def _column(path: Path, table: dict[str, list[Any]], field: str) -> Int[np.ndarray, " n"]:
-    """The whole numbers of a field."""
+    """The integers of a field."""
     column = np.zeros(len(table[field]), np.int32)
     for row, value in enumerate(table[field]):
         number = float(value[0]) if isinstance(value, np.ndarray) and len(value) == 1 else np.nan
         if not (abs(number) < LIMIT - 1 and number == int(number)):
-            raise ValueError(f"{path}, row {row + 1}: {field} is no whole number of 32 bits")
+            raise ValueError(f"{path}, row {row + 1}: {field} is not a 32-bit integer")
         column[row] = number
     return column
 
@@ -167,7 +167,7 @@ def _images(folder: Path, names: list[str], file: Path) -> list[Path]:
 
 def _by_class(base: Path) -> Source:
     if not (base / "anno_test.csv").is_file():
-        raise ValueError(f"{base / 'anno_test.csv'} is missing beside anno_train.csv")
+        raise ValueError(f"{base / 'anno_test.csv'} is missing, but anno_train.csv is there")
     around = (base / "car_data" / "car_data", base / "car_data", base)
     folder = next((x for x in around if (x / "train").is_dir()), base)
     parts = [_part_by_class(base / f"anno_{part}.csv", folder / part) for part in ("train", "test")]
@@ -191,7 +191,7 @@ def _by_class(base: Path) -> Source:
 
 
 def _part_by_class(annotations: Path, folder: Path) -> tuple[list[Path], list[tuple[int, ...]]]:
-    """The images of a part, and of each its box, where there are boxes, and its class."""
+    """The images of a part, and for each its box, if there are boxes, and its class."""
     lines = read_lines(annotations)
     sides = len(BOX) if not lines or lines[0][1].count(",") > 1 else 0
     table = read_table(annotations, (inner_path, *[integer] * sides, integer), ",")

@@ -1,10 +1,10 @@
-"""CUB-200-2011."""
+"""CUB-200-2011: images, labels and boxes in text files."""
 
 from pathlib import Path
 
 import numpy as np
 
-from pddm_jax.data.layouts.base import Source, few, find_records, from_store, nothing
+from pddm_jax.data.layouts.base import Source, find_records, from_store, not_found_error, summarize
 from pddm_jax.data.layouts.tables import (
     LIMIT,
     by_first,
@@ -21,19 +21,19 @@ from pddm_jax.data.storage.tfds_store import find_store
 
 
 def find_cub200(root: str | Path) -> Source:
-    """CUB-200-2011: class ids 1 to 200, and boxes.
+    """Find CUB-200-2011, with class ids 1 to 200 and boxes.
 
-    The files tell a box as x, y, width and height in whole pixels, written as floats. They are taken to
-    count from 0: from x to x + width.
+    The files give a box as x, y, width and height in whole pixels, written as floats. Pixels are taken to
+    count from 0: a box is from x to x + width.
 
     Args:
         root: a folder with `images/`, `images.txt`, `image_class_labels.txt` and `bounding_boxes.txt`, or
-            one with that folder `CUB_200_2011`; or with a TensorFlow Datasets store in array_record form;
-            or what `prepare` made of it. A class has the name of its folder.
+            one with that folder `CUB_200_2011`; or with a TensorFlow Datasets store in array_record format;
+            or the records that `prepare` wrote. A class has the name of its folder.
 
     Raises:
-        FileNotFoundError: neither is there.
-        ValueError: a file is corrupt, does not fit the others, or names an image that is missing.
+        FileNotFoundError: none of these layouts is found.
+        ValueError: a file is corrupt, does not match the others, or lists an image that is missing.
     """
     root = Path(root).expanduser()
     if (root / INDEX).is_file():
@@ -45,14 +45,14 @@ def find_cub200(root: str | Path) -> Source:
     if store := find_store(root, "caltech_birds2011"):
         return from_store(store, first=0)
     files = "images/ with images.txt, also in CUB_200_2011/"
-    raise nothing(root, "CUB-200-2011", files, "a TensorFlow Datasets store")
+    raise not_found_error(root, "CUB-200-2011", files, "a TensorFlow Datasets store")
 
 
 def _cub(base: Path) -> Source:
     files = [base / f"{name}.txt" for name in ("images", "image_class_labels", "bounding_boxes")]
     if not files[1].is_file():
-        raise ValueError(f"{files[1]} is missing beside images.txt")
-    has_boxes = files[2].exists()  # which nothing needs but crop=bbox
+        raise ValueError(f"{files[1]} is missing, but images.txt is there")
+    has_boxes = files[2].exists()  # only crop=bbox needs them
     rows = read_table(files[0], (integer, inner_path))
     images = by_first(rows, files[0])
     labels_of = by_first(read_table(files[1], (integer, integer)), files[1])
@@ -60,7 +60,7 @@ def _cub(base: Path) -> Source:
     for file, table in zip(files[1:], (labels_of, boxes_of), strict=True):
         if table.keys() != images.keys():
             odd = sorted(table.keys() ^ images.keys())
-            raise ValueError(f"{file} and images.txt do not have the same images: {few(odd)}")
+            raise ValueError(f"{file} and images.txt do not have the same images: {summarize(odd)}")
     named = [base / "images" / row.values[1] for row in rows]
     paths = existing(named, files[0], [f"line {row.line}" for row in rows])
     labels = np.array([labels_of[image][0] for image in images], np.int32)

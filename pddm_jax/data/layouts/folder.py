@@ -1,4 +1,4 @@
-"""Any images with a folder for each class, also in folders for training and for test."""
+"""A folder of images for each class, optionally within train/ and test/."""
 
 import os
 import re
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pddm_jax.data.layouts.base import Source, few, find_records, nothing
+from pddm_jax.data.layouts.base import Source, find_records, not_found_error, summarize
 from pddm_jax.data.layouts.walk import (
     entries_in,
     extensions,
@@ -21,7 +21,7 @@ from pddm_jax.data.storage.decode import Encoded, Files
 from pddm_jax.data.storage.records import INDEX
 
 SUFFIX = r"([-_ ]?(set|data|images|imgs|split))?"
-PARTS = {  # names of folders that hold a part of the classes or images, in lower case
+PARTS = {  # names of folders that hold a part of the images, in lower case
     "train": re.compile(rf"(train|training|trn){SUFFIX}"),
     "test": re.compile(rf"(test|testing|tst){SUFFIX}"),
     "validation": re.compile(rf"(val|valid|validation|dev){SUFFIX}"),
@@ -38,21 +38,21 @@ class Found(NamedTuple):
 
 
 def find_folder(root: str | Path) -> Source:
-    """Any images with a folder for each class; class ids count the names of the folders in sorted order.
+    """Find images with a folder for each class; class ids are the positions of the sorted folder names.
 
-    Hidden files are passed over; files of other extensions, and images outside of class folders, are
-    left aside and counted in `layout`. A class folder may be a link, but not to one of the others or to a
-    folder around it; links to folders within one are passed over.
+    Hidden files are ignored. Files of other extensions and images outside class folders are left out and
+    counted in `layout`. A class folder may be a link, but not to another class folder or to a folder around
+    it; links to folders within a class folder are not followed.
 
     Args:
-        root: a folder with `<class>/`, or with folders of classes for training (`train/`, `training/`,
-            `trn/`) and for test (`test/`, `testing/`, `tst/`; or else `val/`, `valid/`, `validation/`,
-            `dev/`), in upper or lower case; images may lie deeper. Or what `prepare` made of it.
+        root: a folder with `<class>/`, or with class folders in `train/` (or `training/`, `trn/`) and in
+            `test/` (or `testing/`, `tst/`; or else `val/`, `valid/`, `validation/`, `dev/`), in upper or
+            lower case; images may lie deeper. Or the records that `prepare` wrote.
 
     Raises:
-        FileNotFoundError: there is no folder with an image in it.
+        FileNotFoundError: there is no class folder with an image.
         OSError: a folder cannot be listed.
-        ValueError: the folders for training and test do not fit; or the classes lie a level deeper.
+        ValueError: the folders for training and test do not match; or the classes lie a level deeper.
     """
     root = Path(root).expanduser()
     if (root / INDEX).is_file():
@@ -63,17 +63,17 @@ def find_folder(root: str | Path) -> Source:
     images = [x for x in found if is_image(x.entry.name)]
     outside = [*entries_in(root, {str(folder) for _, folder in read})] if root.is_dir() else []
     others = [x.entry for x in found if not is_image(x.entry.name)] + outside
-    notes += [other_extensions(extensions(x.name for x in others)), _unread(outside)]
+    notes += [other_extensions(extensions([x.name for x in others])), _unread(outside)]
     if not images:
         hints = [note for note in notes if note]
         wanted = "<class>/ with images", "train/<class>/ and test/<class>/"
-        raise nothing(root, "images by class", *wanted, hints=hints)
+        raise not_found_error(root, "images by class", *wanted, hints=hints)
     number = {name: label for label, name in enumerate(sorted({x.class_name for x in images}))}
     if len(number) == 1:
         _check_depth(root, [x.entry.path for x in images])
     empty = sorted({folder.name for _, folder in read} - number.keys())
     if empty:
-        notes.append(f"{len(empty)} class folders hold no image: {few(empty)}")
+        notes.append(f"{len(empty)} class folders hold no image: {summarize(empty)}")
     notes.append(same_files([x.entry for x in images]))
     layout = "a folder for each class" + (f" in {'/ and '.join(parts)}/" if "" not in parts else "")
     return Source(
@@ -88,10 +88,10 @@ def find_folder(root: str | Path) -> Source:
 
 
 def find_parts(root: Path) -> dict[str, Path]:
-    """The folders that hold class folders, by name in lower case; {"": root} where it is not parted.
+    """The folders that hold class folders, by name in lower case; {"": root} if there are no parts.
 
     Raises:
-        ValueError: folders are named as parts, but cannot be used as such.
+        ValueError: folders have the names of parts, but cannot be used as such.
     """
     folders = folders_in(root)
     by_part = {
@@ -103,26 +103,26 @@ def find_parts(root: Path) -> dict[str, Path]:
     trains = [folder for folder in by_part["train"] if folders_in(folder)]
     if by_part["retrieval"] and (only_parts or trains):
         raise ValueError(
-            f"{root} holds {_listed(folders)}: query and gallery images are not read apart: put the class "
-            "folders of both into test/, beside train/"
+            f"{root} holds {_listed(folders)}: query and gallery folders are not supported: put their "
+            "class folders into test/, next to train/"
         )
     if not trains:
         if not only_parts:
-            return {"": root}  # a class may itself be called train: its folder holds no further ones
+            return {"": root}  # a class may be called train: then its folder holds no folders
         raise ValueError(
-            f"{root} holds {_listed(folders)}, which are no classes: put the images for training into "
-            "train/<class>/, those for test into test/<class>/"
+            f"{root} holds {_listed(folders)}, which are not classes: put the training images into "
+            "train/<class>/ and the test images into test/<class>/"
         )
     tests = [_with_classes(by_part[part]) for part in ("test", "validation")]
     test = tests[0] or tests[1]
     for same in (trains, test):
         if len(same) > 1:
-            raise ValueError(f"{root} holds {_listed(same)}: which of them to use is not clear: keep one")
+            raise ValueError(f"{root} holds {_listed(same)}, but one is expected: remove the others")
     if not test and 1 < len(folders) == count:
         flat = next(folder for folder in folders if folder not in trains)
         raise ValueError(
             f"{trains[0]} has a folder for each class, {flat} has none: put its images into class folders "
-            f"too, or move it away, and the classes of {trains[0].name}/ are halved by seed"
+            f"too, or move it away to halve the classes of {trains[0].name}/ by seed"
         )
     if not test and len(folders) > 1:
         return {"": root}
@@ -140,7 +140,7 @@ def _listed(folders: list[Path]) -> str:
 
 
 def _class_folders(parts: dict[str, Path]) -> tuple[list[tuple[int, Path]], list[str | None]]:
-    """The class folders with the number of their part, and notes on those that are left out."""
+    """The class folders with the number of their part, and notes on folders that are left out."""
     read: list[tuple[int, Path]] = []
     notes: list[str | None] = []
     for part, base in enumerate(parts.values()):
@@ -151,22 +151,23 @@ def _class_folders(parts: dict[str, Path]) -> tuple[list[tuple[int, Path]], list
 
 
 def _unread(outside: list[os.DirEntry[str]]) -> str | None:
-    """A note on images that lie beside class folders, or in a part that is not used, such as val/."""
+    """A note on images outside class folders, or in an unused part such as val/."""
     images = [x.path for x in outside if is_image(x.name)]
     if not images:
         return None
-    return f"{len(images)} images are not read, since they lie in no class folder of a part: {few(images)}"
+    names = summarize(images)
+    return f"{len(images)} images are not read, since they are in no class folder of a part: {names}"
 
 
 def _check_depth(root: Path, images: list[str]) -> None:
-    """Raise a ValueError where the one class folder holds what should be the classes.
+    """Raise a ValueError if the only class folder contains folders that look like the classes.
 
-    Its images then lie in several folders within it, and none beside these.
+    Then its images lie in several folders within it, and none outside these.
     """
     around = {os.path.dirname(path) for path in images}  # noqa: PTH120
     common = os.path.commonpath(around)
     if common not in around:
         raise ValueError(
-            f"data.root: all images in {root} lie in folders within {common}: give data.root={common}, "
-            "whose folders are then the classes"
+            f"data.root: all images in {root} are in folders within {common}: if these are the classes, "
+            f"give data.root={common}"
         )

@@ -1,4 +1,4 @@
-"""Tables in text files: rows of numbers and paths, each slip named with its file and line."""
+"""Tables in text files: rows of numbers and paths; an error names the file and the line."""
 
 import math
 from collections import Counter
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pddm_jax.data.layouts.base import few
+from pddm_jax.data.layouts.base import summarize
 from pddm_jax.system.regular import check_regular, read_lines
 
 LIMIT = 2**31
@@ -24,29 +24,29 @@ class Row(NamedTuple):
 
 
 def integer(text: str) -> int:
-    """A whole number of 32 bits in decimal digits."""
+    """A 32-bit integer in decimal digits."""
     digits = text.strip().removeprefix("-")
     if not (digits.isascii() and digits.isdecimal() and len(digits) < 11 and int(digits) < LIMIT):
-        raise ValueError(f"{shorten(text)} is no whole number of 32 bits")
+        raise ValueError(f"{shorten(text)} is not a 32-bit integer")
     return int(text)
 
 
 def real(text: str) -> float:
-    """A finite number that lies within 32 bits."""
+    """A finite number within the range of 32-bit integers."""
     number = float(text)
     if not math.isfinite(number) or abs(number) >= LIMIT:
-        raise ValueError(f"{shorten(text)} is not finite, or beyond 32 bits")
+        raise ValueError(f"{shorten(text)} is not a finite number within 32 bits")
     return number
 
 
 def inner_path(text: str) -> str:
-    """A relative path that stays within its folder."""
+    """A relative path that does not leave its folder."""
     if PurePosixPath(text).is_absolute() or ".." in PurePosixPath(text).parts:
         raise ValueError(f"{shorten(text)} leads out of its folder: give a path within it")
     return text
 
 
-WORDS: dict[Callable[[str], Any], str] = {integer: "a whole number", real: "a number", inner_path: "a path"}
+WORDS: dict[Callable[[str], Any], str] = {integer: "an integer", real: "a number", inner_path: "a path"}
 
 
 def read_table(
@@ -55,17 +55,17 @@ def read_table(
     separator: str | None = None,
     header: str | None = None,
 ) -> list[Row]:
-    """The rows of a text file, each of one value of each kind; the last may hold the separator.
+    """Read the rows of a text file, with one value of each kind; the last value may contain the separator.
 
     Args:
-        file: of UTF-8; blank lines are passed over.
-        kinds: `integer`, `real` or `inner_path` for each column.
+        file: UTF-8 text; blank lines are ignored.
+        kinds: `integer`, `real` or `inner_path`, one for each column.
         separator: between values; None: white space.
-        header: the words of the first line.
+        header: the words of the first line, if there is one.
 
     Raises:
-        OSError: the file is not there.
-        ValueError: it is no text, lacks the header, or a row has other values.
+        OSError: the file cannot be read.
+        ValueError: it is not text, lacks the header, or a row has other values.
     """
     lines = read_lines(file)
     if header is not None:
@@ -81,24 +81,24 @@ def read_table(
             words = ", ".join(WORDS[kind] for kind in kinds)
             why = f" ({error})" if len(values) == len(kinds) else ""
             raise ValueError(
-                f"{file}, line {number}: {shorten(line)} is in the place of {words}{why}"
+                f"{file}, line {number}: found {shorten(line)}, expected {words}{why}"
             ) from error
     return rows
 
 
 def shorten(text: str) -> str:
-    """A text as Python writes it, cut off where it is long."""
+    """The repr of a text, shortened if it is long."""
     return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}...")
 
 
 def by_first(rows: list[Row], file: Path) -> dict[Any, tuple[Any, ...]]:
-    """What follows the first value of each row, by that value, which no other row has."""
+    """The other values of each row by its first value, which must be unique."""
     check_once(((f"line {row.line}", row.values[0]) for row in rows), file)
     return {row.values[0]: row.values[1:] for row in rows}
 
 
 def check_once(places: Iterable[tuple[str, Hashable]], file: Path) -> None:
-    """Raise a ValueError that names file and line of a value that was there before."""
+    """Raise a ValueError that names file and place of a value that occurs twice."""
     seen: dict[Hashable, str] = {}
     for place, value in places:
         if value in seen:
@@ -107,15 +107,15 @@ def check_once(places: Iterable[tuple[str, Hashable]], file: Path) -> None:
 
 
 def existing(paths: Sequence[Path], file: Path, place: Sequence[str]) -> list[Path]:
-    """The paths, each of which a file names once and which are regular files.
+    """The same paths, if they are unique and regular files.
 
     Args:
-        paths: as they are named.
-        file: the file that names them.
-        place: in it, of each.
+        paths: of images.
+        file: the file that lists them.
+        place: of each path in that file.
 
     Raises:
-        ValueError: a path is named twice; files are missing, or are no regular files.
+        ValueError: a path is listed twice; files are missing, or are not regular files.
     """
     check_once(zip(place, map(str, paths), strict=True), file)
     missing = []
@@ -128,23 +128,23 @@ def existing(paths: Sequence[Path], file: Path, place: Sequence[str]) -> list[Pa
             raise ValueError(f"{file}, {where}: {error}") from error
     if missing:
         raise ValueError(
-            f"{file} names {len(paths)} images, of which {len(missing)} are missing: {few(missing)}"
+            f"{file} names {len(paths)} images, of which {len(missing)} are missing: {summarize(missing)}"
         )
     return [*paths]
 
 
 def named(labels: np.ndarray, names: dict[int, str], file: Path) -> dict[int, str]:
-    """The names of the classes; a ValueError where one of those with images has none."""
+    """The same names; a ValueError if a class with images has no name."""
     unnamed = sorted({*labels.tolist()} - names.keys())
     if unnamed:
-        raise ValueError(f"{file} does not name the classes {few(unnamed)}, which have images")
+        raise ValueError(f"{file} has no name for the classes {summarize(unnamed)}, which have images")
     return names
 
 
 def check_one_class_a_folder(paths: list[Path], labels: np.ndarray, base: Path, files: str) -> None:
-    """Raise a ValueError where the images of a folder have several classes, or those of a class folders."""
+    """Raise a ValueError unless the folders of the images and their classes match one to one."""
     pairs = sorted({(x.parent.name, label) for x, label in zip(paths, labels.tolist(), strict=True)})
     for side in (0, 1):
         counts = Counter(pair[side] for pair in pairs)
         if odd := [f"{folder} = {label}" for folder, label in pairs if counts[(folder, label)[side]] > 1]:
-            raise ValueError(f"{base}: the folders do not fit the classes of {files}: {few(odd)}")
+            raise ValueError(f"{base}: the folders do not match the classes in {files}: {summarize(odd)}")

@@ -1,32 +1,32 @@
-"""What lies in folders: files by kind of entry, links that lead back, files that are there twice."""
+"""Files in folders: images by extension, links that lead back, files that are listed twice."""
 
 import os
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 
-from pddm_jax.data.layouts.base import EXTENSIONS, few
+from pddm_jax.data.layouts.base import EXTENSIONS, summarize
 
-ASIDE = (".", "__MACOSX")  # hidden, or put into archives by macOS
+IGNORED = (".", "__MACOSX")  # hidden, or added to archives by macOS
 
 
 def folders_in(base: Path) -> list[Path]:
-    """The folders in a folder, and links to folders, in the order of their names, without hidden ones."""
+    """The folders in a folder, and links to folders, sorted by name, without hidden ones."""
     if not base.is_dir():
         return []
     with os.scandir(base) as found:
-        names = [x.name for x in found if not x.name.startswith(ASIDE) and _is_folder(x)]
+        names = [x.name for x in found if not x.name.startswith(IGNORED) and _is_folder(x)]
     return [base / name for name in sorted(names)]
 
 
 def entries_in(folder: str | Path, without: Container[str] = ()) -> Iterator[os.DirEntry[str]]:
-    """All that is in a folder and is no folder, however deep, in order, without what is hidden.
+    """All entries below a folder, at any depth, that are not folders: sorted, without hidden ones.
 
-    Links to folders within it are passed over.
+    Links to folders are not followed.
 
     Args:
         folder: where to look.
-        without: paths of folders in which not to look.
+        without: paths of folders to leave out.
 
     Raises:
         OSError: a folder cannot be listed.
@@ -46,7 +46,7 @@ def entries_in(folder: str | Path, without: Container[str] = ()) -> Iterator[os.
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link in a loop of links: named when it is read
+    except OSError:  # a loop of links: reading it names it
         return False
 
 
@@ -56,11 +56,11 @@ def is_image(name: str) -> bool:
 
 
 def once(base: Path, folders: Iterable[Path]) -> tuple[list[Path], list[str]]:
-    """The folders without links that lead to one of them, or to a folder around them, and a note on each.
+    """The folders without links to another of them or to a folder around them, and a note on each link.
 
     Args:
-        base: the folder in which all of them lie.
-        folders: some of them links.
+        base: the folder that holds all of them.
+        folders: folders and links to folders.
     """
     folders = [*folders]
     if not any(folder.is_symlink() for folder in folders):
@@ -73,7 +73,7 @@ def once(base: Path, folders: Iterable[Path]) -> tuple[list[Path], list[str]]:
         if not folder.is_symlink():
             kept.append(folder)
         elif root.is_relative_to(target) or target in seen:
-            other = seen.get(target, "a folder that holds it")
+            other = seen.get(target, "a folder that contains it")
             notes.append(f"{folder} is a link to {other}: left out, so that no image counts twice")
         else:
             seen[target] = folder
@@ -82,29 +82,29 @@ def once(base: Path, folders: Iterable[Path]) -> tuple[list[Path], list[str]]:
 
 
 def extensions(names: Iterable[str]) -> Counter[str]:
-    """How many files have each extension that images do not have."""
+    """The number of files by extension, of files that are not images."""
     return Counter(PurePath(name).suffix or "no extension" for name in names if not is_image(name))
 
 
 def other_extensions(found: Counter[str]) -> str | None:
-    """How many files have other extensions than images, and which; None where there are none."""
+    """A note on files that are not images by their extension; None if there are none."""
     if not found:
         return None
-    each = few([f"{extension} ({count})" for extension, count in found.most_common()], 8)
+    each = summarize([f"{extension} ({count})" for extension, count in found.most_common()], 8)
     return (
-        f"files that are no images by their extension are left out: {each}; "
+        f"files that are not images by their extension are left out: {each}; "
         f"read are {', '.join(sorted(EXTENSIONS))}"
     )
 
 
 def same_files(entries: Sequence[os.DirEntry[str]]) -> str | None:
-    """How many entries are one file with another entry, by links, and an example; None without any."""
+    """A note on entries that are links to the file of another entry; None if there are none."""
     by_number: dict[int, list[str]] = {}
     for entry in entries:
         try:
             number = entry.stat().st_ino if entry.is_symlink() else entry.inode()
         except OSError:
-            continue  # a link that dangles: it is named when it is read
+            continue  # a dangling link: reading it names it
         by_number.setdefault(number, []).append(entry.path)
     groups = [paths for paths in by_number.values() if len(paths) > 1]
     groups = [paths for paths in groups if len({_identity(path) for path in paths}) < len(paths)]
@@ -112,7 +112,7 @@ def same_files(entries: Sequence[os.DirEntry[str]]) -> str | None:
         return None
     count = sum(map(len, groups)) - len(groups)
     return (
-        f"{count} images are links to the files of other images, and count beside them, for example "
+        f"{count} images are links to the files of other images and count as images too, for example "
         f"{groups[0][0]} and {groups[0][1]}"
     )
 

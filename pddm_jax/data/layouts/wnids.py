@@ -1,4 +1,4 @@
-"""WordNet ids: the list of a set's classes, and the file that tells which of them each test image shows."""
+"""Files of ImageNet releases: the list of WordNet ids, and the ground truth of numbered test images."""
 
 import re
 from pathlib import Path
@@ -12,18 +12,18 @@ WNID = re.compile(r"n[0-9]{8}")
 
 
 def read_wnids(path: Path) -> list[str]:
-    """The WordNet ids of a list, the first word of each line; blank lines are passed over.
+    """The WordNet ids of a list, the first word of each line; blank lines are ignored.
 
     Raises:
-        FileNotFoundError: the file is not there.
-        ValueError: a line begins with no id, or with one that was there before; or there is none.
+        FileNotFoundError: there is no such file.
+        ValueError: a line does not begin with an id, or an id is listed twice; or there is none.
     """
     seen: dict[str, int] = {}
     for number, line in read_lines(path):
         wnid = line.split()[0]
         if not WNID.fullmatch(wnid):
             raise ValueError(
-                f"{path}, line {number}: {wnid[:80]!r} where a WordNet id, as n01440764, belongs"
+                f"{path}, line {number}: found {wnid[:80]!r}, expected a WordNet id such as n01440764"
             )
         if wnid in seen:
             raise ValueError(f"{path}, line {number}: {wnid} is on line {seen[wnid]} too")
@@ -34,17 +34,17 @@ def read_wnids(path: Path) -> list[str]:
 
 
 def read_ground_truth(path: Path, classes: int) -> Int[np.ndarray, " n"]:
-    """The class of each test image in the order of their numbers: 1 for the first id of the list.
+    """The class of each test image, image 1 first: class 1 is the first id of the list.
 
     Raises:
-        FileNotFoundError: the file is not there.
-        ValueError: a line is no number from 1 to that of classes.
+        FileNotFoundError: there is no such file.
+        ValueError: a line is not a number from 1 to `classes`.
     """
     labels = []
     for number, line in read_lines(path):
         if not re.fullmatch(r"[0-9]{1,9}", line) or not 1 <= int(line) <= classes:
             raise ValueError(
-                f"{path}, line {number}: {line[:80]!r} where a number from 1 to {classes} belongs"
+                f"{path}, line {number}: found {line[:80]!r}, expected a number from 1 to {classes}"
             )
         labels.append(int(line))
     return np.array(labels, np.int32)

@@ -1,1 +1,1 @@
-"""Images on disk as ArrayRecord shards."""
+"""Prepare: write the images of a data set as ArrayRecord shards."""

@@ -1,4 +1,4 @@
-"""Turn images on disk into ArrayRecord shards, once: the same bytes, each decoded once, in few big files.
+"""Write the images of a data set as ArrayRecord shards: the same bytes, checked once, in a few large files.
 
 python -m pddm_jax.data.prepare --source=cars196 --root=DIR --out=DIR
 python -m pddm_jax.data.prepare --source=imagenet2010 --root=DIR --out=DIR --classes=F --ground_truth=F
@@ -10,8 +10,8 @@ with `pip install "pddm_jax[beam]"` and folders that all of them see:
 python -m pddm_jax.data.prepare ... --runner=NAME -- --FLAG_OF_BEAM=VALUE ...
 """
 
-from pddm_jax.data.prepare.command import INTERRUPTED, define_flags, main
+from pddm_jax.data.prepare.command import COMMAND
 from pddm_jax.system import cli
 
 if __name__ == "__main__":
-    cli.launch(cli.Command(main, define_flags, "--workers", INTERRUPTED, rest=True))
+    cli.launch(COMMAND)

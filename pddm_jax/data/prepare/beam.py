@@ -1,4 +1,4 @@
-"""Shards made by Apache Beam, on one machine or on many that see the same folders."""
+"""Shards written by an Apache Beam pipeline, on one machine or on many with shared folders."""
 
 import hashlib
 import json
@@ -13,20 +13,20 @@ from pddm_jax.system.files import write_json
 
 
 def in_beam(tasks: Sequence[Task], out: Path, runner: str, options: Sequence[str]) -> list[Done]:
-    """The shards of tasks, in order, made by a Beam pipeline.
+    """Write the shards of tasks by a Beam pipeline; results are in the order of the tasks.
 
-    A pipeline holds no more of a task than where to read it: tasks and results pass through files in `out`,
-    which are taken away in the end.
+    The pipeline holds only the place of each task: tasks and results pass through files in `out`, which are
+    removed in the end.
 
     Args:
-        tasks: what to make.
-        out: folder that every worker sees under this path, as it sees the images under theirs.
-        runner: name of Beam's.
-        options: further flags of Beam and of its runner, such as `--direct_num_workers=2`.
+        tasks: the shards to write.
+        out: folder that every worker can access by this path, as it can access the images by theirs.
+        runner: name of a Beam runner.
+        options: more flags of Beam and of its runner, such as `--direct_num_workers=2`.
 
     Raises:
-        ValueError: Beam is not installed, or does not take the flags.
-        OSError: the pipeline broke.
+        ValueError: Beam is not installed, or rejects the flags.
+        OSError: the pipeline failed.
     """
     try:
         import apache_beam as beam  # an extra, and slow to import
@@ -48,15 +48,15 @@ def in_beam(tasks: Sequence[Task], out: Path, runner: str, options: Sequence[str
                 (
                     pipeline
                     | beam.Create([(number, *piece) for number, piece in enumerate(pieces)])
-                    | beam.Reshuffle()  # else one worker may be given all
+                    | beam.Reshuffle()  # else one worker may get all tasks
                     | beam.Map(_make, str(plan))
                     | beam.combiners.ToList()
                     | beam.Map(_write, str(results))
                 )
-        except SystemExit as error:  # of Beam's parser of flags
-            raise ValueError(f"Beam does not take the flags {' '.join(options)}") from error
-        except Exception as error:  # of every kind, by runner
-            raise OSError(f"the pipeline of {runner} broke: {error}") from error
+        except SystemExit as error:  # raised by Beam's flag parser
+            raise ValueError(f"Beam rejects the flags {' '.join(options)}") from error
+        except Exception as error:  # each runner has its own
+            raise OSError(f"the pipeline of {runner} failed: {error}") from error
         rows = sorted(json.loads(results.read_text(encoding="utf-8")))
         return [Done(*done) for _, done in rows]
     finally:
@@ -65,7 +65,7 @@ def in_beam(tasks: Sequence[Task], out: Path, runner: str, options: Sequence[str
 
 
 class _Piece(NamedTuple):
-    """Where a task lies in the plan. Others may write to that file, so its digest goes by the pipeline."""
+    """The place of a task in the plan file, and its digest, since others may write to that file."""
 
     place: int
     size: int

@@ -1,28 +1,28 @@
-"""The command that turns the images of a data set into ArrayRecord shards, and its flags."""
+"""The command that writes the images of a data set as ArrayRecord shards, and its flags."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from absl import flags, logging
 from tqdm import tqdm
 
-from pddm_jax.data.layouts.base import Source, few
-from pddm_jax.data.layouts.by_name import NAMES, find
-from pddm_jax.data.notes import same_bytes
+from pddm_jax.data.layouts.base import Source, summarize
+from pddm_jax.data.load import NAMES, find
 from pddm_jax.data.prepare.beam import in_beam
 from pddm_jax.data.prepare.shards import Done, Task, make
+from pddm_jax.data.quality import same_bytes
 from pddm_jax.data.storage.decode import Key
 from pddm_jax.data.storage.records import Index, Shard, read_index, write_index
 from pddm_jax.data.storage.rgb import MAX_PIXELS
-from pddm_jax.system import cli, signals
+from pddm_jax.system import cli
 from pddm_jax.system.console import errors_in_one_line
-from pddm_jax.system.cores import cores
 from pddm_jax.system.lock import Lock
-from pddm_jax.system.processes import in_processes
+from pddm_jax.system.processes import cores, in_processes
 
 FLAGS = flags.FLAGS
-INTERRUPTED = "the same command goes on after the shards that are whole"
+RESUMES = "the same command goes on after the shards that are whole"
 
 
 @errors_in_one_line()
@@ -35,23 +35,23 @@ def prepare(
     skip: bool,
     run: Callable[[Sequence[Task]], Iterable[Done]] = lambda tasks: map(make, tasks),
 ) -> list[str]:
-    """Write the shards of a source, then their index; shards that hold its images already are kept.
+    """Write the shards of a source, then their index; shards that already hold its images are kept.
 
     Args:
         name: of the source.
         source: its images.
-        root: where they are; their names in the index are relative to it.
-        out: where the shards go.
-        shard_images: how many images a shard holds, 1 or more; which these are, follows from it.
-        skip: leave the record of an image that cannot be decoded empty, instead of stopping.
-        run: makes the shards, wherever, and tells of each in order.
+        root: folder of the images; their names in the index are relative to it.
+        out: folder for the shards.
+        shard_images: images in a shard, 1 or more; it decides which images a shard holds.
+        skip: leave the record of an unreadable image empty, instead of stopping.
+        run: writes the shards and returns the result of each, in order.
 
     Returns:
-        The names of the images that were skipped.
+        The names of the skipped images.
 
     Raises:
-        ValueError: an image cannot be decoded, its name or its class's is no UTF-8, or `out` holds other
-            prepared images.
+        ValueError: an image cannot be decoded, the name of an image or a class is not UTF-8, or `out` holds
+            other prepared images.
     """
     images = source.images
     names = [images.name(number).removeprefix(f"{root}/") for number in range(len(images))]
@@ -81,52 +81,52 @@ def prepare(
         logging.warning("data: %s", note)
     about = (source.labels, source.class_names, source.boxes, source.in_train, np.array(skipped, np.int32))
     write_index(out, Index(name, source.layout, shards, names, *about, notes))
-    for left in out.glob(".*-images-*.array_record"):  # of runs that were killed
+    for left in out.glob(".*-images-*.array_record"):  # of killed runs
         left.unlink()
     return [names[number] for number in skipped]
 
 
 def _as_key(key: Sequence[int]) -> Key:
-    length, crc = key  # a list where it came through JSON
+    length, crc = key  # a list, if it was read from JSON
     return length, crc
 
 
 def _check_names(names: list[str]) -> None:
-    """Refuse what an index, and another machine, could not name."""
+    """Refuse names that an index, or another machine, cannot represent."""
     for name in names:
         try:
             name.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"the name {name!r} is no UTF-8: give it another one") from error
+            raise ValueError(f"the name {name!r} is not UTF-8: rename it") from error
 
 
 def _check_out(out: Path, name: str, names: list[str], paths: list[Path]) -> None:
-    """Refuse a folder that holds, or is to hold, the shards of other images."""
+    """Refuse a folder that holds the shards of other images."""
     shards = {*out.glob("images-*.array_record")} if out.is_dir() else set()
     if shards - {*paths}:
         raise ValueError(
-            f"{out} holds shards of other images or of another number of images a shard, such as "
+            f"{out} holds shards of other images or of another --shard_images, for example "
             f"{min(shards - {*paths}).name}: give the same flags as before, or an empty folder"
         )
     try:
         index = read_index(out)
     except (FileNotFoundError, ValueError):
-        return  # there is none, or it was cut off: it is written anew
+        return  # there is none, or it is truncated: it is written again
     if index.source != name:
         raise ValueError(f"{out} holds prepared images of {index.source}: give an empty folder")
     if index.names != names:
         odd = sorted({*index.names} ^ {*names}) or ["their order"]
         raise ValueError(
-            f"{out} holds prepared images of other files, which differ by {few(odd)}: give an empty folder"
+            f"{out} holds prepared images of other files, which differ in {summarize(odd)}: give an empty "
+            "folder"
         )
 
 
-def main(arguments: list[str]) -> None:
-    """Run with the flags of the command line."""
+def check_flags(arguments: list[str]) -> None:
+    """Check the paths of the flags, and that only Beam takes other arguments."""
     if len(arguments) > 1 and FLAGS.runner is None:
         raise ValueError(f"unknown argument {arguments[1]!r}")
-    root, out = (cli.given_path(f"--{name}", FLAGS[name].value) for name in ("root", "out"))
-    workers, skip = FLAGS.workers or cores(), FLAGS.on_error == "skip"
+    root, out = cli.given_path("--root", FLAGS.root), cli.given_path("--out", FLAGS.out)
     if out.resolve() == root.resolve():
         raise ValueError(f"--out must be another folder than --root, {root}")
     cli.check_folder("--out", out)
@@ -134,12 +134,13 @@ def main(arguments: list[str]) -> None:
         if FLAGS[name].value is not None:
             cli.check_file(f"--{name}", cli.given_path(f"--{name}", FLAGS[name].value))
 
-    def run(tasks: Sequence[Task]) -> Iterable[Done]:
-        if FLAGS.runner is None:
-            return in_processes(make, tasks, workers)
-        return in_beam(tasks, out.absolute(), FLAGS.runner, arguments[1:])
 
-    with signals.at_once(INTERRUPTED, 143), Lock(out, "--out"):
+def main(arguments: list[str]) -> None:
+    """Run with the flags of the command line; `arguments` after the first are flags of Beam."""
+    root, out = cli.given_path("--root", FLAGS.root), cli.given_path("--out", FLAGS.out)
+    workers, skip = FLAGS.workers or cores(), FLAGS.on_error == "skip"
+    run = partial(_make_shards, out=out, workers=workers, beam_flags=arguments[1:])
+    with Lock(out, "--out"):
         source = find(FLAGS.source, root, FLAGS.classes, FLAGS.ground_truth, skip, workers)
         source = source._replace(images=source.images.limited(FLAGS.max_pixels))
         skipped = prepare(FLAGS.source, source, root, out, FLAGS.shard_images, skip, run)
@@ -147,17 +148,35 @@ def main(arguments: list[str]) -> None:
     print(f"{out}: {len(source.images) - len(skipped)} images of {FLAGS.source}; {len(skipped)} skipped")
 
 
+def _make_shards(tasks: Sequence[Task], out: Path, workers: int, beam_flags: list[str]) -> Iterable[Done]:
+    """Make the shards by worker processes, or by the runner of Beam in --runner."""
+    if FLAGS.runner is None:
+        return in_processes(make, tasks, workers)
+    return in_beam(tasks, out.absolute(), FLAGS.runner, beam_flags)
+
+
 def define_flags() -> None:
     """The flags of the command."""
-    flags.DEFINE_enum("source", None, [*NAMES], "What the folder holds.", required=True)
+    flags.DEFINE_enum("source", None, [*NAMES], "Data set in the folder.", required=True)
     flags.DEFINE_string("root", None, "Folder of the images.", required=True)
-    flags.DEFINE_string("out", None, "Folder for the shards, empty or of an earlier run.", required=True)
-    flags.DEFINE_string("classes", None, "ImageNet: file of the WordNet ids, one to a line.")
+    flags.DEFINE_string("out", None, "Folder for the shards, empty or of a run to resume.", required=True)
+    flags.DEFINE_string("classes", None, "ImageNet: file of WordNet ids, one on each line.")
     flags.DEFINE_string("ground_truth", None, "ImageNet: file of the classes of numbered test images.")
     flags.DEFINE_integer("shard_images", 1024, "Images in a shard.", lower_bound=1, upper_bound=2**31 - 1)
-    flags.DEFINE_enum("on_error", "stop", ["stop", "skip"], "What to do about an unreadable image.")
-    flags.DEFINE_integer("max_pixels", MAX_PIXELS, "Pixels of an image that is read.", lower_bound=1)
+    flags.DEFINE_enum("on_error", "stop", ["stop", "skip"], "What to do at an unreadable image.")
+    flags.DEFINE_integer("max_pixels", MAX_PIXELS, "Limit of pixels of an image.", lower_bound=1)
     flags.DEFINE_integer(
         "workers", 0, "Processes; 0: one for each core.", lower_bound=0, upper_bound=cli.MAX_WORKERS
     )
-    flags.DEFINE_string("runner", None, "Runner of Apache Beam to make the shards, instead of processes.")
+    flags.DEFINE_string("runner", None, "Apache Beam runner that writes the shards, instead of processes.")
+
+
+COMMAND = cli.Command(
+    main,
+    define_flags,
+    lower="--workers",
+    interrupted=RESUMES,
+    ended=RESUMES,
+    check=check_flags,
+    rest=True,
+)

@@ -1,4 +1,4 @@
-"""One shard: some images, each decoded once, written whole or not at all; whichever process does it."""
+"""Writing one shard: each image is decoded once to check it, and the shard is written atomically."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,17 +9,15 @@ from pddm_jax.data.storage.records import INDEX, open_shard, write_shard
 
 
 class Task(NamedTuple):
-    """A shard that is wanted."""
+    """A shard to be written."""
 
     path: Path
     images: Encoded
-    skip: bool  # leave the record of an image that cannot be decoded empty, instead of stopping
+    skip: bool  # leave the record of an unreadable image empty, instead of stopping
 
 
 class Done(NamedTuple):
-    """A shard that is there: its bytes, which of its images were skipped, and the key of each record; or
-    else why it is not.
-    """
+    """A written shard: its size in bytes, its skipped images and the key of each record; or the error."""
 
     size: int
     skipped: list[int]
@@ -28,15 +26,15 @@ class Done(NamedTuple):
 
 
 def make(task: Task) -> Done:
-    """Write a shard, unless it is there with just these images; one image is held at a time.
+    """Write a shard, unless the file already holds these images; one image is in memory at a time.
 
-    An error is returned, so that it is the same through whatever ran this.
+    An error is returned as text, so that processes and pipelines return the same.
     """
     try:
         found = _held(task)
         if found is None:
             found = [], []
-            (task.path.parent / INDEX).unlink(missing_ok=True)  # which would tell of what is now replaced
+            (task.path.parent / INDEX).unlink(missing_ok=True)  # an index of replaced shards
             write_shard(task.path, _records(task, *found))
         skipped, keys = found
         return Done(task.path.stat().st_size, skipped, "", keys)
@@ -45,7 +43,7 @@ def make(task: Task) -> Done:
 
 
 def _records(task: Task, skipped: list[int], keys: list[Key]) -> Iterator[bytes]:
-    """The encoded images, whose keys are noted; empty and noted where one is skipped."""
+    """The encoded images, empty where one is skipped; appends to `skipped` and `keys`."""
     for number in range(len(task.images)):
         try:
             data = task.images.read(number)
@@ -60,7 +58,7 @@ def _records(task: Task, skipped: list[int], keys: list[Key]) -> Iterator[bytes]
 
 
 def _held(task: Task) -> tuple[list[int], list[Key]] | None:
-    """Which images were skipped in a shard that is there with just these, and all keys; else None."""
+    """The skipped images and all keys of a shard that already holds these images; else None."""
     path, images, skip = task
     if not path.is_file():
         return None
@@ -73,12 +71,12 @@ def _held(task: Task) -> tuple[list[int], list[Key]] | None:
         for number in range(len(images)):
             data = reader.read([number])[0]
             keys.append(key_of(data))
-            if data and data == images.read(number):  # what was written was decoded
+            if data and data == images.read(number):  # written images were decoded
                 continue
             if data or not skip or _is_readable(images, number):
                 return None
             skipped.append(number)
-    except RuntimeError:  # of ArrayRecord, where the file is corrupt
+    except RuntimeError:  # of ArrayRecord, at a corrupt file
         return None
     return skipped, keys
 

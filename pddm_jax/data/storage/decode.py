@@ -1,4 +1,4 @@
-"""Encoded images, decoded when they are asked for: each becomes RGB, or is named."""
+"""Encoded images in a store, decoded to RGB on access; an error names the image."""
 
 import zlib
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int, UInt8
 from PIL import UnidentifiedImageError
 from tqdm import tqdm
 
-from pddm_jax.data.storage.rgb import MAX_PIXELS, Unfit, to_rgb
+from pddm_jax.data.storage.rgb import MAX_PIXELS, RefusedImage, to_rgb
 from pddm_jax.system.console import visible
 from pddm_jax.system.regular import read_bytes
 
@@ -22,48 +22,48 @@ def decode(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The RGB pixels of an encoded image, or of a box in it.
 
-    Grey, palette, CMYK and 16-bit images become RGB of 8 bits; what is transparent lies on white; of
-    animations the first frame is taken. A box (left, top, right, bottom, half open) counts in the pixels as
-    they are stored, which is what annotation tools show: it is cut out, as far as it lies within the image,
-    before the image is turned as its EXIF orientation says.
+    Grey, palette, CMYK and 16-bit images become 8-bit RGB; transparent images are laid on white; of an
+    animation the first frame is taken. A box (left, top, right, bottom, half open) is in pixels as they are
+    stored, as annotation tools show them: the part of it within the image is cut out before the image is
+    rotated by its EXIF orientation.
 
     Args:
         data: the encoded image.
-        box: what is cut out of it.
+        box: the part to cut out.
         max_pixels: width times height above which the image is refused before it is decoded.
 
     Raises:
-        ValueError: the data are no image, or truncated; it has too many pixels; the box holds none of them.
+        ValueError: the data cannot be decoded, the image has too many pixels, or the box lies outside it.
     """
     try:
         return to_rgb(data, None if box is None else tuple(box.tolist()), max_pixels)
-    except (MemoryError, Unfit):
+    except (MemoryError, RefusedImage):
         raise
     except UnidentifiedImageError as error:
-        raise ValueError(f"is no image that can be read: {error}") from error
+        raise ValueError(f"could not be decoded: {error}") from error
     except Exception as error:  # Pillow's decoders raise errors of every kind on corrupt data
-        told = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"is no image that can be read whole: {told}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"could not be decoded: {reason}") from error
 
 
-class LeftOut(ValueError):
-    """An image was skipped, as it was asked for, when its record was written."""
+class SkippedImage(ValueError):
+    """The image was skipped, by `--on_error=skip`, when its record was written."""
 
 
 @runtime_checkable
 class Store(Protocol):
-    """Encoded images by number."""
+    """Encoded images by index."""
 
     def __len__(self) -> int: ...
 
     def take(self, indices: Int[np.ndarray, " m"], /) -> "Store":
-        """Some of the images, numbered anew, and nothing of the others: small to be sent elsewhere."""
+        """The images at these indices, and no data of the others: small when it is pickled."""
 
     def read(self, index: int, /) -> bytes:
-        """The encoded image; ValueError or OSError, which names it, where it cannot be read."""
+        """The encoded image; ValueError or OSError that names it if it cannot be read."""
 
     def name(self, index: int, /) -> str:
-        """What an error calls the image."""
+        """The name of the image in errors."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ class Files:
         return len(self.paths)
 
     def take(self, indices: Int[np.ndarray, " m"]) -> "Files":
-        """Some of the files."""
+        """The files at these indices."""
         return Files([self.paths[index] for index in indices.tolist()])
 
     def read(self, index: int) -> bytes:
-        """The bytes of a file; OSError where it is missing, ValueError where it is no regular file."""
+        """The bytes of a file; OSError if it is missing, ValueError if it is not a regular file."""
         return read_bytes(self.paths[index])
 
     def name(self, index: int) -> str:
@@ -89,9 +89,9 @@ class Files:
 
 
 class Encoded:
-    """A sequence of images that are read from a store and decoded one by one, each time they are asked for.
+    """A sequence of images in a store; each access reads and decodes one image.
 
-    It can be pickled, and be used by several threads.
+    It can be pickled and used by several threads.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Encoded:
     ) -> None:
         self._store = store
         self._boxes = boxes
-        self._left_out = left_out  # None: it is not known which can be read
+        self._left_out = left_out  # None: not known
         self._max_pixels = max_pixels
         self._numbers = numbers  # in the listing of the data set; None: 0, 1, ...
 
@@ -115,20 +115,20 @@ class Encoded:
         """The pixels of an image.
 
         Raises:
-            ValueError: it cannot be decoded, has too many pixels, or was left out of records (`LeftOut`).
+            ValueError: it cannot be decoded, has too many pixels, or was skipped (`SkippedImage`).
             OSError: its file cannot be read.
         """
         return self.decode(index, self.read(index))
 
     def decode(self, index: int | np.integer, data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-        """The pixels of an image whose bytes were read; ValueError, which names it, as by `[]`."""
+        """The pixels of an image whose bytes are given; errors as by `[]`."""
         try:
             return decode(data, None if self._boxes is None else self._boxes[index], self._max_pixels)
         except ValueError as error:
             raise ValueError(visible(f"{self.name(index)} {error}")) from error
 
     def take(self, indices: Int[np.ndarray, " m"]) -> "Encoded":
-        """Some of the images, in the order of these numbers; nothing is read."""
+        """The images at these indices, in this order; nothing is read."""
         boxes, left_out = (None if x is None else x[indices] for x in (self._boxes, self._left_out))
         store, numbers = self._store.take(indices), self.numbers()[indices]
         return Encoded(store, boxes, left_out, self._max_pixels, numbers)
@@ -138,35 +138,35 @@ class Encoded:
         return self._store.read(int(index))
 
     def name(self, index: int | np.integer) -> str:
-        """What errors call an image: its path."""
+        """The name of an image in errors: its path."""
         return self._store.name(int(index))
 
     def numbers(self) -> Int[np.ndarray, " n"]:
-        """The places of the images in the listing that they were taken from."""
+        """The index of each image in the listing of the data set."""
         return np.arange(len(self)) if self._numbers is None else self._numbers
 
     def cropped(self, boxes: Int[np.ndarray, "n 4"]) -> "Encoded":
-        """The same images, of each only a box: left, top, right, bottom in pixels, half open."""
+        """The same images cut to boxes: left, top, right, bottom in pixels, half open."""
         return Encoded(self._store, boxes, None, self._max_pixels, self._numbers)
 
     def limited(self, max_pixels: int) -> "Encoded":
-        """The same images, of which those with more pixels are refused."""
+        """The same images, with another limit of pixels."""
         return Encoded(self._store, self._boxes, self._left_out, max_pixels, self._numbers)
 
     def unknown(self) -> Int[np.ndarray, " m"]:
-        """The numbers of the images of which it is not known that they can be read."""
+        """The indices of the images that may be unreadable: all, unless records were written of them."""
         return np.arange(len(self)) if self._left_out is None else np.flatnonzero(self._left_out)
 
 
 class Survey(NamedTuple):
-    """What was found when images were read, by number."""
+    """The result of reading images, by index."""
 
-    errors: dict[int, Exception]  # of those that cannot be read
-    keys: dict[int, "Key"]  # of those that can
+    errors: dict[int, Exception]  # of unreadable images
+    keys: dict[int, "Key"]  # of readable images
 
 
 Key = tuple[int, int]
-"""Length and CRC of an image's bytes: equal for equal images, and hardly for others."""
+"""Length and CRC-32 of an image's bytes: equal for equal images, rarely for others."""
 
 
 def key_of(data: bytes) -> Key:
@@ -175,9 +175,9 @@ def key_of(data: bytes) -> Key:
 
 
 def survey(images: Encoded) -> Survey:
-    """Read and decode the images, in threads, under a bar.
+    """Read and decode the images by threads, with a progress bar.
 
-    What was decoded when its record was written is not read again.
+    Images that were decoded when their records were written are not read again.
     """
     numbers = images.unknown().tolist()
 
@@ -202,5 +202,5 @@ def survey(images: Encoded) -> Survey:
 
 
 def check(images: Encoded) -> dict[int, Exception]:
-    """The error of each image that cannot be read, by number: see `survey`."""
+    """The error of each unreadable image, by index: see `survey`."""
     return survey(images).errors

@@ -1,4 +1,4 @@
-"""Encoded images in ArrayRecord shards, and the index beside them: a folder to be read at random, fast."""
+"""ArrayRecord shards of encoded images, with an index: a folder for fast random access."""
 
 import hashlib
 import json
@@ -11,15 +11,15 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from jaxtyping import Bool, Int, Shaped
 
-from pddm_jax.data.storage.decode import LeftOut
+from pddm_jax.data.storage.decode import SkippedImage
 from pddm_jax.system.files import no_space, replacing, write_text
 from pddm_jax.system.regular import check_regular, read_text
 
 INDEX = "pddm_records.json"
 OPEN = 256  # shards at a time, in each process: there may be thousands
 LARGEST = 2**32  # bytes of an index: of tens of millions of images
-VERSION = 2  # 1, which is read too, did not tell what was skipped
-_SEAL = ', "sha256": "'  # before the digest of all that stands before it, closed by a brace
+VERSION = 2  # version 1, which is read too, does not list skipped images
+_SEAL = ', "sha256": "'  # precedes the digest of the text before it, with a closing brace
 
 
 def _sha256(text: str) -> str:
@@ -27,7 +27,7 @@ def _sha256(text: str) -> str:
 
 
 class Shard(NamedTuple):
-    """One file of records: its name, its records and its bytes."""
+    """One file of records: its name, the number of its images, its size in bytes."""
 
     file: str
     images: int
@@ -35,7 +35,7 @@ class Shard(NamedTuple):
 
 
 class Index(NamedTuple):
-    """What the index says of the records of a folder, which stand in the order of its lists."""
+    """The index of the records of a folder; its lists are in the order of the records."""
 
     source: str
     layout: str
@@ -45,14 +45,14 @@ class Index(NamedTuple):
     class_names: dict[int, str]
     boxes: Int[np.ndarray, "n 4"] | None
     in_train: Bool[np.ndarray, " n"] | None
-    skipped: Int[np.ndarray, " m"] | None = None  # the numbers of empty records; all others were decoded
-    notes: tuple[str, ...] = ()  # what a user should know of the images, a line each
+    skipped: Int[np.ndarray, " m"] | None = None  # numbers of empty records; the others were decoded
+    notes: tuple[str, ...] = ()  # lines for the user, about the images
 
 
 class Records:
-    """The shards of a folder, or images at some places in them, as a store of encoded images.
+    """A store of the images in the shards of a folder, or of images at some places in them.
 
-    A shard is opened when it is read, in each process for itself; threads share it. It can be pickled.
+    Each process opens a shard when it first reads it; threads share the reader. The store can be pickled.
     Names are held as UTF-8.
     """
 
@@ -64,7 +64,7 @@ class Records:
         places: Int[np.ndarray, " n"] | None = None,
     ) -> None:
         self._root, self._shards, self._names = root, shards, names
-        self._places = np.arange(len(names)) if places is None else places  # of the named among all
+        self._places = np.arange(len(names)) if places is None else places  # numbers of the records
         self._ends = np.cumsum([shard.images for shard in shards])
         self._readers: dict[tuple[int, int], ArrayRecordReader] = {}
 
@@ -75,11 +75,11 @@ class Records:
         return self.__dict__ | {"_readers": {}}
 
     def take(self, indices: Int[np.ndarray, " m"]) -> "Records":
-        """Some of the images."""
+        """The images at these indices."""
         return Records(self._root, self._shards, self._names[indices], self._places[indices])
 
     def name(self, index: int) -> str:
-        """The name that the image's file had."""
+        """The name of the file that the image was read from."""
         return self._names[index].decode()
 
     def read(self, index: int) -> bytes:
@@ -87,11 +87,11 @@ class Records:
 
         Raises:
             ValueError: its shard is corrupt or truncated.
-            LeftOut: the record is empty.
+            SkippedImage: the record is empty.
         """
         place = int(self._places[index])
         shard = int(np.searchsorted(self._ends, place, side="right"))
-        key = os.getpid(), shard  # a reader's threads and its place in the file do not outlive a fork
+        key = os.getpid(), shard  # a reader does not survive a fork: it has threads and a file position
         path = self._root / self._shards[shard].file
         reader = self._readers.get(key)
         if reader is None:
@@ -104,26 +104,26 @@ class Records:
         except RuntimeError as error:
             raise ValueError(f"{path} is corrupt or truncated: {error}") from error
         if not data:
-            raise LeftOut(f"{self.name(index)} was skipped when the records were written")
+            raise SkippedImage(f"{self.name(index)} was skipped when the records were written")
         return data
 
 
 def open_shard(path: Path) -> ArrayRecordReader:
-    """A reader of single records at random places; a truncated file seems to hold none.
+    """A reader of single records at random places; a truncated file appears to be empty.
 
     Raises:
         FileNotFoundError: there is no such file.
     """
-    if not path.is_file():  # where the reader itself would not say which kind of error it is
-        raise FileNotFoundError(f"{path}, a shard that {INDEX} beside it names, is missing")
+    if not path.is_file():  # the reader would raise an error of no specific type
+        raise FileNotFoundError(f"{path} is missing, a shard that {INDEX} lists")
     return ArrayRecordReader(str(path), options="readahead_buffer_size:0")
 
 
 def write_shard(path: Path, records: Iterable[bytes]) -> None:
-    """Write a shard, whole or not at all; the same records make the same bytes.
+    """Write a shard atomically; the same records make the same bytes.
 
     Raises:
-        OSError: there is no room.
+        OSError: there is no space.
     """
     with replacing(path) as part:
         writer = ArrayRecordWriter(str(part), "group_size:1,uncompressed")
@@ -140,11 +140,11 @@ def write_shard(path: Path, records: Iterable[bytes]) -> None:
 
 
 def write_index(root: Path, index: Index) -> None:
-    """Write the index of a folder whose shards are all there."""
+    """Write the index of a folder; all its shards must exist."""
     arrays = {k: v.tolist() for k, v in index._asdict().items() if isinstance(v, np.ndarray)}
     fields = {"version": VERSION} | index._asdict() | arrays
     if not index.notes:
-        del fields["notes"]  # which earlier versions do not read
+        del fields["notes"]  # early versions do not read them
     text = json.dumps(fields, ensure_ascii=False)
     write_text(root / INDEX, f'{text[:-1]}{_SEAL}{_sha256(text)}"}}\n')
 
@@ -159,8 +159,8 @@ def read_index(root: Path) -> Index:
     try:
         text, seal, digest = read_text(path, LARGEST).rpartition(_SEAL)
         if seal and digest != f'{_sha256(text + "}")}"}}\n':
-            raise ValueError("it does not have its digest")
-        fields = json.loads(f"{text}}}" if seal else digest)  # earlier ones have none
+            raise ValueError("its digest does not match")
+        fields = json.loads(f"{text}}}" if seal else digest)  # early indexes have no digest
         version = fields.pop("version")
         if version not in (1, VERSION):
             raise ValueError(f"its version is {version}, not {VERSION}")
@@ -180,34 +180,34 @@ def read_index(root: Path) -> Index:
         lists = (index.names, index.labels, index.boxes, index.in_train)
         lengths = {len(values) for values in lists if values is not None}
         if lengths != {sum(shard.images for shard in index.shards)}:
-            raise ValueError("its lists and shards are not of one length")
+            raise ValueError("its lists and shards have different lengths")
         if index.skipped is not None and not np.isin(index.skipped, range(len(index.names))).all():
-            raise ValueError("it tells of skipped images that there are not")
+            raise ValueError("it lists skipped images that do not exist")
     except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} is not an index of prepared images: {error}") from error
     return index
 
 
 def _check_shard_names(shards: list[Shard]) -> None:
-    """Raise a ValueError where a shard lies outside of the folder, or its counts are no counts."""
+    """Raise a ValueError if a shard lies outside the folder, or its numbers are not counts."""
     for shard in shards:
         if Path(shard.file).name != shard.file or shard.file in ("", ".", ".."):
-            raise ValueError(f"its shard {shard.file!r} is no name of a file beside it")
+            raise ValueError(f"its shard {shard.file!r} is not the name of a file in the folder")
         if not (isinstance(shard.images, int) and isinstance(shard.size, int) and shard.images >= 0):
             raise ValueError(f"its shard {shard.file} has {shard.images} images and {shard.size} bytes")
 
 
 def check_shards(root: Path, index: Index) -> None:
-    """See that the shards are there as the index says.
+    """Check that all shards exist, with the sizes that the index lists.
 
     Raises:
         FileNotFoundError: a shard is missing.
-        ValueError: a shard is not of its size.
+        ValueError: a shard has another size.
     """
     for shard in index.shards:
         file = root / shard.file
         if not file.exists():
-            raise FileNotFoundError(f"{file}, a shard that {INDEX} beside it names, is missing")
+            raise FileNotFoundError(f"{file} is missing, a shard that {INDEX} lists")
         size = check_regular(file, None).st_size
         if size != shard.size:
-            raise ValueError(f"{file} is truncated: {size} bytes where {shard.size} belong")
+            raise ValueError(f"{file} is truncated: found {size} bytes, expected {shard.size}")

@@ -1,7 +1,7 @@
-"""RGB pixels of encoded images: any mode, bit depth and kind of transparency that Pillow decodes.
+"""8-bit RGB pixels of encoded images of any mode, bit depth and kind of transparency that Pillow decodes.
 
-An image becomes RGB strip by strip, so that a large one needs little more than its decoded form (1 byte a
-pixel for grey and palettes, else up to 4) and the result (3 bytes a pixel).
+An image is converted strip by strip, so that a large image needs little more memory than its decoded form
+(1 byte a pixel for grey and palettes, else up to 4) and the result (3 bytes a pixel).
 """
 
 import ctypes
@@ -23,15 +23,15 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 WHITE = (255, 255, 255, 255)
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")  # others may start programs, as EPS does
 MAX_PIXELS = 64_000_000
-"""Pixels of an image, by default: decoded and as RGB it then takes up to 450 MB."""
+"""Default limit of the pixels of an image, which takes up to 450 MB, decoded and as RGB."""
 
 STRIP = 2**22
-"""Pixels that become RGB at a time."""
+"""Pixels that are converted to RGB at a time."""
 
 LARGE = 2**24
 """Pixels above which images are decoded one at a time, however many threads there are."""
 
-TURNS = {  # what undoes each orientation of EXIF: numbers of quarter turns, after a flip from left to right
+TURNS = {  # by EXIF orientation: quarter turns after a flip from left to right, which undo it
     2: (0, True),
     3: (2, False),
     4: (2, True),
@@ -47,16 +47,16 @@ Box = tuple[int, int, int, int]
 Pixels = UInt8[np.ndarray, "h w 3"]
 
 _large = threading.Lock()
-# What Pillow warns of (odd EXIF, tags beyond the end of a file) is either an error here or does not matter.
+# What Pillow warns of (odd EXIF, tags beyond the end of a file) is an error here or does not matter.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
-class Unfit(ValueError):
-    """A whole image that is refused: its size, its box or its values do not fit."""
+class RefusedImage(ValueError):
+    """An intact image that is refused for its size, its box or its values."""
 
 
 class Opened(NamedTuple):
-    """An image whose header was read, and what Pillow does not say of it."""
+    """An image whose header was read, with facts that Pillow does not report."""
 
     image: Image.Image
     low: Image.Image | None  # the lower bytes of 16-bit colors, where a color is transparent
@@ -68,8 +68,8 @@ def to_rgb(data: bytes, box: Box | None, max_pixels: int) -> Pixels:
     """The pixels of an encoded image, or of a box in it, turned as its EXIF orientation says.
 
     Raises:
-        Unfit: it has more pixels than `max_pixels`, or none in the box; or its values have no RGB.
-        Exception: of any kind, by Pillow, where the data are corrupt.
+        RefusedImage: it has more than `max_pixels` pixels, or none in the box; or its values are no colors.
+        Exception: any exception of Pillow, if the data are corrupt.
     """
     opened = _open(data, max_pixels)
     width, height = opened.image.size
@@ -87,12 +87,12 @@ def to_rgb(data: bytes, box: Box | None, max_pixels: int) -> Pixels:
 
 
 def size_of(data: bytes) -> tuple[int, int]:
-    """Width and height by the header; the errors are those of Pillow."""
+    """Width and height by the header; errors are those of Pillow."""
     return _image(data).size
 
 
 def _image(data: bytes) -> ImageFile.ImageFile:
-    """As `Image.open`, which refuses or warns of what has more pixels than a limit of its own."""
+    """`Image.open` without its own limit of pixels."""
     for name in FORMATS:
         if name not in Image.OPEN:
             Image.init()
@@ -114,7 +114,7 @@ def _open(data: bytes, max_pixels: int) -> Opened:
     tags = getattr(image, "tag_v2", {})
     for width, height in (image.size, (tags.get(TILE_WIDTH, 0), tags.get(TILE_LENGTH, 0))):
         if width * height > max_pixels:
-            raise Unfit(
+            raise RefusedImage(
                 f"has {width:,} x {height:,} = {width * height:,} pixels, more than data.max_pixels = "
                 f"{max_pixels:,}: make it smaller, or raise data.max_pixels"
             )
@@ -127,7 +127,7 @@ def _with_key(image: ImageFile.ImageFile, data: bytes) -> ImageFile.ImageFile | 
     """Set the transparent color of a PNG to the values that its pixels get when they are decoded.
 
     Returns:
-        The image of the lower bytes where colors have 16 bits, of which Pillow decodes the upper ones.
+        For 16-bit colors, of which Pillow decodes the upper bytes, the image of the lower bytes; else None.
     """
     key = image.info.get("transparency")
     if image.format != "PNG" or key is None:
@@ -146,9 +146,9 @@ def _with_key(image: ImageFile.ImageFile, data: bytes) -> ImageFile.ImageFile | 
 
 @functools.cache
 def _silence_libtiff() -> None:
-    """Let libtiff print no lines about errors, which Pillow raises too; where it is not found, it does."""
-    beside = Path(PIL.__file__).parents[1].glob("pillow.libs/libtiff*")
-    for name in (*map(str, beside), "libtiff.so.6", "libtiff.so.5"):
+    """Stop libtiff, if it is found, from printing errors, which Pillow raises too."""
+    bundled = Path(PIL.__file__).parents[1].glob("pillow.libs/libtiff*")
+    for name in (*map(str, bundled), "libtiff.so.6", "libtiff.so.5"):
         try:
             library = ctypes.CDLL(name, mode=getattr(os, "RTLD_NOLOAD", 0))  # only what Pillow has loaded
             library.TIFFSetErrorHandler(None)
@@ -160,24 +160,24 @@ def _silence_libtiff() -> None:
 def _turn(image: Image.Image) -> tuple[int, bool] | None:
     try:
         return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # the pixels are whole, even where the metadata is not
+    except Exception:  # corrupt metadata; the pixels may be intact
         return None
 
 
 def _inner(size: tuple[int, int], box: Box | None) -> Box:
-    """The part of a box that lies within an image; the whole image where there is no box."""
+    """The part of a box that lies within an image; without a box the whole image."""
     width, height = size
     if box is None:
         return 0, 0, width, height
     left, top, right, bottom = box
     inner = (max(left, 0), max(top, 0), min(right, width), min(bottom, height))
     if inner[0] >= inner[2] or inner[1] >= inner[3]:
-        raise Unfit(f"has {width} x {height} pixels, none of which lies in box {[*box]}")
+        raise RefusedImage(f"has {width} x {height} pixels, but box {[*box]} contains none of them")
     return inner
 
 
 def _turned_box(turned: tuple[int, int], box: Box | None, quarters: int, flipped: bool) -> Box:
-    """Where the inner part of a box lies once its image has been turned to a size."""
+    """The inner part of a box after its image was turned, to the given size."""
     width, height = turned[::-1] if quarters % 2 else turned
     left, top, right, bottom = _inner((width, height), box)
     if flipped:
@@ -189,7 +189,7 @@ def _turned_box(turned: tuple[int, int], box: Box | None, quarters: int, flipped
 
 
 def _pixels(opened: Opened, inner: Box) -> Pixels:
-    """The RGB pixels of a part of an image that is decoded."""
+    """The RGB pixels of a part of a decoded image."""
     left, top, right, bottom = inner
     plain = opened.image.mode == "RGB" and not opened.image.has_transparency_data  # nothing to convert
     rows = max(1, (LARGE if plain else STRIP) // (right - left))
@@ -209,12 +209,12 @@ def _strip(opened: Opened) -> Pixels:
     if image.mode.startswith("I"):
         return np.repeat(_grey(opened)[..., None], 3, axis=2)
     if image.mode == "F":
-        raise Unfit("has values that are floats, whose black and white are not known")
+        raise RefusedImage("has floats as values, which have no known black and white")
     if opened.low is not None:
         high, low = (np.asarray(x).astype(np.uint16) for x in (image, opened.low))
         hidden = (high << 8 | low == np.array(image.info["transparency"])).all(axis=2, keepdims=True)
         return np.where(hidden, np.uint8(255), high.astype(np.uint8))
-    if image.mode == "La":  # which has no way to RGBA of its own
+    if image.mode == "La":  # Pillow converts it to RGBA only by way of LA
         image = image.convert("LA")
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image.convert("RGBA"))
@@ -225,7 +225,7 @@ def _grey(opened: Opened) -> UInt8[np.ndarray, "h w"]:
     """Grey of 12 or 16 bits, which Pillow would cut off at 255."""
     values = np.asarray(opened.image)
     if opened.image.mode == "I" and (values.min() < 0 or values.max() > 65_535):
-        raise Unfit(f"has values {values.min()} to {values.max()}, which are not of 16 bits")
+        raise RefusedImage(f"has values {values.min()} to {values.max()}, expected 16 bits (0 to 65535)")
     grey = np.round(values / (opened.white / 255)).astype(np.uint8)
     if opened.inverted:
         grey = 255 - grey

@@ -1,6 +1,6 @@
-"""Images in tars, read where they lie: an image is a stretch of a file, and no tar is unpacked.
+"""Images in tar archives, read in place: an image is a byte range of the archive.
 
-Of a tar only the headers are read to find its images, one each 512 bytes and a jump over the contents.
+To list the images only the headers are read, 512 bytes each; the contents are skipped.
 """
 
 import os
@@ -17,16 +17,16 @@ from jaxtyping import Int, Shaped
 from pddm_jax.system.regular import LARGEST, check_regular, read_bytes
 
 BLOCK = 512
-LONGEST_HEADER = 2**20  # bytes that tarfile reads at once
-WHOLE = -1  # in the place of an offset: the image is a file by itself, in a folder
+LONGEST_HEADER = 2**20  # bytes, of a name or a PAX header
+WHOLE = -1  # instead of an offset: the image is a file of its own in a folder
 
 
 class Place(NamedTuple):
-    """What images lie in: a folder, a tar, or a tar within a tar."""
+    """A folder, a tar, or a tar within a tar."""
 
     path: Path
-    inner: str = ""  # the inner tar
-    start: int = 0  # of the inner tar
+    inner: str = ""  # name of the inner tar
+    start: int = 0  # first byte of the inner tar
     end: int | None = None
 
     def __str__(self) -> str:
@@ -34,7 +34,7 @@ class Place(NamedTuple):
 
 
 class Member(NamedTuple):
-    """A file in a tar: its name there, and where its bytes are in the file of the (outermost) tar."""
+    """A file in a tar: its name there, and its byte range in the outermost tar."""
 
     name: str
     offset: int
@@ -42,9 +42,9 @@ class Member(NamedTuple):
 
 
 class Stretches:
-    """A store of images that lie in tars and folders: which place, where in it, and by which name.
+    """A store of images in tars and folders: place, byte range and name of each.
 
-    Made of arrays, for millions of images.
+    They are held in arrays, for millions of images.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class Stretches:
         return len(self._of)
 
     def take(self, indices: Int[np.ndarray, " m"]) -> "Stretches":
-        """Some of the images."""
+        """The images at these indices."""
         used, of = np.unique(self._of[indices], return_inverse=True)
         places = [self._places[place] for place in used.tolist()]
         arrays = (self._offsets, self._sizes, self._names)
         return Stretches(places, of, *(array[indices] for array in arrays))
 
     def name(self, index: int) -> str:
-        """The folder or the tar, and the name in it."""
+        """The folder or tar, and the name in it."""
         return f"{self._places[self._of[index]]}/{shown(self._names[index])}"
 
     def read(self, index: int) -> bytes:
@@ -76,16 +76,14 @@ class Stretches:
 
         Raises:
             OSError: its file is missing.
-            ValueError: the tar ends within it; it is no regular file, or too large.
+            ValueError: the tar ends within it, or it is too large or not a regular file.
         """
         path, offset = self._places[self._of[index]].path, int(self._offsets[index])
         if offset == WHOLE:
             return read_bytes(path / os.fsdecode(self._names[index]))
         size = int(self._sizes[index])
         if size > LARGEST:
-            raise ValueError(
-                f"{self.name(index)} has {size:,} bytes, more than the {LARGEST:,} that are read"
-            )
+            raise ValueError(f"{self.name(index)} has {size:,} bytes, more than the limit of {LARGEST:,}")
         with path.open("rb", buffering=0) as file:
             file.seek(offset)
             data = file.read(size)
@@ -95,16 +93,16 @@ class Stretches:
 
 
 def shown(name: bytes) -> str:
-    """A file's name as text, whatever bytes it is of."""
+    """A file name as text; bytes that are not UTF-8 are escaped."""
     return name.decode("utf-8", "backslashreplace")
 
 
 def members(place: Place) -> Iterator[Member]:
-    """The files in a tar, in its order, without what systems leave beside them (`._x`).
+    """The files in a tar, in its order, without hidden files (`._x`).
 
     Raises:
-        ValueError: it is no tar, is compressed, truncated or corrupt; or a member is a link or a device, or
-            its name would lead out of the tar's folder.
+        ValueError: it is not a tar, or compressed, truncated or corrupt; or a member is a link or a device,
+            or its name leads out of the tar's folder.
     """
     check_regular(place.path, None)
     with place.path.open("rb") as file:
@@ -124,15 +122,15 @@ def members(place: Place) -> Iterator[Member]:
                 if found.isreg() and not PurePosixPath(found.name).name.startswith("."):
                     yield Member(found.name, found.offset_data, found.size)
             offset = tar.offset
-        # tarfile takes whatever is no header for the end, which is a block of zeros.
+        # tarfile ends at any block that is not a header; the end of a tar is a block of zeros.
         file.seek(offset)
         if offset + BLOCK > end or any(file.read(BLOCK)):
-            raise ValueError(f"{place} is truncated or corrupt: byte {offset} is neither header nor end")
+            raise ValueError(f"{place} is truncated or corrupt: no header and no end at byte {offset}")
 
 
 @dataclass
 class _Headers:
-    """A file of which headers are read; it says itself how long names and PAX headers are."""
+    """A file that is read by headers of limited size: a tar states the size of a header itself."""
 
     file: BinaryIO
 
@@ -150,15 +148,15 @@ class _Headers:
 
 @contextmanager
 def _reading(place: Place) -> Iterator[None]:
-    """What tarfile raises on headers that are none, as a ValueError that names the tar."""
+    """Turn errors of tarfile at bad headers into a ValueError that names the tar."""
     try:
         yield
     except (tarfile.TarError, ArithmeticError, LookupError, ValueError) as error:
-        raise ValueError(f"{place} is no whole tar: {error}") from error
+        raise ValueError(f"{place} is not an intact tar: {error}") from error
 
 
 def check_member(place: Place, found: tarfile.TarInfo) -> None:
-    """See that a member is a file or folder within the tar's own; ValueError, which names it, if not."""
+    """Raise a ValueError unless a member is a file or folder within the tar's folder."""
     if found.size < 0:
         raise ValueError(f"{place} is corrupt: its member {found.name!r} has {found.size} bytes")
     if found.name.startswith("/") or ".." in PurePosixPath(found.name).parts:

@@ -1,4 +1,4 @@
-"""Stores of TensorFlow Datasets in array_record form, as they lie on disk; read without TensorFlow."""
+"""TensorFlow Datasets stores in array_record format, read without TensorFlow."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ ENCODED = ("image", "segmentation_mask")
 
 
 class Examples:
-    """Images of a store, as they are encoded there: all, or those at some places through its parts."""
+    """The images in all parts of a TensorFlow Datasets store, or at some places of them."""
 
     def __init__(
         self, folder: Path, parts: dict[str, Any], places: Int[np.ndarray, " n"] | None = None
@@ -28,7 +28,7 @@ class Examples:
         return len(self._places)
 
     def take(self, indices: Int[np.ndarray, " m"]) -> "Examples":
-        """Some of the images."""
+        """The images at these indices."""
         return Examples(self._folder, self._parts, self._places[indices])
 
     def _place(self, index: int) -> tuple[str, int]:
@@ -38,7 +38,7 @@ class Examples:
         return name, place - int(self._ends[part]) + len(self._parts[name])
 
     def example(self, index: int) -> dict[str, Any]:
-        """What the store holds of an image.
+        """All features of an image.
 
         Raises:
             ValueError: a file of the store is corrupt.
@@ -54,13 +54,13 @@ class Examples:
         return self.example(index)["image"]
 
     def name(self, index: int) -> str:
-        """The folder of the store, the part, and the number in it."""
+        """The folder of the store, the part, and the index in it."""
         name, place = self._place(index)
         return f"{self._folder}/{name}[{place}]"
 
 
 def find_store(root: Path, dataset: str) -> Path | None:
-    """The folder of a data set's newest version, in a folder of such stores or in one of versions."""
+    """The newest version of a data set in a folder of stores or of versions; None if there is none."""
     found = [
         path
         for pattern in ("dataset_info.json", "*/dataset_info.json", f"{dataset}/*/dataset_info.json")
@@ -74,7 +74,7 @@ def _name(info: Path) -> str:
     try:
         return json.loads(read_text(info))["name"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{info} does not tell of a TensorFlow Datasets store: {error}") from error
+        raise ValueError(f"{info} does not describe a TensorFlow Datasets store: {error}") from error
 
 
 def _version(info: Path) -> list[int]:
@@ -84,11 +84,11 @@ def _version(info: Path) -> list[int]:
 def read_store(
     folder: Path, first: int
 ) -> tuple[Examples, Int[np.ndarray, " n"], dict[int, str], Int[np.ndarray, "n 4"] | None]:
-    """Images, labels and boxes in order, with both counted from 0 in the store, and the classes' names.
+    """Images, labels, class names and boxes of a store; labels and boxes count from 0.
 
     Args:
         folder: of one version of the data set.
-        first: the pixel that the annotations, from which the store was made, count as the first.
+        first: the number of the first pixel in the annotations that the store was made from (0 or 1).
 
     Raises:
         ValueError: the store is not in array_record form, lacks a part, or is corrupt.
@@ -102,7 +102,7 @@ def read_store(
         parts = {part: builder.as_data_source(part, decoders=decoders) for part in PARTS}
         names = builder.info.features["label"].names
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
-        raise ValueError(f"{folder} is no whole store in array_record form: {error}") from error
+        raise ValueError(f"{folder} is not a complete store in array_record format: {error}") from error
     store = Examples(folder, parts)
     rows = [_row(store, index, first) for index in range(len(store))]
     labels = np.array([label for label, _, _ in rows], np.int32)
@@ -123,7 +123,7 @@ def _row(store: Examples, index: int, first: int) -> tuple[int, str, list[int] |
     try:
         width, height = size_of(example["image"])
     except Exception as error:  # Pillow's, of every kind
-        raise ValueError(f"{store.name(index)} is no image that can be read: {error}") from error
+        raise ValueError(f"{store.name(index)} could not be decoded: {error}") from error
     top, left, bottom, right = (
         round(float(edge) * side) for edge, side in zip(example["bbox"], (height, width) * 2, strict=True)
     )

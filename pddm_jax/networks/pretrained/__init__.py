@@ -1,1 +1,1 @@
-"""Published weights: readers of weight files, and the names of their tensors."""
+"""Published weights: readers of PyTorch and safetensors files, and the names of their tensors."""

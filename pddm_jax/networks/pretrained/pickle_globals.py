@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pddm_jax.networks.pretrained.tensor_layout import BFLOAT16, Layout, Storage, shown
+from pddm_jax.networks.pretrained.tensor_layout import BFLOAT16, Layout, Storage, printable
 
 TORCH_DTYPES = {
     "BFloat16Storage": BFLOAT16,
@@ -45,7 +45,7 @@ def dict_key(value: Any) -> Any:
     """
     if type(value) is str or value is None or (type(value) in (int, bool) and abs(value) < 2**60):
         return value
-    raise ValueError(f"a key of a dict is {shown(value)}, not a string or a small integer")
+    raise ValueError(f"a key of a dict is {printable(value)}, not a string or a small integer")
 
 
 GLOBALS: dict[str, Callable[..., Any] | np.dtype] = {

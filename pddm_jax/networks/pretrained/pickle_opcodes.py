@@ -10,7 +10,7 @@ from typing import IO, Any
 import numpy as np
 
 from pddm_jax.networks.pretrained.pickle_globals import GLOBALS, dict_key
-from pddm_jax.networks.pretrained.tensor_layout import Storage, shown
+from pddm_jax.networks.pretrained.tensor_layout import Storage, printable
 
 MAX_OPCODES = 1_000_000
 """About 40 are needed for a tensor."""
@@ -60,7 +60,7 @@ class PickleStack:
         """Push the global of this name."""
         path = f"{module}.{name}" if type(module) is str and type(name) is str else ""
         if path not in GLOBALS:
-            raise ValueError(f"it asks for {shown(path)}, which is refused")
+            raise ValueError(f"it asks for {printable(path)}, which is refused")
         self.stack.append(GLOBALS[path])
 
 
@@ -185,13 +185,13 @@ def _build(machine: PickleStack) -> None:
 def _persistent_id(machine: PickleStack) -> None:
     found = machine.stack.pop()
     if type(found) is not tuple or len(found) not in (5, 6) or found[0] != "storage":
-        raise ValueError("it refers to what is no storage")
+        raise ValueError("it has a persistent id that is not a storage")
     _, dtype, key, _, length, *view = found
     if not isinstance(dtype, np.dtype) or not all(x is None for x in view):
-        raise ValueError("it refers to what is no storage")
+        raise ValueError("it has a persistent id that is not a storage")
     storage = Storage(key, dtype, length)
     if machine.storages.setdefault(key, storage) != storage:
-        raise ValueError(f"storage {shown(key)} is described twice and differently")
+        raise ValueError(f"storage {printable(key)} is described twice, differently")
     machine.stack.append(storage)
 
 

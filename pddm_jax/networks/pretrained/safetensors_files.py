@@ -17,12 +17,12 @@ from pddm_jax.networks.pretrained.tensor_layout import (
     Layout,
     Reader,
     Storage,
-    shown,
+    printable,
 )
 from pddm_jax.networks.pretrained.torch_files import AtPositions
 
 MAX_HEADER = 4 * 2**20
-"""Bytes: some 40,000 tensors. What reads it takes some 30 times as much."""
+"""Bytes: some 40,000 tensors. Parsing takes about 30 times as much memory."""
 
 DTYPES = {
     "BF16": BFLOAT16,
@@ -41,53 +41,51 @@ DTYPES = {
 }
 
 
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. The format forbids two entries of one name, but its reader takes the last."""
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. The format forbids duplicate names, but the package `safetensors` takes the last."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"its header has {shown(name)} twice")
+            raise ValueError(f"its header has {printable(name)} twice")
         found[name] = value
     return found
 
 
 def _layout(name: str, dtype: str, shape: list[int], nbytes: int) -> Layout:
     if dtype not in DTYPES:
-        raise ValueError(
-            f"{shown(name)} has dtype {dtype}, which is not one of {', '.join(sorted(DTYPES))}"
-        )
+        raise ValueError(f"{printable(name)} must have a dtype of {', '.join(sorted(DTYPES))}, got {dtype}")
     if len(shape) > MAX_DIMENSIONS:  # before they are multiplied
-        raise ValueError(f"{shown(name)} has {len(shape)} dimensions, more than {MAX_DIMENSIONS}")
+        raise ValueError(f"{printable(name)} has {len(shape)} dimensions, more than {MAX_DIMENSIONS}")
     storage = Storage(name, DTYPES[dtype], nbytes // DTYPES[dtype].itemsize)
     strides = [*accumulate(shape[:0:-1], mul, initial=1)][::-1]
     return Layout(storage, 0, tuple(shape), tuple(strides[-len(shape) :] if shape else ()))
 
 
 def open_safetensors(file: IO[bytes], path: Path) -> tuple[Reader, dict[str, Layout]]:
-    """Where the tensors of a file lie, by name.
+    """The layouts of the tensors of a file, by name.
 
     The package `safetensors` checks the header: its syntax, and that the tensors fill the rest of the file
     without gaps or overlaps.
 
     Raises:
-        ValueError: it is damaged, has a name twice or a dtype that NumPy lacks, or its header is too large.
+        ValueError: it is damaged, has a duplicate name, a dtype that NumPy lacks, or too large a header.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     (length,) = struct.unpack("<Q", file.read(8))
     if length > min(MAX_HEADER, size - 8):
         raise ValueError(
-            f"its header should have {length} bytes: the file has {size}, and {MAX_HEADER} are allowed"
+            f"its header should have {length} bytes, but the file has {size}, and the limit is {MAX_HEADER}"
         )
     try:
-        header = json.loads(file.read(length), object_pairs_hook=_without_twins)
+        header = json.loads(file.read(length), object_pairs_hook=_unique)
         with safe_open(path, framework="numpy"):
             pass
     except RecursionError as error:
         raise ValueError("its header nests too deeply") from error
     except SafetensorError as error:
-        told = str(error).removeprefix("Error while deserializing header: ")
-        raise ValueError(f"its header is refused: {told}") from error
+        reason = str(error).removeprefix("Error while deserializing header: ")
+        raise ValueError(f"its header is invalid: {reason}") from error
     header.pop("__metadata__", None)
     layouts, positions = {}, {}
     for name, entry in header.items():

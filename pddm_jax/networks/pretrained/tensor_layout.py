@@ -1,4 +1,4 @@
-"""Tensors as they lie in a file: a run of numbers (a storage), and a shape and strides over it."""
+"""Layouts of tensors in a file: a storage, which is a run of numbers, with a shape and strides over it."""
 
 import math
 from dataclasses import dataclass
@@ -9,22 +9,22 @@ import numpy as np
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
 HALF = (np.dtype("<f2"), BFLOAT16)
-MAX_DIMENSIONS = 32  # of NumPy before 2.0
-MAX_BYTES = 2**62  # that a shape may stand for, so that no product of NumPy's overflows
-SHOWN = 80  # characters of a name in an error
+MAX_DIMENSIONS = 32  # the limit of NumPy before 2.0
+MAX_BYTES = 2**62  # of a tensor, so that no product in NumPy overflows
+MAX_NAME = 80  # characters of a name in an error
 
 
-def shown(name: object) -> str:
-    """A name out of a file for an error: on one line, printable and of bounded length."""
+def printable(name: object) -> str:
+    """A name from a file for an error message: one printable line of bounded length."""
     if not isinstance(name, str):
         return f"a {type(name).__name__}"
-    start = name[:SHOWN]
+    start = name[:MAX_NAME]
     text = start if start.isprintable() else ascii(start)
-    return text if len(name) <= SHOWN else f"{text}... ({len(name)} characters)"
+    return text if len(name) <= MAX_NAME else f"{text}... ({len(name)} characters)"
 
 
 def is_count(value: object) -> bool:
-    """Whether a value out of a file is an integer in [0, 2^63)."""
+    """Whether a value from a file is an integer in [0, 2^63)."""
     return type(value) is int and 0 <= value < 2**63
 
 
@@ -38,9 +38,9 @@ class Storage:
 
     def __post_init__(self) -> None:
         if type(self.key) is not str:
-            raise ValueError(f"the key of a storage is {shown(self.key)}, not a string")
+            raise ValueError(f"the key of a storage is {printable(self.key)}, not a string")
         if not is_count(self.length) or self.length * self.dtype.itemsize > MAX_BYTES:
-            raise ValueError(f"storage {shown(self.key)} has an impossible length")
+            raise ValueError(f"storage {printable(self.key)} has an impossible length")
 
     @property
     def nbytes(self) -> int:
@@ -65,11 +65,11 @@ class Layout:
         if len(self.shape) != len(self.strides) or len(self.shape) > MAX_DIMENSIONS:
             raise ValueError(
                 f"a tensor has {len(self.shape)} dimensions and {len(self.strides)} strides: they must be "
-                f"as many, {MAX_DIMENSIONS} at most"
+                f"equal, at most {MAX_DIMENSIONS}"
             )
         if not all(is_count(n) for n in (self.offset, *self.shape, *self.strides)):
-            raise ValueError("a tensor has an offset, shape or stride that is no integer in [0, 2^63)")
-        # A dimension of 0 hides the others from the product, and NumPy multiplies them all the same.
+            raise ValueError("a tensor has an offset, shape or stride that is not an integer in [0, 2^63)")
+        # A dimension of 0 makes the product 0, but NumPy multiplies the others as well.
         if math.prod(max(n, 1) for n in self.shape) * self.storage.dtype.itemsize > MAX_BYTES:
             raise ValueError(f"a tensor has the impossible shape {list(self.shape)}")
         if self.stop > self.storage.length:
@@ -80,12 +80,12 @@ class Layout:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the tensor as it is read: half-precision floats become float32."""
+        """The dtype of the tensor after reading: half-precision floats become float32."""
         return np.dtype(np.float32) if self.storage.dtype in HALF else self.storage.dtype
 
     @property
     def stop(self) -> int:
-        """One past the last number of the storage that it uses; `offset` where it is empty."""
+        """One past the last number of the storage that it uses; `offset` if it is empty."""
         if 0 in self.shape:
             return self.offset
         steps = zip(self.shape, self.strides, strict=True)
@@ -94,7 +94,7 @@ class Layout:
     def view(self, stored: np.ndarray, start: int) -> np.ndarray:
         """The tensor as a view of the numbers start, start + 1, ... of its storage.
 
-        It is not copied: one number may stand for a tensor that no memory holds.
+        It is not copied: strides of 0 may make a tensor of one number larger than memory.
         """
         strides = [stride * stored.itemsize for stride in self.strides]
         first = stored[self.offset - start :]
@@ -102,14 +102,14 @@ class Layout:
 
 
 class Reader(Protocol):
-    """Where the numbers of storages come from."""
+    """Source of the numbers of storages."""
 
     def read(self, storage: Storage, start: int, stop: int) -> bytes | bytearray:
-        """The bytes of the numbers start, ..., stop - 1; a ValueError where they are not there."""
+        """The bytes of the numbers start, ..., stop - 1; ValueError if they are missing."""
 
 
 def read_layouts(reader: Reader, layouts: dict[str, Layout]) -> dict[str, np.ndarray]:
-    """The tensors by name. Of each storage only what they use is read, from first to last number, once."""
+    """The tensors by name. Each storage is read once, from the first to the last number in use."""
     extents: dict[Storage, tuple[int, int]] = {}
     for layout in layouts.values():
         if layout.stop > layout.offset:

@@ -1,4 +1,4 @@
-"""PyTorch's checkpoints, zip and legacy (before 1.6): a pickle of descriptions, and storages beside it."""
+"""PyTorch checkpoints, zip and legacy (before 1.6): a pickle that describes tensors, and their storages."""
 
 import io
 import os
@@ -9,17 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
-from pddm_jax.networks.pretrained.tensor_layout import Reader, Storage, shown
+from pddm_jax.networks.pretrained.tensor_layout import Reader, Storage, printable
 from pddm_jax.networks.pretrained.tensor_pickle import MAX_BYTES, PickleReader
 
-# What a legacy checkpoint begins with, each as a pickle of its own (torch/serialization.py).
+# The first two pickles of a legacy checkpoint (torch/serialization.py).
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 NEITHER = "it is neither a PyTorch checkpoint nor a safetensors file"
 
 MAX_DIRECTORY = 4 * 2**20
 """Bytes of the directory of a zip file: some 40,000 storages."""
 MAX_RATIO, FREE = 16, 16 * 2**20
-"""Deflated storages may grow by this factor beyond the first bytes; weights hardly shrink."""
+"""Inflated storages may have `FREE` + `MAX_RATIO` x compressed bytes; weights hardly compress."""
 CHUNK = 2**20
 
 END, END64, LOCATOR64, LOCAL = 22, 56, 20, 30
@@ -29,7 +29,7 @@ ENCRYPTED = 0x1
 
 @dataclass(frozen=True)
 class AtPositions:
-    """Storages that lie in a file from positions on."""
+    """Storages at positions of a file."""
 
     file: IO[bytes]
     positions: Mapping[str, int]
@@ -40,13 +40,13 @@ class AtPositions:
         self.file.seek(self.positions[storage.key] + start * size)
         found = self.file.read((stop - start) * size)
         if len(found) != (stop - start) * size:
-            raise ValueError(f"storage {shown(storage.key)} is cut off")
+            raise ValueError(f"storage {printable(storage.key)} is truncated")
         return found
 
 
 @dataclass(frozen=True)
 class InZip:
-    """Storages that are entries of a zip file, each read to its end, where its checksum is compared."""
+    """Storages as entries of a zip file, each read to its end, where its checksum is verified."""
 
     archive: zipfile.ZipFile
     entries: Mapping[str, zipfile.ZipInfo]
@@ -54,30 +54,30 @@ class InZip:
     def read(self, storage: Storage, start: int, stop: int) -> bytearray:
         """As `Reader.read`."""
         first, last = start * storage.dtype.itemsize, stop * storage.dtype.itemsize
-        found, place = bytearray(), 0
+        found, position = bytearray(), 0
         try:
             with self.archive.open(self.entries[storage.key]) as stream:
                 while chunk := stream.read(CHUNK):
-                    found += chunk[max(first - place, 0) : max(last - place, 0)]
-                    place += len(chunk)
+                    found += chunk[max(first - position, 0) : max(last - position, 0)]
+                    position += len(chunk)
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise ValueError(f"storage {shown(storage.key)} is damaged: {error}") from error
-        if place != storage.nbytes:
-            raise ValueError(f"storage {shown(storage.key)} has {place} bytes, not {storage.nbytes}")
+            raise ValueError(f"storage {printable(storage.key)} is damaged: {error}") from error
+        if position != storage.nbytes:
+            raise ValueError(f"storage {printable(storage.key)} has {position} bytes, not {storage.nbytes}")
         return found
 
 
 def _check_directory(file: IO[bytes]) -> None:
-    """Raise a ValueError unless the directory ends the file where it says, and is of bounded size.
+    """Raise a ValueError unless the directory is at the end of the file and of bounded size.
 
-    `zipfile` would read it whole, and put up with bytes before and after.
+    `zipfile` would read it whole, and accept bytes before and after it.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(max(size - END - LOCATOR64 - END64, 0))
     tail = file.read().rjust(END + LOCATOR64 + END64, b"\0")
     end = tail[-END:]
     if not (end.startswith(b"PK\5\6") and end.endswith(b"\0\0")):
-        raise ValueError("it is a zip file that is cut off or goes on after its directory")
+        raise ValueError("it is a zip file that is truncated or goes on after its directory")
     length, start = struct.unpack("<II", end[12:20])
     stop = size - END
     if tail[-END - LOCATOR64 :].startswith(b"PK\6\7"):
@@ -91,13 +91,13 @@ def _check_directory(file: IO[bytes]) -> None:
 
 
 def _entries(file: IO[bytes]) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
-    """A zip file and its entries by name, each in a place of its own and of a kind that can be bounded."""
+    """A zip file and its entries by name, without overlaps, encryption or unknown compression."""
     _check_directory(file)
     archive = zipfile.ZipFile(file)
     entries: dict[str, zipfile.ZipInfo] = {}
-    place = 0
+    position = 0
     for entry in sorted(archive.infolist(), key=lambda entry: entry.header_offset):
-        name = shown(entry.filename)
+        name = printable(entry.filename)
         if entry.filename in entries:
             raise ValueError(f"it is a zip file with two entries {name}")
         if entry.flag_bits & ENCRYPTED:
@@ -108,31 +108,31 @@ def _entries(file: IO[bytes]) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInf
             )
         if entry.compress_type == zipfile.ZIP_STORED and entry.compress_size != entry.file_size:
             raise ValueError(f"its entry {name} is stored, but has two sizes")
-        if entry.header_offset < place:
+        if entry.header_offset < position:
             raise ValueError(f"its entry {name} overlaps another")
-        place = entry.header_offset + LOCAL + len(entry.orig_filename) + entry.compress_size
+        position = entry.header_offset + LOCAL + len(entry.orig_filename) + entry.compress_size
         entries[entry.filename] = entry
-    if place > archive.start_dir:
+    if position > archive.start_dir:
         raise ValueError("its last entry overlaps the directory")
     return archive, entries
 
 
 def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> bytes:
-    """An entry as a whole. Without a length `zipfile` would inflate beyond the size that is told."""
+    """Read an entry whole. Without a length, `zipfile` would inflate beyond the size in the directory."""
     if entry.file_size > limit:
-        raise ValueError(f"its {shown(entry.filename)} has {entry.file_size} bytes, more than {limit}")
+        raise ValueError(f"its {printable(entry.filename)} has {entry.file_size} bytes, more than {limit}")
     with archive.open(entry) as stream:
         found = stream.read(entry.file_size + 1)
     if len(found) != entry.file_size:
-        raise ValueError(f"its {shown(entry.filename)} has not the length that was told")
+        raise ValueError(f"its {printable(entry.filename)} does not have the size in the directory")
     return found
 
 
 def open_zip(file: IO[bytes]) -> tuple[Reader, Any]:
-    """The storages of a zip checkpoint, and what its pickle holds.
+    """The storages of a zip checkpoint, and the content of its pickle.
 
     Raises:
-        ValueError: it is damaged, or none. Sizes are compared before anything is inflated.
+        ValueError: it is damaged, or not a checkpoint. Sizes are compared before anything is inflated.
     """
     archive, entries = _entries(file)
     pickles = [name for name in entries if name.endswith("/data.pkl")]
@@ -157,14 +157,14 @@ def open_zip(file: IO[bytes]) -> tuple[Reader, Any]:
 def _checked(
     stored: Mapping[str, zipfile.ZipInfo | None], storages: Mapping[str, Storage]
 ) -> dict[str, zipfile.ZipInfo]:
-    """The entries of storages, each of the length that the pickle tells, none inflated beyond measure."""
+    """The entries of storages: each has the length in the pickle, and a bounded compression ratio."""
     total = packed = 0
     for key, entry in stored.items():
         size = storages[key].nbytes
         if entry is None:
-            raise ValueError(f"storage {shown(key)} of {size} bytes is not there")
+            raise ValueError(f"storage {printable(key)} of {size} bytes is missing")
         if entry.file_size != size:
-            raise ValueError(f"storage {shown(key)} has {entry.file_size} bytes, not {size}")
+            raise ValueError(f"storage {printable(key)} has {entry.file_size} bytes, not {size}")
         if entry.compress_type == zipfile.ZIP_DEFLATED:
             total, packed = total + entry.file_size, packed + entry.compress_size
     if total > FREE + MAX_RATIO * packed:
@@ -173,10 +173,10 @@ def _checked(
 
 
 def open_legacy(file: IO[bytes]) -> tuple[Reader, Any]:
-    """The storages of a legacy checkpoint, and what its pickle holds.
+    """The storages of a legacy checkpoint, and the content of its pickle.
 
     Raises:
-        ValueError: it is damaged, or none.
+        ValueError: it is damaged, or not a checkpoint.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -194,14 +194,16 @@ def open_legacy(file: IO[bytes]) -> tuple[Reader, Any]:
     storages = pickled.storages
     keys = pickled.load()
     if type(keys) is not list or any(type(key) is not str for key in keys) or {*keys} != {*storages}:
-        raise ValueError("its storages are not those that its tensors refer to")
-    positions, place = {}, file.tell()
+        raise ValueError("its list of storages differs from those of its tensors")
+    positions, position = {}, file.tell()
     for key in keys:
-        file.seek(place)
+        file.seek(position)
         if file.read(8) != struct.pack("<q", storages[key].length):
-            raise ValueError(f"storage {shown(key)} has not the length that was told, or is cut off")
-        positions[key] = place + 8
-        place += 8 + storages[key].nbytes
-    if place != size or len(positions) != len(keys):
-        raise ValueError(f"its storages should end it at {place} bytes, and it has {size}")
+            raise ValueError(
+                f"storage {printable(key)} is truncated, or its length is not that in the pickle"
+            )
+        positions[key] = position + 8
+        position += 8 + storages[key].nbytes
+    if position != size or len(positions) != len(keys):
+        raise ValueError(f"its storages should end it at {position} bytes, but it has {size}")
     return AtPositions(file, positions), tree

@@ -1,1 +1,1 @@
-"""What mining is about as Pallas kernels: all scores, and the best of them. `scoring` chooses by device."""
+"""Pallas kernels of mining: PDDM scores on GPUs, scores and hardest partners on TPUs (see `backends`)."""

@@ -1,25 +1,24 @@
-"""The scores of tiles of pairs on a Hopper GPU, in bfloat16: one Pallas kernel, which Mosaic compiles.
+"""PDDM scores of tiles of pairs on a Hopper GPU, in bfloat16: one Pallas kernel, compiled by Mosaic.
 
-A program takes rows of one tile of the pair matrix, 64 rows by 64 columns: all of them where there
-are many tiles, fewer where there are not, so that the whole card is busy. Three warpgroups run it:
+A program takes rows of one tile of the pair matrix, 64 rows by 64 columns: all rows where there are many
+tiles, fewer otherwise, so that the whole GPU is busy. Three warpgroups run it:
 
-1. Two compute. In a turn each takes a row of the tile, and that row's 64 pairs through the unit:
+1. Two compute. In each turn each of them takes a row of the tile and computes the scores of its 64 pairs:
 
-   - z = relu(|x_i - x_j| W + b), the branch of the difference, CHUNK features at a time. It goes to shared
-     memory as it is: that normalising commutes with the joint layer, (z / |z|) W = (z W) / |z|, spares a
-     second look at it.
-   - CHUNK features of the joint layer at a time: what the mean's branch adds, made as it is needed, since
-     its first layer is linear and known for each image; then what z adds. Their part of the score is a
-     number a pair.
+   - z = relu(|x_i - x_j| W + b), the branch of the difference, CHUNK features at a time. It is stored in
+     shared memory without normalization. Normalization commutes with the joint layer,
+     (z / |z|) W = (z W) / |z|, so z is read only once.
+   - CHUNK features of the joint layer at a time: the contribution of the mean's branch, computed on the fly
+     because its first layer is linear and known for each image; then the contribution of z. Each chunk
+     adds one number per pair to the score.
 
-2. One fetches what these read, in the order in which they read it: STEP features of the images, and as many
-   rows of a matrix, through two rings of slots in shared memory. So matrices of any size pass by, and of
-   a pair nothing but its score leaves the chip.
-
-What both sides must agree on, which product follows which, is a list of `Pass`.
+2. One fetches the operands in the order of `gpu_schedule`: STEP features of the images, and as many rows of
+   a matrix, through two rings of slots in shared memory. So matrices of any size stream through, and only
+   the score of a pair leaves the chip.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -28,296 +27,269 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as mosaic
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from pddm_jax.numerics import inverse_sqrt
-from pddm_jax.pddm.kernels.weights import weights, widened
+from pddm_jax.pddm.kernels.gpu_schedule import (
+    CHUNK,
+    DEPTHS,
+    DIFFERENCE,
+    MEAN_JOINT,
+    STEP,
+    Z_JOINT,
+    Product,
+    Schedule,
+    make_schedule,
+)
+from pddm_jax.pddm.kernels.weights import unit_weights, widened
+from pddm_jax.pddm.tiles import TileIndex, Tiles, UnitWidths
 from pddm_jax.types import Params
 
 TILE = 64
-"""Images along one side of a tile: the rows that a warpgroup multiplies at once are a row's pairs."""
+"""Images along one side of a tile: a warpgroup multiplies the 64 pairs of a row at once."""
 
-TOGETHER = 2048
+TILES_PER_STEP = 2048
 """Tiles that are scored at once: 32 MiB of scores."""
 
 PROGRAMS = 1024
-"""Programs that there are at least, if tiles divide so far: several for each of a card's processors."""
+"""The least number of programs, if tiles divide that far: several for each processor of the GPU."""
 
-STEP = 64
-"""Features that are multiplied at a time."""
-
-CHUNK = 128
-"""Features that a product makes: two products of 64 x 128 are what the registers hold."""
-
-COMPUTE = 2
+COMPUTING = 2
 """Warpgroups that compute."""
 
-DEPTHS = {"matrices": 3, "images": 2}
-"""Slots of the rings. With the widest branch that `takes` lets in they fill shared memory, 227 KiB."""
-
 REGISTERS = {"compute": 232, "fetch": 40}
-"""Registers of a thread, which together are nearly all 65,536 that there are."""
+"""Registers of a thread; together nearly all 65,536 that there are."""
 
 
-DIFFERENCE, OF_Z, OF_MEAN = range(3)
-"""The matrices: of the difference, and of the joint layer what meets z and what meets the mean's branch."""
-
-
-def takes(dtype: DTypeLike, d: int, hidden: int, joint: int) -> bool:
-    """Whether the kernel was compiled for this type and these widths; d may be any."""
-    del d
-    return jnp.dtype(dtype) == jnp.bfloat16 and max(hidden, joint) <= 512
-
-
-class Pass(NamedTuple):
-    """A product of a row's pairs with CHUNK columns of a matrix, STEP features of them at a time."""
-
-    matrix: int
-    chunk: int  # of the matrix's columns
-    steps: int
-    images: bool  # whether the left side is made of images; else it is z
-    matrices_before: int  # steps of the passes before it, which have gone through the ring of matrices
-    images_before: int  # and those of them that have gone through the ring of images
-
-
-def passes(d: int, hidden: int, joint: int) -> Iterator[Pass]:
-    """What a row takes, in order: a chunk of the joint layer begins with the mean's branch."""
-    of_matrices = of_images = 0
-    order = [(DIFFERENCE, n) for n in range(hidden // CHUNK)]
-    order += [(matrix, n) for n in range(joint // CHUNK) for matrix in (OF_MEAN, OF_Z)]
-    for matrix, n in order:
-        steps, images = (d if matrix == DIFFERENCE else hidden) // STEP, matrix != OF_Z
-        yield Pass(matrix, n, steps, images, of_matrices, of_images)
-        of_matrices += steps
-        of_images += steps * images
+def supports(dtype: DTypeLike, widths: UnitWidths) -> bool:
+    """Whether the kernel was compiled for this type and these widths; embeddings may have any width."""
+    return jnp.dtype(dtype) == jnp.bfloat16 and max(widths.hidden, widths.joint) <= 512
 
 
 def score_tiles(
-    params: Params,
-    x: Float[Array, "n t d"],
-    mean: Float[Array, "n t h"],
-    r: Int[Array, " g"],
-    c: Int[Array, " g"],
-    interpret: Any = None,
+    params: Params, tiles: Tiles, index: TileIndex, interpret: Any = None
 ) -> Float[Array, "g t t"]:
     """Scores of row tile r against column tile c, for a group of tiles."""
-    unit = weights(params, jnp.bfloat16, CHUNK)
-    images = [widened(array, CHUNK).reshape(len(x) * TILE, -1) for array in (x, mean)]
+    unit = unit_weights(params, jnp.bfloat16, CHUNK)
+    images = [widened(array, CHUNK).reshape(len(array) * TILE, -1) for array in tiles]
     matrices = unit.difference, *unit.joint
     vectors = [vector[0] for vector in (unit.difference_bias, unit.joint_bias, unit.score)]
     d, hidden = matrices[0].shape
-    plan = tuple(passes(d, hidden, matrices[1].shape[1]))
-
-    def swizzled(*shape: int, dtype: DTypeLike) -> Any:
-        tiling = mosaic.TilingTransform((8, 128 // jnp.dtype(dtype).itemsize))
-        return mosaic.SMEM(shape, dtype, transforms=(tiling, mosaic.SwizzleTransform(128)))
-
-    of_matrices, of_images = DEPTHS["matrices"], DEPTHS["images"]
-    turns = TILE // COMPUTE
-    while turns % 2 == 0 and len(r) * TILE < PROGRAMS * turns * COMPUTE:
+    schedule, count = make_schedule(d, hidden, matrices[1].shape[1]), len(index.r)
+    turns = TILE // COMPUTING
+    while turns % 2 == 0 and count * TILE < PROGRAMS * turns * COMPUTING:
         turns //= 2
-    scores = mosaic.kernel(
-        partial(_kernel, plan, turns),
-        out_type=jax.ShapeDtypeStruct((len(r), TILE, TILE), jnp.float32),
-        scratch_types=[
-            swizzled(COMPUTE, hidden // STEP, TILE, STEP, dtype=jnp.bfloat16),  # z
-            swizzled(COMPUTE, TILE, STEP, dtype=jnp.bfloat16),  # a left side made of images
-            swizzled(of_matrices, STEP, CHUNK, dtype=jnp.bfloat16),
-            swizzled(of_images, TILE, STEP, dtype=jnp.float32),  # columns of the tile
-            mosaic.SMEM((of_images, COMPUTE, STEP), jnp.float32),  # its rows
-            mosaic.Barrier(num_barriers=of_matrices),  # a matrix has come
-            mosaic.Barrier(num_arrivals=COMPUTE, num_barriers=of_matrices),  # it has been read
-            mosaic.Barrier(num_arrivals=2, num_barriers=of_images),  # columns and rows have come
-            mosaic.Barrier(num_arrivals=COMPUTE, num_barriers=of_images),  # they have been read
-        ],
-        grid=(len(r), TILE // COMPUTE // turns),
+    kernel = mosaic.kernel(
+        partial(_kernel, schedule, turns),
+        out_type=jax.ShapeDtypeStruct((count, TILE, TILE), jnp.float32),
+        scratch_types=_scratch(hidden),
+        grid=(count, TILE // COMPUTING // turns),
         grid_names=("tile", "share"),
-        num_threads=COMPUTE + 1,
+        num_threads=COMPUTING + 1,
         thread_name="warpgroup",
         compiler_params=mosaic.CompilerParams(
             lowering_semantics=mosaic.LoweringSemantics.Warpgroup, reduction_scratch_bytes=512
         ),
         interpret=interpret,
         kernel_name="pair_scores",
-    )(r, c, *images, *matrices, *vectors)
-    return scores + unit.score_bias
+    )
+    return kernel(*index, *images, *matrices, *vectors) + unit.score_bias
+
+
+def _scratch(hidden: int) -> list[Any]:
+    """Shared memory of a program: z, the left side of a product, and the fields of `Rings`."""
+
+    def swizzled(*shape: int, dtype: DTypeLike) -> Any:
+        tiling = mosaic.TilingTransform((8, 128 // jnp.dtype(dtype).itemsize))
+        return mosaic.SMEM(shape, dtype, transforms=(tiling, mosaic.SwizzleTransform(128)))
+
+    matrices, images = DEPTHS["matrices"], DEPTHS["images"]
+    return [
+        swizzled(COMPUTING, hidden // STEP, TILE, STEP, dtype=jnp.bfloat16),  # z
+        swizzled(COMPUTING, TILE, STEP, dtype=jnp.bfloat16),  # a left side computed from images
+        swizzled(matrices, STEP, CHUNK, dtype=jnp.bfloat16),
+        swizzled(images, TILE, STEP, dtype=jnp.float32),
+        mosaic.SMEM((images, COMPUTING, STEP), jnp.float32),
+        mosaic.Barrier(num_barriers=matrices),
+        mosaic.Barrier(num_arrivals=COMPUTING, num_barriers=matrices),
+        mosaic.Barrier(num_arrivals=2, num_barriers=images),  # columns and rows
+        mosaic.Barrier(num_arrivals=COMPUTING, num_barriers=images),
+    ]
 
 
 def read(vector: Any, features: Any) -> Float[Array, " n"]:
-    """Some of a vector, for which shared memory has no room."""
+    """Some features of a vector in global memory: shared memory has no room for it."""
     return mosaic.load(vector, features, layout=mosaic.Layout.WGMMA.reduce(0), optimized=False)
 
 
 class Rings(NamedTuple):
-    """What lies in shared memory for all warpgroups; barriers that say that it has come, or been read.
+    """Rings of slots in shared memory for all warpgroups, and barriers: a slot is filled, or has been read.
 
-    A slot goes round like this: the fetching warpgroup waits until it was read, if it was used before, and
-    starts a copy into it; the copy itself arrives at `here`; each computing warpgroup waits for `here`,
+    The life of a slot: the fetching warpgroup waits until it has been read, if it was used before, and
+    starts a copy into it; the copy itself arrives at `filled`; each computing warpgroup waits for `filled`,
     multiplies, and arrives at `read`.
     """
 
     matrices: Any
-    columns: Any
+    columns: Any  # of the tile
     rows: Any
-    matrix_here: Any
+    matrix_filled: Any
     matrix_read: Any
-    images_here: Any
+    images_filled: Any
     images_read: Any
 
 
-class Places(NamedTuple):
-    """A step's slots in the rings, and whether something was there before."""
-
-    matrix: Array
-    matrix_used: Array
-    images: Array
-    images_used: Array
-
-
-def places(plan: tuple[Pass, ...], turn: Array, of: Pass, k: Array | int) -> Places:
-    """The slots of step k of a pass, in a turn of the program."""
-    last = plan[-1]
-    matrix = turn * (last.matrices_before + last.steps) + of.matrices_before + k
-    images = turn * (last.images_before + last.steps * last.images) + of.images_before + k
-    of_matrices, of_images = DEPTHS["matrices"], DEPTHS["images"]
-    return Places(
-        jax.lax.rem(matrix, of_matrices),
-        matrix >= of_matrices,
-        jax.lax.rem(images, of_images),
-        images >= of_images,
-    )
-
-
-def _kernel(plan: tuple[Pass, ...], turns: int, *refs: Any) -> None:
-    """What one warpgroup of a program does, which is for so many turns of a tile."""
-    r, c, x, mean, difference, of_z, of_mean, *vectors, scores = refs[:11]
+def _kernel(schedule: Schedule, turns: int, *refs: Any) -> None:
+    """The work of one warpgroup of a program, which takes `turns` turns of a tile."""
+    r, c, x, mean, difference, z_joint, mean_joint, *vectors, scores = refs[:11]
     z, left = refs[11:13]
     rings = Rings(*refs[13:])
     warpgroup, tile = jax.lax.axis_index("warpgroup"), jax.lax.axis_index("tile")
-    first = jax.lax.axis_index("share") * turns * COMPUTE
+    first = jax.lax.axis_index("share") * turns * COMPUTING
 
-    @pl.when(warpgroup < COMPUTE)
+    @pl.when(warpgroup < COMPUTING)
     def compute() -> None:
         mosaic.set_max_registers(REGISTERS["compute"], action="increase")
 
         @pl.loop(0, turns)
         def take(turn: Array) -> None:
-            mine = z.at[warpgroup], left.at[warpgroup], rings.rows.at[:, warpgroup]
-            score = _score(plan, turn, vectors, *mine, rings)
-            scores[tile, first + turn * COMPUTE + warpgroup] = score
+            own = z.at[warpgroup], left.at[warpgroup], rings.rows.at[:, warpgroup]
+            score = _Row(schedule, turn, rings, *own).score(vectors)
+            scores[tile, first + turn * COMPUTING + warpgroup] = score
 
-    @pl.when(warpgroup == COMPUTE)
+    @pl.when(warpgroup == COMPUTING)
     def fetch() -> None:
         mosaic.set_max_registers(REGISTERS["fetch"], action="decrease")
-        sources = {DIFFERENCE: (x, difference), OF_Z: (None, of_z), OF_MEAN: (mean, of_mean)}
         columns = pl.ds(c[tile] * TILE, TILE)
+        sources = {DIFFERENCE: (x, difference), Z_JOINT: (None, z_joint), MEAN_JOINT: (mean, mean_joint)}
 
         @pl.loop(0, turns)
         def take(turn: Array) -> None:
-            rows = pl.ds(r[tile] * TILE + first + turn * COMPUTE, COMPUTE)
-            _fetch(plan, turn, rows, columns, sources, rings)
+            rows = pl.ds(r[tile] * TILE + first + turn * COMPUTING, COMPUTING)
+            _Fetch(schedule, turn, rings, rows=rows, columns=columns, sources=sources).all()
 
-        # The last reads are waited for too: the interpreter asks that each arrival at a barrier is seen.
-        for freed, ring in ((rings.matrix_read, "matrices"), (rings.images_read, "images")):
+        # The last reads are awaited too: the interpreter requires that every arrival is observed.
+        for barrier, ring in ((rings.matrix_read, "matrices"), (rings.images_read, "images")):
             for slot in range(DEPTHS[ring]):
-                mosaic.barrier_wait(freed.at[slot])
+                mosaic.barrier_wait(barrier.at[slot])
 
 
-def _fetch(
-    plan: tuple[Pass, ...],
-    turn: Array,
-    rows: Any,
-    columns: Any,
-    sources: dict[int, tuple[Any, Any]],
-    rings: Rings,
-) -> None:
-    """Everything that the rows of a turn take."""
+@dataclass(frozen=True)
+class _Fetch:
+    """The copies of one turn: all operands of its rows, by the fetching warpgroup."""
 
-    def fetch(of: Pass, k: Array) -> None:
-        images, matrix = sources[of.matrix]
-        at, features = places(plan, turn, of, k), pl.ds(k * STEP, STEP)
-        if of.images:
-            pl.when(at.images_used)(lambda: mosaic.barrier_wait(rings.images_read.at[at.images]))
-            here = rings.images_here.at[at.images]
-            mosaic.copy_gmem_to_smem(images.at[columns, features], rings.columns.at[at.images], here)
-            mosaic.copy_gmem_to_smem(images.at[rows, features], rings.rows.at[at.images], here)
-        pl.when(at.matrix_used)(lambda: mosaic.barrier_wait(rings.matrix_read.at[at.matrix]))
-        block = matrix.at[features, pl.ds(of.chunk * CHUNK, CHUNK)]
-        mosaic.copy_gmem_to_smem(block, rings.matrices.at[at.matrix], rings.matrix_here.at[at.matrix])
+    schedule: Schedule
+    turn: Array
+    rings: Rings
+    rows: Any  # slices of the images
+    columns: Any
+    sources: dict[int, tuple[Any, Any]]  # by matrix: the images of its left side, and the matrix
 
-    for of in plan:
-        pl.loop(0, of.steps)(partial(fetch, of))
+    def all(self) -> None:
+        """In the order of the schedule."""
+        for product in self.schedule.products():
+            pl.loop(0, product.steps)(partial(self.step, product))
+
+    def step(self, product: Product, k: Array) -> None:
+        """The operands of step k of a product."""
+        images, matrix = self.sources[product.matrix]
+        rings, slot = self.rings, self.schedule.slots(self.turn, product, k)
+        features = pl.ds(k * STEP, STEP)
+        if product.images:
+            pl.when(slot.images_used)(lambda: mosaic.barrier_wait(rings.images_read.at[slot.images]))
+            filled = rings.images_filled.at[slot.images]
+            mosaic.copy_gmem_to_smem(
+                images.at[self.columns, features], rings.columns.at[slot.images], filled
+            )
+            mosaic.copy_gmem_to_smem(images.at[self.rows, features], rings.rows.at[slot.images], filled)
+        pl.when(slot.matrix_used)(lambda: mosaic.barrier_wait(rings.matrix_read.at[slot.matrix]))
+        block = matrix.at[features, pl.ds(product.chunk * CHUNK, CHUNK)]
+        filled = rings.matrix_filled.at[slot.matrix]
+        mosaic.copy_gmem_to_smem(block, rings.matrices.at[slot.matrix], filled)
 
 
-def _score(
-    plan: tuple[Pass, ...],
-    turn: Array,
-    vectors: Sequence[Any],
-    z: Any,
-    left: Any,
-    own_rows: Any,
-    rings: Rings,
-) -> Float[Array, " t"]:
-    """The scores of a row's pairs, but for the bias."""
-    difference_bias, joint_bias, weight = vectors
-    none = jnp.zeros(TILE, jnp.float32)
+@dataclass(frozen=True)
+class _Row:
+    """The 64 pairs of one row of a tile, in one turn of a computing warpgroup."""
 
-    def made(of: Pass, slot: Array) -> Float[Array, "t s"]:
-        """A left side made of images, in float32."""
-        columns = rings.columns[slot]
-        row = jax.lax.broadcast_in_dim(own_rows[slot], columns.shape, [1])
-        return jnp.maximum(row + columns, 0) if of.matrix == OF_MEAN else jnp.abs(row - columns)
+    schedule: Schedule
+    turn: Array
+    rings: Rings
+    z: Any
+    left: Any
+    own_rows: Any  # of the ring of rows, those of this warpgroup
 
-    def product(of: Pass) -> tuple[Float[Array, "t n"], Float[Array, " t"]]:
-        """The product; and of the mean's branch, which is made for it, the sums of squares."""
-
-        def sum_up(sums: Any) -> tuple[Array, Array]:
-            def step(k: Array, squared: Array) -> Array:
-                at = places(plan, turn, of, k)
-                if of.images:
-                    mosaic.barrier_wait(rings.images_here.at[at.images])
-                    new = made(of, at.images)
-                    if of.matrix == OF_MEAN:
-                        squared += jnp.sum(new * new, axis=1)
-                # While this was made, the step before it was multiplied.
-                pl.when(k > 0)(lambda: multiplied(k - 1))
-                if of.images:
-                    left[...] = new.astype(left.dtype)
-                    mosaic.commit_smem()  # so that the product sees it
-                    mosaic.barrier_arrive(rings.images_read.at[at.images])
-                mosaic.barrier_wait(rings.matrix_here.at[at.matrix])
-                mosaic.wgmma(sums, left if of.images else z.at[k], rings.matrices.at[at.matrix])
-                return squared
-
-            def multiplied(k: Array | int) -> None:
-                mosaic.wgmma_wait(0)
-                mosaic.barrier_arrive(rings.matrix_read.at[places(plan, turn, of, k).matrix])
-
-            squared = jax.lax.fori_loop(0, of.steps, step, none)
-            multiplied(of.steps - 1)
-            return sums[...], squared
-
-        return pl.run_scoped(sum_up, mosaic.WGMMAAccumulatorRef((TILE, CHUNK)))
-
-    def over_pairs(vector: Any, of: Pass) -> Float[Array, "t n"]:
-        features = read(vector, pl.ds(of.chunk * CHUNK, CHUNK))
-        return jax.lax.broadcast_in_dim(features, (TILE, CHUNK), [1])
-
-    def over_features(scale: Float[Array, " t"]) -> Float[Array, "t n"]:
-        return jax.lax.broadcast_in_dim(scale, (TILE, CHUNK), [0])
-
-    squared = score = none
-    for of in plan:
-        sums, squared_mean = product(of)
-        if of.matrix == DIFFERENCE:
-            new = jnp.maximum(sums + over_pairs(difference_bias, of), 0)
+    def score(self, vectors: Sequence[Any]) -> Float[Array, " t"]:
+        """The scores of the pairs, without the bias."""
+        difference_bias, joint_bias, weight = vectors
+        squared = score = zeros = jnp.zeros(TILE, jnp.float32)
+        for product in self.schedule.difference:
+            sums, _ = self.multiply(product, zeros)
+            new = jnp.maximum(sums + _over_pairs(difference_bias, product), 0)
             squared += jnp.sum(new * new, axis=1)
             for k in range(CHUNK // STEP):
-                z[of.chunk * (CHUNK // STEP) + k] = new[:, k * STEP : (k + 1) * STEP].astype(z.dtype)
+                part = new[:, k * STEP : (k + 1) * STEP]
+                self.z[product.chunk * (CHUNK // STEP) + k] = part.astype(self.z.dtype)
             mosaic.commit_smem()
-        elif of.matrix == OF_MEAN:
-            joint = sums * over_features(inverse_sqrt(squared_mean))
-        else:
-            joint += sums * over_features(inverse_sqrt(squared)) + over_pairs(joint_bias, of)
-            score += jnp.sum(jnp.maximum(joint, 0) * over_pairs(weight, of), axis=1)
-    return score
+        for of_mean, of_z in self.schedule.joint:
+            sums, squared_mean = self.multiply(of_mean, zeros)
+            joint = sums * _over_features(inverse_sqrt(squared_mean))
+            sums, _ = self.multiply(of_z, zeros)
+            joint += sums * _over_features(inverse_sqrt(squared)) + _over_pairs(joint_bias, of_z)
+            score += jnp.sum(jnp.maximum(joint, 0) * _over_pairs(weight, of_z), axis=1)
+        return score
+
+    def multiply(
+        self, product: Product, zeros: Float[Array, " t"]
+    ) -> tuple[Float[Array, "t n"], Float[Array, " t"]]:
+        """The product; and the sums of squares of the mean's branch, which is computed for it."""
+
+        def accumulate(sums: Any) -> tuple[Array, Array]:
+            step = partial(self.step, product, sums)
+            squared = jax.lax.fori_loop(0, product.steps, step, zeros)
+            self.finish_step(product, product.steps - 1)
+            return sums[...], squared
+
+        return pl.run_scoped(accumulate, mosaic.WGMMAAccumulatorRef((TILE, CHUNK)))
+
+    def step(self, product: Product, sums: Any, k: Array, squared: Array) -> Array:
+        """Start step k of a product; the sums of squares so far."""
+        rings, slot = self.rings, self.schedule.slots(self.turn, product, k)
+        if product.images:
+            mosaic.barrier_wait(rings.images_filled.at[slot.images])
+            new = self.left_side(product, slot.images)
+            if product.matrix == MEAN_JOINT:
+                squared += jnp.sum(new * new, axis=1)
+        # Meanwhile the step before was multiplied.
+        pl.when(k > 0)(lambda: self.finish_step(product, k - 1))
+        if product.images:
+            self.left[...] = new.astype(self.left.dtype)
+            mosaic.commit_smem()  # so that the product sees it
+            mosaic.barrier_arrive(rings.images_read.at[slot.images])
+        mosaic.barrier_wait(rings.matrix_filled.at[slot.matrix])
+        left = self.left if product.images else self.z.at[k]
+        mosaic.wgmma(sums, left, rings.matrices.at[slot.matrix])
+        return squared
+
+    def finish_step(self, product: Product, k: Array | int) -> None:
+        """Wait for step k of a product, and release its matrix."""
+        mosaic.wgmma_wait(0)
+        slot = self.schedule.slots(self.turn, product, k)
+        mosaic.barrier_arrive(self.rings.matrix_read.at[slot.matrix])
+
+    def left_side(self, product: Product, slot: Array) -> Float[Array, "t s"]:
+        """A left side computed from images, in float32."""
+        columns = self.rings.columns[slot]
+        row = jax.lax.broadcast_in_dim(self.own_rows[slot], columns.shape, [1])
+        if product.matrix == MEAN_JOINT:
+            return jnp.maximum(row + columns, 0)
+        return jnp.abs(row - columns)
+
+
+def _over_pairs(vector: Any, product: Product) -> Float[Array, "t n"]:
+    features = read(vector, pl.ds(product.chunk * CHUNK, CHUNK))
+    return jax.lax.broadcast_in_dim(features, (TILE, CHUNK), [1])
+
+
+def _over_features(scale: Float[Array, " t"]) -> Float[Array, "t n"]:
+    return jax.lax.broadcast_in_dim(scale, (TILE, CHUNK), [0])

@@ -1,21 +1,21 @@
-"""The hardest partners of each image on a TPU: one Pallas kernel, which Mosaic compiles.
+"""The hardest partners of each image on a TPU: one Pallas kernel, compiled by Mosaic.
 
 A step of the grid takes one tile of the pair matrix, row tile r against column tile c, r <= c:
 
-1. The scores of its TILE x TILE pairs, ROWS rows at a time: what a pair has in each layer lives only in
-   VMEM, and only for those rows. The scores go to a scratch matrix, which the next step writes over.
-2. Each pair i < j is seen from both of its images. Seen from the column image j, the candidates are the
-   column of the scores; seen from the row image i, that of the scores transposed. So both times a reduction
-   over the first axis gives a row of TILE bests, an image a lane.
-3. They are folded into the running bests of all images, which stay in VMEM over the whole grid: steps of a
-   grid follow each other on a TPU. Nothing else leaves the kernel.
+1. It scores the TILE x TILE pairs, ROWS rows at a time: the activations of a pair exist only in VMEM, and
+   only for those rows. The scores are written to a scratch matrix, which the next step overwrites.
+2. Each pair i < j is a candidate for both of its images. The candidates of the column image j are a column
+   of the scores, those of the row image i a column of the transposed scores. So both times a reduction over
+   the first axis gives a row of TILE bests, one image for each lane.
+3. The bests are folded into the running bests of all images, which stay in VMEM over the whole grid: a TPU
+   runs the steps of a grid in order. Nothing else leaves the kernel.
 
-Checked in interpret mode, and compiled for v5e, v5p and v6e by libtpu; never run on a TPU, so of its speed
-nothing is known.
+Tested in interpret mode, and compiled for v5e, v5p and v6e by libtpu. It was never run on a TPU; its
+speed is not known.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +25,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from pddm_jax.numerics import inverse_sqrt
-from pddm_jax.pddm.kernels.weights import Weights, matmul, weights, widened
-from pddm_jax.pddm.partners import NOBODY, Best, Extremes, better
-from pddm_jax.types import Params
+from pddm_jax.pddm.kernels.weights import Weights, matmul, unit_weights, widened
+from pddm_jax.pddm.partners import NO_PARTNER, Best, Extremes, better
+from pddm_jax.pddm.tiles import TiledBatch, Tiles, UnitWidths
 
 TILE = 128
 """Images along one side of a tile: the lanes of a register."""
@@ -36,33 +36,32 @@ ROWS = 8
 """Rows of a tile that are scored together."""
 
 VMEM = 64 * 2**20
-"""Bytes of VMEM that the kernel may take, of 128 MiB on a v5e (16 MiB by default)."""
+"""Bytes of VMEM that the kernel may use, of 128 MiB on a v5e (16 MiB by default)."""
 
 NEGATIVE, EARLIER, LATER = range(3)
-"""What is kept for each image: its hardest negative; its hardest positive before it, and after it."""
+"""The running bests of each image: its hardest negative, and its hardest positive before and after it."""
 
 
-def takes(dtype: DTypeLike, d: int, hidden: int, joint: int) -> bool:
+def supports(dtype: DTypeLike, widths: UnitWidths) -> bool:
     """Whether the kernel was compiled for units of these widths."""
     del dtype
-    return max(d, hidden, joint) <= 512
+    return max(widths) <= 512
 
 
-def search(
-    b: int,
-    dtype: DTypeLike,
-    params: Params,
-    x: Float[Array, "n t d"],
-    mean: Float[Array, "n t h"],
-    classes: Int[Array, "n t"],
-    steps: Int[Array, "s 2 g"],
-    interpret: Any = False,
-) -> Extremes:
-    """The hardest partners of each of b images in some tiles (r, c), r <= c, of the pair matrix."""
+class _Side(NamedTuple):
+    """One side of a tile of the pair matrix: its images and their classes."""
+
+    x: Any
+    mean: Any
+    classes: Any
+
+
+def search(batch: TiledBatch, steps: Int[Array, "s 2 g"], interpret: Any = False) -> Extremes:
+    """The hardest partners of each image of a batch in some tiles (r, c), r <= c, of the pair matrix."""
     r, c = steps.swapaxes(0, 1).reshape(2, -1)
-    x, mean = widened(x, TILE), widened(mean, TILE)
-    operands = x, mean, classes[:, None]
-    unit = weights(params, dtype, TILE)
+    x, mean = (widened(array, TILE) for array in batch.tiles)
+    operands = _Side(x, mean, batch.classes[:, None])
+    unit = unit_weights(batch.params, batch.dtype, TILE)
     shape = len(x), 3, TILE
 
     def tile(array: Array, side: int) -> pl.BlockSpec:
@@ -71,8 +70,8 @@ def search(
     def whole(shape: tuple[int, ...]) -> pl.BlockSpec:
         return pl.BlockSpec(shape, lambda s, *rc: (0,) * len(shape))
 
-    value, partner = pl.pallas_call(
-        partial(_kernel, b, dtype),
+    kernel = pl.pallas_call(
+        partial(_kernel, batch.size, batch.dtype),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
             grid=(len(r),),
@@ -87,67 +86,52 @@ def search(
         compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",), vmem_limit_bytes=VMEM),
         interpret=interpret,
         name="hardest_partners",
-    )(r, c, *operands, *operands, *unit)
-    value, partner = (array.swapaxes(0, 1).reshape(3, -1)[:, :b] for array in (value, partner))
+    )
+    found = kernel(r, c, *operands, *operands, *unit)
+    value, partner = (array.swapaxes(0, 1).reshape(3, -1)[:, : batch.size] for array in found)
     negative, earlier, later = map(Best, value, partner)
     return Extremes(negative, better(earlier, later), later)
 
 
-def _kernel(
-    b: int,
-    dtype: DTypeLike,
-    r: Any,
-    c: Any,
-    x_r: Any,
-    mean_r: Any,
-    classes_r: Any,
-    x_c: Any,
-    mean_c: Any,
-    classes_c: Any,
-    *refs: Any,
-) -> None:
-    *unit, value, partner, scores = refs
+def _kernel(b: int, dtype: DTypeLike, *refs: Any) -> None:
+    """One tile of a batch of b images."""
+    row_tile, column_tile = refs[:2]
+    rows, columns = _Side(*refs[2:5]), _Side(*refs[5:8])
+    *unit, value, partner, scores = refs[8:]
     step = pl.program_id(0)
 
     @pl.when(step == 0)
     def start() -> None:
         value[...] = jnp.full(value.shape, -jnp.inf)
-        partner[...] = jnp.full(partner.shape, NOBODY)
+        partner[...] = jnp.full(partner.shape, NO_PARTNER)
 
     @pl.loop(0, TILE, step=ROWS)
     def score(first: Array) -> None:
-        rows = pl.ds(first, ROWS)
-        scores[rows] = _scores(x_r[rows], mean_r[rows], x_c[...], mean_c[...], Weights(*unit), dtype)
+        part = pl.ds(first, ROWS)
+        some = Tiles(rows.x[part], rows.mean[part])
+        scores[part] = _scores(some, Tiles(columns.x[...], columns.mean[...]), Weights(*unit), dtype)
 
     lane = jax.lax.broadcasted_iota(jnp.int32, (TILE, TILE), 1)
-    r, c = r[step], c[step]
+    r, c = row_tile[step], column_tile[step]
 
-    def see(
-        own: Array, other: Array, scores: Array, own_class: Array, other_class: Array, side: int
-    ) -> None:
-        """Fold in the best of each column of the scores: `own` are the images of the columns."""
-        mine, theirs = own * TILE + lane, other * TILE + lane.T
+    def update(scores: Array, own: tuple[Array, Array], other: tuple[Array, Array], side: int) -> None:
+        """Fold in the best of each column of the scores: `own` are tile and classes of the columns."""
+        (own_tile, own_class), (other_tile, other_class) = own, other
+        mine, theirs = own_tile * TILE + lane, other_tile * TILE + lane.T
         pair = (theirs < mine) & (mine < b) if side == EARLIER else (mine < theirs) & (theirs < b)
         same = own_class == jnp.broadcast_to(other_class, (TILE, TILE)).T
         for kind, hard, mask in ((NEGATIVE, scores, pair & ~same), (side, -scores, pair & same)):
             hard = jnp.where(mask, hard, -jnp.inf)
             best = jnp.max(hard, axis=0, keepdims=True)
-            who = jnp.min(jnp.where(mask & (hard == best), theirs, NOBODY), axis=0, keepdims=True)
-            at = own, pl.ds(kind, 1)
+            who = jnp.min(jnp.where(mask & (hard == best), theirs, NO_PARTNER), axis=0, keepdims=True)
+            at = own_tile, pl.ds(kind, 1)
             value[at], partner[at] = better(Best(value[at], partner[at]), Best(best, who))
 
-    see(c, r, scores[...], classes_c[...], classes_r[...], EARLIER)
-    see(r, c, scores[...].T, classes_r[...], classes_c[...], LATER)
+    update(scores[...], (c, columns.classes[...]), (r, rows.classes[...]), EARLIER)
+    update(scores[...].T, (r, rows.classes[...]), (c, columns.classes[...]), LATER)
 
 
-def _scores(
-    x_r: Float[Array, "k d"],
-    mean_r: Float[Array, "k h"],
-    x_c: Float[Array, "t d"],
-    mean_c: Float[Array, "t h"],
-    unit: Weights,
-    dtype: DTypeLike,
-) -> Float[Array, "k t"]:
+def _scores(rows: Tiles, columns: Tiles, unit: Weights, dtype: DTypeLike) -> Float[Array, "k t"]:
     """Scores of k rows against a tile of columns."""
 
     def pairs(rows: Array, columns: Array) -> Float[Array, "p d"]:
@@ -157,9 +141,9 @@ def _scores(
         z = jax.nn.relu(z)
         return (z * inverse_sqrt(jnp.sum(jnp.square(z), axis=-1, keepdims=True))).astype(dtype)
 
-    difference = matmul(jnp.abs(pairs(x_r, -x_c)).astype(dtype), unit.difference[...])
+    difference = matmul(jnp.abs(pairs(rows.x, -columns.x)).astype(dtype), unit.difference[...])
     joint = matmul(branch(difference + unit.difference_bias[...]), unit.joint[0])
-    joint += matmul(branch(pairs(mean_r, mean_c)), unit.joint[1])
+    joint += matmul(branch(pairs(rows.mean, columns.mean)), unit.joint[1])
     joint = jax.nn.relu(joint + unit.joint_bias[...]).astype(dtype).astype(jnp.float32)
-    scores = (joint * unit.score[...]).reshape(len(x_r), len(x_c), -1)
+    scores = (joint * unit.score[...]).reshape(len(rows.x), len(columns.x), -1)
     return jnp.sum(scores, axis=-1) + unit.score_bias[...]

@@ -11,23 +11,23 @@ from pddm_jax.types import Params
 
 
 class Weights(NamedTuple):
-    """The layers that a pair takes, matrices in the type of the products, all else in float32."""
+    """The layers of a unit: matrices in the type of the products, all else in float32."""
 
     difference: Float[Array, "d h"]
     difference_bias: Float[Array, "1 h"]
-    joint: Float[Array, "2 h c"]  # what meets the branch of the difference, and what meets the mean's
+    joint: Float[Array, "2 h c"]  # rows for the branch of the difference, and for that of the mean
     joint_bias: Float[Array, "1 c"]
     score: Float[Array, "1 c"]
     score_bias: Float[Array, "1 1"]
 
 
 def widened(array: Float[Array, "*s d"], to: int) -> Float[Array, "*s e"]:
-    """Zeros after the last axis, up to a multiple of `to`; no sum of products changes by them."""
+    """The array, its last axis padded by zeros to a multiple of `to`; no sum of products changes."""
     return jnp.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, -array.shape[-1] % to)])
 
 
-def weights(params: Params, dtype: DTypeLike, to: int) -> Weights:
-    """Parameters of a unit, its widths brought to multiples of `to`."""
+def unit_weights(params: Params, dtype: DTypeLike, to: int) -> Weights:
+    """Parameters of a unit, its widths padded to multiples of `to`."""
 
     def wide(matrix: Float[Array, "*s m n"]) -> Float[Array, "*s k l"]:
         return widened(widened(matrix, to).swapaxes(-1, -2), to).swapaxes(-1, -2).astype(dtype)
@@ -39,8 +39,8 @@ def weights(params: Params, dtype: DTypeLike, to: int) -> Weights:
         widened(difference["bias"][None], to),
         wide(joint["kernel"].reshape(2, hidden, -1)),
         widened(joint["bias"][None], to),
-        widened(score["kernel"].T, to).astype(dtype).astype(jnp.float32),
-        score["bias"][None],
+        score=widened(score["kernel"].T, to).astype(dtype).astype(jnp.float32),
+        score_bias=score["bias"][None],
     )
 
 

@@ -1,0 +1,1 @@
+"""Timing, tables, compiled train steps and their figures, for several benchmarks."""
