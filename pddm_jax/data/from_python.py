@@ -61,10 +61,17 @@ def as_images(name: str, images: Any) -> ImageSequence:
         raise ValueError(f"{name} must be an array or a sequence of images, got {type(images).__name__}")
     if images and all(isinstance(image, str | Path) for image in images):
         paths = [Path(image).expanduser() for image in images]
-        for path in paths:
-            check_regular(path, None)
+        for number, path in enumerate(paths):
+            _check_file(f"{name}[{number}]", path)
         return Encoded(Files(paths))
     return Decoded([_one(f"{name}[{number}]", image) for number, image in enumerate(images)])
+
+
+def _check_file(name: str, path: Path) -> None:
+    try:
+        check_regular(path, None)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{name}: there is no file {path}") from None
 
 
 def _stacked(name: str, images: np.ndarray) -> UInt8[np.ndarray, "n h w c"]:
@@ -131,21 +138,34 @@ def labelled(images: Any, labels: Any, prefix: str = "") -> Images:
             )
         source = find_folder(images)
         return _readable(Images(source.images, source.labels, source.class_names))
-    sequence = as_images(name, images)
+    sequence = _of_equal_channels(as_images(name, images))
+    if not len(sequence):
+        raise ValueError(f"{name} must not be empty")
     given = _as_list(f"{prefix}labels", labels)
     if len(given) != len(sequence):
-        raise ValueError(f"{prefix}labels must be one for each of the {len(sequence)} {name}, got {len(given)}")
+        raise ValueError(
+            f"{prefix}labels must be one for each of the {len(sequence)} {name}, got {len(given)}"
+        )
     classes = sorted({*given})
     number = {of: label for label, of in enumerate(classes)}
     numbered = np.array([number[of] for of in given], np.int32)
     return _readable(Images(sequence, numbered, {number[of]: str(of) for of in classes}))
 
 
+def _of_equal_channels(images: ImageSequence) -> ImageSequence:
+    """Images in memory, the grey ones as RGB where others are."""
+    if not isinstance(images, Decoded) or len({image.shape[-1] for image in images.arrays}) < 2:
+        return images
+    return Decoded([np.repeat(x, 3, axis=-1) if x.shape[-1] == 1 else x for x in images.arrays])
+
+
 def _as_list(name: str, labels: Any) -> list[Any]:
     if hasattr(labels, "__array__"):
         labels = np.asarray(labels).tolist()
     if not isinstance(labels, Iterable) or isinstance(labels, str | bytes):
-        raise ValueError(f"{name} must be a sequence of a label for each image, got {type(labels).__name__}")
+        raise ValueError(
+            f"{name} must be a sequence of a label for each image, got {type(labels).__name__}"
+        )
     given = [label.item() if isinstance(label, np.generic) else label for label in labels]
     kinds = {type(label) for label in given}
     if kinds - {int} and kinds - {str}:

@@ -2,9 +2,11 @@
 
 import difflib
 import hashlib
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.errors import FlaxError
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from pddm_jax.config import defaults
@@ -20,8 +23,9 @@ from pddm_jax.config.check import accepted, check_machine, warnings
 from pddm_jax.config.old_names import NEW_NAMES
 from pddm_jax.config.rules import RULES
 from pddm_jax.data import Images, PKSampler, hold_out
-from pddm_jax.data.from_python import ARRAYS, PATHS
+from pddm_jax.data.from_python import ARRAYS, PATHS, fitted
 from pddm_jax.data.storage.decode import Encoded
+from pddm_jax.data.transforms import Transform
 from pddm_jax.losses.objectives import Loss
 from pddm_jax.networks import EmbeddingNetwork, embedding_network
 from pddm_jax.sharding import data_mesh
@@ -137,9 +141,15 @@ class Given:
             ValueError: the images do not fit the config, or workdir holds another run or is in use.
         """
         kind = ARRAYS if isinstance(images.images, np.ndarray) else PATHS
-        usable = int((np.unique(images.labels, return_counts=True)[1] > 1).sum())
-        config = self.config(kind, max(usable, 2))
-        recipe = self.recipe(config)
+        usable = classes_of_two(images)
+        if usable < 2:
+            raise ValueError(
+                f"labels must have two classes or more with two images or more, got {usable} such classes"
+            )
+        if test is not None and not classes_of_two(test):
+            raise ValueError("test_labels must have a class with two images or more, got none")
+        config = self.config(kind, usable)
+        recipe = _with_test_images_fitted(self.recipe(config), images)
         warm_start.check_file(config)
         check_folder("workdir", workdir)
         check_machine(config, jax.device_count(), jax.process_count())
@@ -157,6 +167,18 @@ class Given:
         with Lock(workdir, "workdir"):
             check_same_run(workdir, config)
             yield training
+
+
+def classes_of_two(images: Images) -> int:
+    """The number of classes that have two images or more."""
+    return int((np.unique(images.labels, return_counts=True)[1] > 1).sum())
+
+
+def _with_test_images_fitted(recipe: Recipe, images: Images) -> Recipe:
+    """The recipe, which gives test images of any size the shape of the training images, as `Run.embed`."""
+    train, test = recipe.transform
+    shape = test(images.images[0]).shape
+    return recipe._replace(transform=Transform(train, partial(fitted, test, shape)))
 
 
 def check_module(network: object, other: str = "") -> None:
@@ -196,11 +218,16 @@ def check_loss(training: Training) -> None:
         state = jax.eval_shape(training.fresh_state)
         variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
         embeddings = jax.eval_shape(training.recipe.network.apply, variables, images)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"network does not take images of shape {[*images.shape]}: {error}") from error
+    except (TypeError, ValueError, FlaxError) as error:
+        told = " ".join(str(error).split())
+        raise ValueError(f"network does not take images of shape {[*images.shape]}: {told}") from error
     p, k = training.config.data.classes_per_batch, training.config.data.images_per_class
     batch = jax.ShapeDtypeStruct((p * k, embeddings.shape[1]), embeddings.dtype)
     labels = jax.ShapeDtypeStruct((p * k,), jnp.int32)
+    try:
+        inspect.signature(training.recipe.loss).bind(state.params, batch, labels)
+    except TypeError as error:
+        raise ValueError(f"objective must take (params, embeddings, labels): {error}") from error
     found = jax.eval_shape(training.recipe.loss, state.params, batch, labels)
     pair = isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Mapping)
     if not pair or any(getattr(x, "shape", None) != () for x in (found[0], *found[1].values())):

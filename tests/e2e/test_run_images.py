@@ -70,7 +70,7 @@ def test_every_form_of_the_same_pixels_has_the_same_embedding(grey, rgb, tmp_pat
         images,
         paths,
         [str(path) for path in paths],
-        [*images[:7], *paths[7:9], *pixels[9:20], *pixels[20:, ..., None]],
+        [*images[:9], *pixels[9:20], *pixels[20:, ..., None]],
         np.asfortranarray(pixels),
     ):
         np.testing.assert_array_equal(grey.embed(given), expected)
@@ -88,7 +88,7 @@ def test_any_number_of_images(grey, count):
     embeddings = grey.embed(images)
     assert embeddings.shape == (count, 4)
     assert embeddings.dtype == np.float32
-    np.testing.assert_array_equal(embeddings, np.resize(grey.embed(noisy(None)), (count, 4)))
+    np.testing.assert_allclose(embeddings, np.resize(grey.embed(noisy(None)), (count, 4)), atol=1e-6)
 
 
 def test_no_images_in_any_form(grey):
@@ -126,7 +126,9 @@ def test_the_middle_of_an_image_of_another_shape_is_embedded(grey):
 
 def test_an_enlarged_image_is_much_like_itself(grey):
     smooth = np.add.outer(np.arange(HEIGHT) * 20, np.arange(WIDTH) * 5).astype(np.uint8)
-    enlarged = np.asarray(Image.fromarray(smooth).resize((WIDTH * 4, HEIGHT * 4), Image.Resampling.BILINEAR))
+    enlarged = np.asarray(
+        Image.fromarray(smooth).resize((WIDTH * 4, HEIGHT * 4), Image.Resampling.BILINEAR)
+    )
     np.testing.assert_allclose(grey.embed([enlarged]), grey.embed([smooth]), atol=0.05)
 
 
@@ -162,7 +164,11 @@ def pictures():
     assert deep.mode == "I;16"
     yield "I;16", deep, grey[..., None].repeat(3, axis=-1)
     yield "CMYK", image.convert("CMYK"), np.asarray(image.convert("CMYK").convert("RGB"))
-    yield "1", Image.fromarray(grey > 99), np.where(grey > 99, 255, 0)[..., None].repeat(3, -1).astype(np.uint8)
+    yield (
+        "1",
+        Image.fromarray(grey > 99),
+        np.where(grey > 99, 255, 0)[..., None].repeat(3, -1).astype(np.uint8),
+    )
 
 
 @pytest.mark.parametrize("name", ["RGB", "L", "P", "RGBA", "LA", "I;16", "CMYK", "1"])
@@ -217,6 +223,7 @@ def test_images_are_not_changed(rgb):
         [np.zeros(8, np.uint8)],
         [np.zeros((8, 0), np.uint8)],
         [np.zeros((8, 10), np.uint8), None],
+        [np.zeros((8, 10), np.uint8), "a.png"],
         [1, 2],
         [[0, 1], [2, 3]],
         {"images": 1},
@@ -312,11 +319,11 @@ def test_nearest_by_score_is_the_order_of_a_loop(grey):
     scores = np.array([[pddm_score(grey.state.params["unit"], a, b) for b in gallery] for a in queries])
     order = np.argsort(-scores, axis=1, kind="stable")[:, :3]
     np.testing.assert_allclose(values, np.take_along_axis(scores, order, 1), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(np.take_along_axis(scores, np.asarray(index), 1), values, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        np.take_along_axis(scores, np.asarray(index), 1), values, rtol=1e-4, atol=1e-5
+    )
     scored = jax.tree_util.Partial(pddm_jax.score_matrix, jax.device_get(grey.state.params["unit"]))
-    for ours, theirs in zip(
-        (values, index), pddm_jax.nearest(queries, gallery, 3, scored), strict=True
-    ):
+    for ours, theirs in zip((values, index), pddm_jax.nearest(queries, gallery, 3, scored), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
