@@ -88,8 +88,10 @@ class Given:
             raise ValueError(
                 f"optimizer must be an optax.GradientTransformation, got {_kind(self.optimizer)}"
             )
-        for name, value in {"steps": self.steps, "seed": self.seed}.items():
+        for name in ("steps", "seed"):
+            value = _plain(getattr(self, name))
             RULES[ARGUMENTS[name]].check(name, value)
+            object.__setattr__(self, name, value)
         if not isinstance(self.fields, Mapping):
             raise ValueError(f"config must be a dict of fields by name, got {_kind(self.fields)}")
         for name in self.fields:
@@ -105,7 +107,7 @@ class Given:
         if kind == PATHS:
             data.update(augment="crop", image_size=IMAGE_SIZE)
         if classes:
-            data["classes_per_batch"] = min(data["classes_per_batch"], classes)
+            data["classes_per_batch"] = min(data["classes_per_batch"], max(classes, 2))
         if isinstance(self.objective, str):
             fields["objective"]["name"] = self.objective
         if isinstance(self.network, str):
@@ -114,10 +116,11 @@ class Given:
             fields["optimizer"]["schedule"] = "constant"  # its own schedule is not known
         for name, value in self.fields.items():
             group, _, field = name.rpartition(".")
-            (fields[group] if group else fields)[field] = value
+            (fields[group] if group else fields)[field] = _plain(value)
         config = accepted(ConfigDict(fields))
-        if isinstance(self.network, nn.Module) and config.network.pretrained:
-            raise ValueError("network.pretrained is for networks by name, not for a module")
+        for field in ("pretrained", "remat"):
+            if isinstance(self.network, nn.Module) and fields["network"][field]:
+                raise ValueError(f"network.{field} is for networks by name, not for a module")
         own = {"network": self.network, "optimizer": self.optimizer, "objective": self.objective}
         named = {name: _text(x) for name, x in own.items() if x is not None and not isinstance(x, str)}
         return FrozenConfigDict({**config.to_dict(), "python": named}) if named else config
@@ -140,24 +143,18 @@ class Given:
         Raises:
             ValueError: the images do not fit the config, or workdir holds another run or is in use.
         """
-        kind = ARRAYS if isinstance(images.images, np.ndarray) else PATHS
-        usable = classes_of_two(images)
-        if usable < 2:
-            raise ValueError(
-                f"labels must have two classes or more with two images or more, got {usable} such classes"
-            )
-        if test is not None and not classes_of_two(test):
-            raise ValueError("test_labels must have a class with two images or more, got none")
-        config = self.config(kind, usable)
-        recipe = _with_test_images_fitted(self.recipe(config), images)
-        warm_start.check_file(config)
-        check_folder("workdir", workdir)
-        check_machine(config, jax.device_count(), jax.process_count())
-        train_sha256 = digest_of(images)
+        _check_classes(images, test)
+        kind, train_sha256 = ARRAYS if isinstance(images.images, np.ndarray) else PATHS, digest_of(images)
+        config = self.config(kind, classes_of_two(images))
         if config.data.val_class_fraction:
             if test is not None:
                 raise ValueError("test_images must not be given with data.val_class_fraction")
             images, test = hold_out(images, config.data.val_class_fraction, config.seed)
+            config = self.config(kind, classes_of_two(images))
+        recipe = _with_test_images_fitted(self.recipe(config), images)
+        warm_start.check_file(config)
+        check_folder("workdir", workdir)
+        check_machine(config, jax.device_count(), jax.process_count())
         p, k = config.data.classes_per_batch, config.data.images_per_class
         PKSampler(images.labels, p, k, range(1), config.seed)  # raises if there are too few classes
         training = Training(config, workdir, recipe, images, test, train_sha256, data_mesh())
@@ -172,6 +169,17 @@ class Given:
 def classes_of_two(images: Images) -> int:
     """The number of classes that have two images or more."""
     return int((np.unique(images.labels, return_counts=True)[1] > 1).sum())
+
+
+def _check_classes(images: Images, test: Images | None) -> None:
+    """Raise a ValueError unless there are images to compare."""
+    usable = classes_of_two(images)
+    if usable < 2:
+        raise ValueError(
+            f"labels must have two classes or more with two images or more, got {usable} such classes"
+        )
+    if test is not None and not classes_of_two(test):
+        raise ValueError("test_labels must have a class with two images or more, got none")
 
 
 def _with_test_images_fitted(recipe: Recipe, images: Images) -> Recipe:
@@ -247,6 +255,11 @@ def digest_of(images: Images) -> str:
         sha.update(str(pixels.shape).encode())
         sha.update(pixels.data)
     return sha.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """A scalar of NumPy as the number or string of Python that it is; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _kind(value: object) -> str:

@@ -12,6 +12,9 @@ from flax import nnx
 from PIL import Image
 
 import pddm_jax
+from pddm_jax.embed import embed
+from pddm_jax.networks import embedding_network
+from pddm_jax.system.lock import Lock
 from tests.helpers.small_runs import (
     CLASSES,
     FIELDS,
@@ -79,7 +82,9 @@ class Bridged(nn.Module):
         return nnx.bridge.ToLinen(NNX)(images)
 
 
-@pytest.mark.parametrize("network", [Normed(), Bridged()], ids=["BatchNorm", "NNX"])
+@pytest.mark.parametrize(
+    "network", [Normed(), pytest.param(Bridged(), marks=pytest.mark.long)], ids=["BatchNorm", "NNX"]
+)
 def test_a_module_of_ones_own_is_trained_and_loaded(network, tmp_path):
     run = train(tmp_path / "run", network=network)
     loaded = pddm_jax.load(tmp_path / "run", network=network)
@@ -117,6 +122,7 @@ def test_the_width_of_the_embedding_is_a_field(tmp_path):
 # ---------------------------------------------------------------------- optimizers of one's own
 
 
+@pytest.mark.long
 def test_an_optimizer_of_ones_own_moves_the_parameters(plain, tmp_path):
     still = train(tmp_path / "still", optimizer=optax.set_to_zero())
     moved = train(tmp_path / "moved", optimizer=optax.sgd(optax.exponential_decay(0.1, 2, 0.5)))
@@ -181,6 +187,7 @@ def test_a_loss_that_is_nan_names_the_step(tmp_path):
 # ------------------------------------------------------------------------------ labels and images
 
 
+@pytest.mark.long
 def test_labels_of_any_kind_are_numbered_alike(plain, tmp_path):
     kinds = {
         "strings": [f"class {label}" for label in LABELS],
@@ -266,6 +273,52 @@ def test_fields_are_those_of_the_command_line(tmp_path):
     assert config["seed"] == 3
     assert config["train"]["steps"] == 2
     assert len(rows(tmp_path)) == 2
+
+
+def test_numbers_of_numpy_are_numbers(plain, tmp_path):
+    fields = FIELDS | {"optimizer.learning_rate": np.float64(3e-3), "train.log_every": np.int32(25)}
+    assert_equal_bits(train(tmp_path, steps=np.int64(2), seed=np.uint8(0), config=fields), plain)
+
+
+def test_validation_classes_choose_the_checkpoint(tmp_path):
+    fields = {"data.val_class_fraction": 0.34, "train.eval_every": 1, "train.checkpoint_every": 1}
+    fields |= {name: x for name, x in FIELDS.items() if name != "data.classes_per_batch"}
+    run = train(tmp_path, steps=3, config=fields | {"data.images_per_class": 2})
+    assert run.config["data"]["classes_per_batch"] == 4  # all that two validation classes leave
+    name = "validation_map_at_r"
+    measured = {row["step"]: row[name] for row in rows(tmp_path) if name in row}
+    assert len(measured) == 3
+    assert measured[run.step] == max(measured.values())
+
+
+def test_a_network_may_scale_its_images_itself(tmp_path):
+    network = embedding_network(Flat(), 5, mean=100.0, std=50.0)
+    run = train(tmp_path, network=network)
+    assert run.embed(noisy(1)).shape == (24, 5)
+    assert_equal_bits(pddm_jax.load(tmp_path, network), run)
+    variables = {"params": run.state.params["network"], "batch_stats": run.state.batch_stats}
+    expected = jax.jit(network.apply)(variables, noisy(1))
+    np.testing.assert_allclose(run.embed(noisy(1)), expected, atol=1e-5)
+
+
+def test_a_workdir_in_use_is_refused(tmp_path):
+    with Lock(tmp_path, "workdir"), pytest.raises(ValueError, match="in use") as error:
+        train(tmp_path)
+    assert "workdir" in one_line(error)
+
+
+def test_another_optimizer_is_refused_where_its_state_does_not_fit(tmp_path):
+    train(tmp_path, optimizer=optax.sgd(0.1), steps=1)
+    with pytest.raises(ValueError, match="optimizer") as error:
+        train(tmp_path, optimizer=optax.adam(0.1), steps=2)
+    one_line(error)
+
+
+def test_the_command_embeds_by_a_run_from_python(photos, tmp_path):
+    run = train(tmp_path / "run", photos, None, network="small_cnn", config=FIELDS | {"data.image_size": 8})
+    stored = embed(tmp_path / "run", tmp_path / "out", name="folder", root=str(photos))
+    expected = run.embed(sorted(photos.glob("*/*.png")))
+    np.testing.assert_allclose(stored.embeddings, expected, atol=1e-6)
 
 
 def test_no_parameter_is_nan(plain):
@@ -381,6 +434,9 @@ REFUSED = [
     ({"config": {"network.name": "alexnet"}}, "network"),
     ({"config": {"train.steps": 7}}, r"steps"),
     ({"config": {"seed": 7}}, "seed"),
+    ({"config": {"network.remat": True}}, r"network\.remat"),
+    ({"config": {"network.pretrained": "weights.pth"}}, r"network\.pretrained"),
+    ({"config": {"data.seen_test": 0.5}}, r"data\.seen_test"),
     ({"config": {3: 7}}, "config"),
     ({"config": ["train.eval_every"]}, "config"),
     ({"config": "train.eval_every=3"}, "config"),
