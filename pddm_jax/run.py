@@ -21,7 +21,8 @@ from pddm_jax.losses.objectives import OBJECTIVES, Loss
 from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.pddm.scoring import score_matrix
 from pddm_jax.sharding import data_mesh
-from pddm_jax.training.from_python import Given, own_network
+from pddm_jax.system.cli import expanded
+from pddm_jax.training.from_python import Given, check_module, own_network
 from pddm_jax.training.restore import load as load_state
 from pddm_jax.training.restore import transform_of
 from pddm_jax.training.run_files import Config, read_config
@@ -53,7 +54,8 @@ class Run:
     state: TrainState
 
     def __repr__(self) -> str:
-        return f"Run({str(self.workdir)!r}, step {self.step}, {self.config['network']['name']})"
+        network = self.config.get("python", {}).get("network") or self.config["network"]["name"]
+        return f"Run({str(self.workdir)!r}, step {self.step}, {network})"
 
     @property
     def step(self) -> int:
@@ -151,7 +153,8 @@ class Run:
 def load(workdir: str | Path, network: nn.Module | None = None) -> Run:
     """A run by its workdir, at the checkpoint that it reports: the best by validation, or the last.
 
-    Neither the optimizer nor the data set is needed, and nothing is printed.
+    Neither the optimizer nor the data set is needed, and nothing is printed. Of a run without results.json
+    a damaged checkpoint is passed over: `Run.step` is the step of the one that was read.
 
     Args:
         workdir: of a run of any experiment, or of `pddm_jax.train`; finished, stopped or still running.
@@ -161,11 +164,13 @@ def load(workdir: str | Path, network: nn.Module | None = None) -> Run:
         FileNotFoundError: there is no run, or no checkpoint yet.
         ValueError: the run is damaged, or was trained with another network.
     """
-    path = Path(workdir).expanduser()
+    path = _path(workdir)
+    if network is not None:
+        check_module(network)
     config = read_config(path)
     shape = tuple(config["image_shape"])
     given = None if network is None else own_network(config, network)
-    trained = load_state(path, config, shape, data_mesh(), given)
+    trained = load_state(path, config, shape, data_mesh(), given, quiet=True)
     return Run(path, config, trained.network, trained.state)
 
 
@@ -214,10 +219,18 @@ def train(
         ValueError: an argument is wrong, or workdir holds another run or is in use.
         FloatingPointError: training diverged; the last good checkpoint is kept.
     """
-    own_module = network if isinstance(network, nn.Module) else None
-    given = Given(objective, network, optimizer, {"train.steps": steps, "seed": seed, **(config or {})})
+    path, own_module = _path(workdir), network if isinstance(network, nn.Module) else None
+    given = Given(objective, network, optimizer, steps, seed, {} if config is None else config)
+    if test_images is None and test_labels is not None:
+        raise ValueError("test_labels are given without test_images: give both or neither")
     data = labelled(images, labels)
-    test = None if test_images is None else labelled(test_images, test_labels, "test_images")
-    with given.training(Path(workdir).expanduser(), data, test) as training:
+    test = None if test_images is None else labelled(test_images, test_labels, "test_")
+    with given.training(path, data, test) as training:
         train_to_the_end(training)
-    return load(workdir, own_module)
+    return load(path, own_module)
+
+
+def _path(workdir: str | Path) -> Path:
+    if not isinstance(workdir, str | Path) or not str(workdir).strip() or "\0" in str(workdir):
+        raise ValueError(f"workdir must be the path of a folder, got {workdir!r}")
+    return expanded("workdir", str(workdir))

@@ -1,7 +1,7 @@
 """Images given from Python: arrays, PIL images, paths, or a folder of class folders."""
 
 import io
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,10 +61,17 @@ def as_images(name: str, images: Any) -> ImageSequence:
         raise ValueError(f"{name} must be an array or a sequence of images, got {type(images).__name__}")
     if images and all(isinstance(image, str | Path) for image in images):
         paths = [Path(image).expanduser() for image in images]
-        for path in paths:
-            check_regular(path, None)
+        for number, path in enumerate(paths):
+            _check_file(f"{name}[{number}]", path)
         return Encoded(Files(paths))
     return Decoded([_one(f"{name}[{number}]", image) for number, image in enumerate(images)])
+
+
+def _check_file(name: str, path: Path) -> None:
+    try:
+        check_regular(path, None)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{name}: there is no file {path}") from None
 
 
 def _stacked(name: str, images: np.ndarray) -> UInt8[np.ndarray, "n h w c"]:
@@ -111,41 +118,59 @@ def _of_pil(name: str, image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
         raise ValueError(f"{name} cannot be converted to RGB: {error}") from error
 
 
-def labelled(images: Any, labels: Any, name: str = "images") -> Images:
+def labelled(images: Any, labels: Any, prefix: str = "") -> Images:
     """Labelled images; classes are numbered in the order of their sorted names.
 
     Args:
         images: as for `as_images`; or the path of a folder of class folders, without labels.
         labels: a label for each image, all integers or all strings; None for a folder.
-        name: of the argument, for errors.
+        prefix: of the names of both arguments, for errors.
 
     Raises:
         ValueError: images and labels do not fit each other, or an image cannot be read.
         FileNotFoundError: a path does not exist.
     """
+    name = f"{prefix}images"
     if labels is None:
         if not isinstance(images, str | Path):
             raise ValueError(
-                f"labels must be given with {name}, unless {name} is a folder of class folders"
+                f"{prefix}labels must be given with {name}, unless {name} is a folder of class folders"
             )
         source = find_folder(images)
         return _readable(Images(source.images, source.labels, source.class_names))
-    sequence = as_images(name, images)
-    given = _as_list(labels)
+    sequence = _of_equal_channels(as_images(name, images))
+    if not len(sequence):
+        raise ValueError(f"{name} must not be empty")
+    given = _as_list(f"{prefix}labels", labels)
     if len(given) != len(sequence):
-        raise ValueError(f"labels must be one for each of the {len(sequence)} {name}, got {len(given)}")
+        raise ValueError(
+            f"{prefix}labels must be one for each of the {len(sequence)} {name}, got {len(given)}"
+        )
     classes = sorted({*given})
     number = {of: label for label, of in enumerate(classes)}
     numbered = np.array([number[of] for of in given], np.int32)
     return _readable(Images(sequence, numbered, {number[of]: str(of) for of in classes}))
 
 
-def _as_list(labels: Any) -> list[Any]:
-    given = np.asarray(labels).tolist() if hasattr(labels, "__array__") else [*labels]
+def _of_equal_channels(images: ImageSequence) -> ImageSequence:
+    """Images in memory, the grey ones as RGB where others are."""
+    if not isinstance(images, Decoded) or len({image.shape[-1] for image in images.arrays}) < 2:
+        return images
+    return Decoded([np.repeat(x, 3, axis=-1) if x.shape[-1] == 1 else x for x in images.arrays])
+
+
+def _as_list(name: str, labels: Any) -> list[Any]:
+    if hasattr(labels, "__array__"):
+        labels = np.asarray(labels).tolist()
+    if not isinstance(labels, Iterable) or isinstance(labels, str | bytes):
+        raise ValueError(
+            f"{name} must be a sequence of a label for each image, got {type(labels).__name__}"
+        )
+    given = [label.item() if isinstance(label, np.generic) else label for label in labels]
     kinds = {type(label) for label in given}
-    if not all(isinstance(label, Hashable) for label in given) or (kinds - {int} and kinds - {str}):
+    if kinds - {int} and kinds - {str}:
         names = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise ValueError(f"labels must be all integers or all strings, got {names}")
+        raise ValueError(f"{name} must be all integers or all strings, got {names}")
     return given
 
 

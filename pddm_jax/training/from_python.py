@@ -1,9 +1,12 @@
 """The set-up of a run whose images, network, optimizer or objective are given from Python."""
 
+import difflib
 import hashlib
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.errors import FlaxError
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from pddm_jax.config import defaults
@@ -19,7 +23,9 @@ from pddm_jax.config.check import accepted, check_machine, warnings
 from pddm_jax.config.old_names import NEW_NAMES
 from pddm_jax.config.rules import RULES
 from pddm_jax.data import Images, PKSampler, hold_out
-from pddm_jax.data.from_python import ARRAYS, PATHS
+from pddm_jax.data.from_python import ARRAYS, PATHS, fitted
+from pddm_jax.data.storage.decode import Encoded
+from pddm_jax.data.transforms import Transform
 from pddm_jax.losses.objectives import Loss
 from pddm_jax.networks import EmbeddingNetwork, embedding_network
 from pddm_jax.sharding import data_mesh
@@ -36,6 +42,21 @@ from pddm_jax.training.setup import Training
 IMAGE_SIZE = 64
 """Pixels to which images of many sizes are resized, by default."""
 
+ARGUMENTS = {
+    "steps": "train.steps",
+    "seed": "seed",
+    "network": "network.name",
+    "objective": "objective.name",
+    "images": "data.name",
+}
+"""Fields of the config that are given as arguments."""
+
+OF_DATA_SETS = (
+    *("evaluation", "data.root", "data.classes", "data.ground_truth", "data.crop", "data.on_error"),
+    *("data.max_pixels", "data.test_classes", "data.seen_test", "train.nmi"),
+)
+"""Fields that nothing reads where images are given from Python."""
+
 
 @dataclass(frozen=True)
 class Given:
@@ -45,40 +66,48 @@ class Given:
         objective: its name, or a function (params, embeddings, labels) -> (loss, logs).
         network: its name, or a module.
         optimizer: None: that of the config.
-        fields: of the config, by dotted name.
+        steps: of training.
+        seed: of weights, batches and augmentation.
+        fields: other fields of the config, by dotted name.
     """
 
     objective: str | Loss
     network: str | nn.Module
     optimizer: optax.GradientTransformation | None
+    steps: int
+    seed: int
     fields: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         """Raise a ValueError for what no run can use, before images are read."""
-        if not isinstance(self.network, str | nn.Module):
-            raise ValueError(f"network must be a name or a flax.linen.Module, got {_kind(self.network)}")
+        if not isinstance(self.network, str):
+            check_module(self.network, "a name or ")
         if not (isinstance(self.objective, str) or callable(self.objective)):
             raise ValueError(f"objective must be a name or a function, got {_kind(self.objective)}")
         if self.optimizer is not None and not isinstance(self.optimizer, optax.GradientTransformation):
             raise ValueError(
                 f"optimizer must be an optax.GradientTransformation, got {_kind(self.optimizer)}"
             )
+        for name in ("steps", "seed"):
+            value = _plain(getattr(self, name))
+            RULES[ARGUMENTS[name]].check(name, value)
+            object.__setattr__(self, name, value)
+        if not isinstance(self.fields, Mapping):
+            raise ValueError(f"config must be a dict of fields by name, got {_kind(self.fields)}")
         for name in self.fields:
-            if name in NEW_NAMES:
-                raise ValueError(f"config: {name} is called {NEW_NAMES[name]} now")
-            if name not in RULES or name.startswith(("transfer.", "zero_shot.", "data.name")):
-                raise ValueError(f"config: {name!r} is no field of a run from Python")
+            _check_field(name)
         self.config(PATHS, None)
 
     def config(self, kind: str, classes: int | None) -> FrozenConfigDict:
         """The config for images of a kind, `ARRAYS` or `PATHS`, of so many classes."""
-        fields = defaults.get_config("tuned").to_dict()
+        fields = {**defaults.get_config("tuned").to_dict(), "seed": self.seed}
+        fields["train"]["steps"] = self.steps
         data = fields["data"]
         data["name"] = kind
         if kind == PATHS:
             data.update(augment="crop", image_size=IMAGE_SIZE)
         if classes:
-            data["classes_per_batch"] = min(data["classes_per_batch"], classes)
+            data["classes_per_batch"] = min(data["classes_per_batch"], max(classes, 2))
         if isinstance(self.objective, str):
             fields["objective"]["name"] = self.objective
         if isinstance(self.network, str):
@@ -87,10 +116,11 @@ class Given:
             fields["optimizer"]["schedule"] = "constant"  # its own schedule is not known
         for name, value in self.fields.items():
             group, _, field = name.rpartition(".")
-            (fields[group] if group else fields)[field] = value
+            (fields[group] if group else fields)[field] = _plain(value)
         config = accepted(ConfigDict(fields))
-        if isinstance(self.network, nn.Module) and config.network.pretrained:
-            raise ValueError("network.pretrained is for networks by name, not for a module")
+        for field in ("pretrained", "remat"):
+            if isinstance(self.network, nn.Module) and fields["network"][field]:
+                raise ValueError(f"network.{field} is for networks by name, not for a module")
         own = {"network": self.network, "optimizer": self.optimizer, "objective": self.objective}
         named = {name: _text(x) for name, x in own.items() if x is not None and not isinstance(x, str)}
         return FrozenConfigDict({**config.to_dict(), "python": named}) if named else config
@@ -113,18 +143,18 @@ class Given:
         Raises:
             ValueError: the images do not fit the config, or workdir holds another run or is in use.
         """
-        kind = ARRAYS if isinstance(images.images, np.ndarray) else PATHS
-        usable = int((np.unique(images.labels, return_counts=True)[1] > 1).sum())
-        config = self.config(kind, max(usable, 2))
-        recipe = self.recipe(config)
-        warm_start.check_file(config)
-        check_folder("workdir", workdir)
-        check_machine(config, jax.device_count(), jax.process_count())
-        train_sha256 = digest_of(images)
+        _check_classes(images, test)
+        kind, train_sha256 = ARRAYS if isinstance(images.images, np.ndarray) else PATHS, digest_of(images)
+        config = self.config(kind, classes_of_two(images))
         if config.data.val_class_fraction:
             if test is not None:
                 raise ValueError("test_images must not be given with data.val_class_fraction")
             images, test = hold_out(images, config.data.val_class_fraction, config.seed)
+            config = self.config(kind, classes_of_two(images))
+        recipe = _with_test_images_fitted(self.recipe(config), images)
+        warm_start.check_file(config)
+        check_folder("workdir", workdir)
+        check_machine(config, jax.device_count(), jax.process_count())
         p, k = config.data.classes_per_batch, config.data.images_per_class
         PKSampler(images.labels, p, k, range(1), config.seed)  # raises if there are too few classes
         training = Training(config, workdir, recipe, images, test, train_sha256, data_mesh())
@@ -134,6 +164,51 @@ class Given:
         with Lock(workdir, "workdir"):
             check_same_run(workdir, config)
             yield training
+
+
+def classes_of_two(images: Images) -> int:
+    """The number of classes that have two images or more."""
+    return int((np.unique(images.labels, return_counts=True)[1] > 1).sum())
+
+
+def _check_classes(images: Images, test: Images | None) -> None:
+    """Raise a ValueError unless there are images to compare."""
+    usable = classes_of_two(images)
+    if usable < 2:
+        raise ValueError(
+            f"labels must have two classes or more with two images or more, got {usable} such classes"
+        )
+    if test is not None and not classes_of_two(test):
+        raise ValueError("test_labels must have a class with two images or more, got none")
+
+
+def _with_test_images_fitted(recipe: Recipe, images: Images) -> Recipe:
+    """The recipe, which gives test images of any size the shape of the training images, as `Run.embed`."""
+    train, test = recipe.transform
+    shape = test(images.images[0]).shape
+    return recipe._replace(transform=Transform(train, partial(fitted, test, shape)))
+
+
+def check_module(network: object, other: str = "") -> None:
+    """Raise a ValueError unless the argument `network` is a Flax module."""
+    if not isinstance(network, nn.Module):
+        todo = f": pass {network.__name__}()" if isinstance(network, type) else ""
+        raise ValueError(f"network must be {other}a flax.linen.Module, got {_kind(network)}{todo}")
+
+
+def _check_field(name: object) -> None:
+    """Raise a ValueError unless a run from Python reads the field of a name."""
+    if name in NEW_NAMES:
+        raise ValueError(f"config: {name} is called {NEW_NAMES[str(name)]} now")
+    for argument, field in ARGUMENTS.items():
+        if name == field:
+            raise ValueError(f"config: {name} is given by the argument {argument}")
+    if name in OF_DATA_SETS:
+        raise ValueError(f"config: {name} is for the data sets of commands, not for images from Python")
+    if name not in RULES or str(name).startswith(("transfer.", "zero_shot.")):
+        near = difflib.get_close_matches(str(name), RULES, 1)
+        hint = f": did you mean {near[0]}?" if near else ""
+        raise ValueError(f"config has no field {name!r}{hint}")
 
 
 def own_network(config: Config | FrozenConfigDict, network: nn.Module) -> EmbeddingNetwork:
@@ -151,11 +226,16 @@ def check_loss(training: Training) -> None:
         state = jax.eval_shape(training.fresh_state)
         variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
         embeddings = jax.eval_shape(training.recipe.network.apply, variables, images)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"network does not take images of shape {[*images.shape]}: {error}") from error
+    except (TypeError, ValueError, FlaxError) as error:
+        told = " ".join(str(error).split())
+        raise ValueError(f"network does not take images of shape {[*images.shape]}: {told}") from error
     p, k = training.config.data.classes_per_batch, training.config.data.images_per_class
     batch = jax.ShapeDtypeStruct((p * k, embeddings.shape[1]), embeddings.dtype)
     labels = jax.ShapeDtypeStruct((p * k,), jnp.int32)
+    try:
+        inspect.signature(training.recipe.loss).bind(state.params, batch, labels)
+    except TypeError as error:
+        raise ValueError(f"objective must take (params, embeddings, labels): {error}") from error
     found = jax.eval_shape(training.recipe.loss, state.params, batch, labels)
     pair = isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Mapping)
     if not pair or any(getattr(x, "shape", None) != () for x in (found[0], *found[1].values())):
@@ -166,12 +246,20 @@ def check_loss(training: Training) -> None:
 
 
 def digest_of(images: Images) -> str:
-    """SHA-256 of labels and pixels in memory, or of class names and counts for other images."""
-    if not isinstance(images.images, np.ndarray):
+    """SHA-256 of labels and pixels in memory, or of class names and counts for files."""
+    if isinstance(images.images, Encoded):
         return digest_of_images(images)
     sha = hashlib.sha256(np.ascontiguousarray(images.labels).data)
-    sha.update(np.ascontiguousarray(images.images).data)
+    for number in range(len(images.images)):
+        pixels = np.ascontiguousarray(images.images[number])
+        sha.update(str(pixels.shape).encode())
+        sha.update(pixels.data)
     return sha.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """A scalar of NumPy as the number or string of Python that it is; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _kind(value: object) -> str:

@@ -42,6 +42,7 @@ def load(
     image_shape: tuple[int, ...],
     mesh: Mesh,
     network: EmbeddingNetwork | None = None,
+    quiet: bool = False,
 ) -> Trained:
     """The network at the checkpoint that validation classes chose, or else at the last one.
 
@@ -54,6 +55,7 @@ def load(
         image_shape: of what is given to the network: height, width, channels.
         mesh: over which the state is replicated.
         network: of a run whose network was given from Python; None: the one that the config names.
+        quiet: print nothing of damaged checkpoints that are passed over.
 
     Raises:
         FileNotFoundError: there is no checkpoint yet.
@@ -81,7 +83,7 @@ def load(
     state, told = restore_chosen(workdir / "checkpoints", fresh, scored)
     if (workdir / "results.json").exists():
         _check_reported(workdir, state, told)
-    if told and jax.process_index() == 0:
+    if told and not quiet and jax.process_index() == 0:
         tell(f"{told}; step {int(state.step)} is taken instead")
     return Trained(network, state)
 
