@@ -88,11 +88,11 @@ def table(results: Results) -> str:
     left_out = f"\n{alone} queries left out: no other image of their class" if alone else ""
     ranking = protocol.get("pddm_ranking") or "all"
     how = "\npddm: {} (train.pddm_rerank_depth=0: all by score)"
-    reranked = "" if ranking == "all" else how.format(ranking)
+    notes = ("" if ranking == "all" else how.format(ranking)) + left_out + nmi
     return (
         f"{results['experiment']}: {objective} on {protocol['data']}, seed {protocol['seed']}; "
         f"{protocol['images']['test']} images of {protocol['classes']['test']} unseen classes; "
-        f"{results['steps']} steps in {results['seconds']} s\n{align([head, *rows])}{reranked}{left_out}{nmi}"
+        f"{results['steps']} steps in {results['seconds']} s\n{align([head, *rows])}{notes}"
     )
 
 
