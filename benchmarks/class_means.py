@@ -121,7 +121,7 @@ def main() -> None:
         for name, of in took.items()
     ]
     report("class_means", rows, given.out, peak_mib=memory, relative_error=wrong, seconds=seconds)
-    print(f"{memory:.0f} MiB beside the file; largest relative error of {CHECKED} classes {wrong:.1e}")
+    print(f"{memory:.0f} MiB besides the file; largest relative error of {CHECKED} classes {wrong:.1e}")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def measure(case: Case) -> dict[str, float | str | int]:
     return {
         **case._asdict(),
         "result, MiB": analysis.output_size_in_bytes / MIB,
-        "beside it, by the compiler": analysis.temp_size_in_bytes / MIB,
+        "besides it, by the compiler": analysis.temp_size_in_bytes / MIB,
         "growth with the result": peak() - before,
     }
 
@@ -82,7 +82,7 @@ def of_step(network: str, batch: int, size: int, parts: int, remat: bool) -> dic
     return {
         "step": f"{network}, {batch} x {size} x {size} x 3",
         **fields,
-        "beside it, MiB": found["temporary"] / MIB,
+        "besides it, MiB": found["temporary"] / MIB,
         "compiled s": found["seconds"],
     }
 

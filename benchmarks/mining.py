@@ -1,4 +1,4 @@
-"""Scoring and mining in one on this machine's device: the form that is chosen, beside the plain one.
+"""Scoring and mining in one on this machine's device: the chosen backend and the plain one.
 
     python -m benchmarks.mining [--b 1024] [--widths 128 512] [--dtypes float32 bfloat16]
 
@@ -30,7 +30,7 @@ EACH = 8
 
 
 def rows(b: int, d: int, dtype: str, side: int, rounds: int) -> Rows:
-    """A row of the table for each form."""
+    """A row of the table for each backend."""
     x = l2_normalize(jax.random.normal(jax.random.key(0), (b, d)))
     params = jax.jit(PDDM(d, d).init)(jax.random.key(1), x[:1], x[:1])["params"]
     batch = params, x, jnp.arange(b) // EACH

@@ -1,4 +1,4 @@
-"""How bad input is refused: one ValueError that names the argument."""
+"""Argument checks: each raises one ValueError that names the argument."""
 
 from collections.abc import Collection
 
@@ -12,7 +12,7 @@ from pddm_jax.types import AnyArray
 NARROW = {
     np.dtype(x) for x in (np.float16, jnp.bfloat16, np.float32, np.int8, np.uint8, np.int16, np.uint16)
 }
-"""Types whose numbers float32 holds."""
+"""Types whose numbers fit in float32."""
 
 
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:
@@ -48,7 +48,7 @@ def as_scalars(**given: object) -> tuple[Float[Array, ""], ...]:
 
 
 def _described(value: object) -> str:
-    """What stands where a number should: an array by its type and shape, all else as it is written."""
+    """A value in place of a number: an array by its type and shape, anything else by its repr."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     return repr(value) if shape is None else f"an array of {dtype}, of shape {shape}"
 
@@ -104,9 +104,9 @@ def as_rows(name: str, value: AnyArray, columns: int | None = None) -> Float[Any
 def as_labels(name: str, labels: object, length: int) -> Int[AnyArray, " n"]:
     """Class labels, any integers, as int32 codes that are equal where the labels are.
 
-    JAX would cut wide integers down to 32 bits, and 1 and 2**32 + 1 would become one class; so what
-    comes from the host is numbered there: 0, 1, ... What is on the device already is taken as it is,
-    unless it is wider than 32 bits (under `jax_enable_x64`).
+    JAX would truncate wide integers to 32 bits, and 1 and 2**32 + 1 would become one class; so labels of
+    the host are numbered there: 0, 1, ... Labels on the device are taken as they are, unless they are wider
+    than 32 bits (under `jax_enable_x64`).
 
     Raises:
         ValueError: the labels are not `length` integers.

@@ -1,4 +1,4 @@
-"""Norms, distances and means, right at every scale of float32, and NaN where their input is not finite."""
+"""Norms, distances and means: correct at every scale of float32, NaN where their input is not finite."""
 
 import functools
 import operator
@@ -13,10 +13,10 @@ from jaxtyping import Array, Bool, Float, PyTree
 from pddm_jax.sharding import shard_like
 
 LOST, OVERFLOWING = 2.0**-80, 2.0**100
-"""Squared distances between these are right: below, squares underflow; above, they soon overflow."""
+"""Squared distances between these are correct: below, squares underflow; above, they soon overflow."""
 
 UP, DOWN = 2.0**80, 2.0**-80
-"""Powers of two that bring what is too small, or too large, to be squared to where it can be."""
+"""Powers of two that scale numbers whose squares underflow, or overflow, into range."""
 
 
 def safe_sqrt(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
@@ -76,7 +76,7 @@ class Distances:
 
     @property
     def plain(self) -> Float[Array, "b b"]:
-        """Distances, not squared, right at every scale."""
+        """Distances, not squared, correct at every scale."""
         return jnp.where(self.rooted, self.order, safe_sqrt(self.order))
 
     def squared(self, order: Float[Array, "*s"]) -> Float[Array, "*s"]:
@@ -128,7 +128,7 @@ def _as_they_are(x: Array, squared: Array) -> tuple[Array, Array]:
 
 
 def _by_scale(x: Array, squared: Array) -> tuple[Array, Array]:
-    """Distances, each by its own scale; the squared ones where those that are suspect are 0."""
+    """Distances, each at its own scale; squared ones if all suspect distances are 0."""
     scale = jnp.where(squared < LOST, UP, jnp.where(squared > OVERFLOWING, DOWN, 1)).astype(x.dtype)
     distances = safe_sqrt(jnp.sum(jnp.square(_differences(x, x) * scale[..., None]), axis=-1)) / scale
     rooted = jnp.any((squared < LOST) & (distances > 0) | (squared > OVERFLOWING))
@@ -136,7 +136,7 @@ def _by_scale(x: Array, squared: Array) -> tuple[Array, Array]:
 
 
 def masked_mean(x: Float[Array, "*s"], mask: Bool[Array, "*s"]) -> Float[Array, ""]:
-    """The mean of x where the mask is set; 0, not NaN, where it is set nowhere."""
+    """The mean of x where the mask is set; 0, not NaN, if it is set nowhere."""
     return jnp.sum(jnp.where(mask, x, 0)) / jnp.maximum(jnp.sum(mask), 1)
 
 
@@ -151,13 +151,13 @@ def nan_unless_finite(
 ) -> Float[Array, ""]:
     """A loss; NaN, with a gradient of NaN to everything given, where it or anything given is not finite.
 
-    A mask, a maximum or a ReLU may have dropped a number that is not finite, so the check is of what comes
-    in. Where all is finite, the term that is added is 0, and so is its gradient: no bit changes.
+    A mask, a maximum or a ReLU may have dropped a number that is not finite, so the inputs are checked. If
+    all are finite, the added term is 0, and so is its gradient: no bit changes.
 
     Args:
         value: the loss.
-        *given: what it was computed from, arrays or trees of them.
-        fine: what else must hold.
+        *given: the inputs of the loss, arrays or trees of them.
+        fine: a further condition.
     """
     nothing = jnp.where(all_finite(value, *given) & fine, 0, jnp.nan).astype(value.dtype)
     return value + sum(jnp.sum(nothing * leaf) for leaf in jax.tree.leaves(given))

@@ -1,7 +1,7 @@
 """Sharding: one mesh with a `data` axis, pairwise work over the devices of a batch, and microbatches.
 
-The mesh is read off the array, also where jit traces it: who places a batch by a `NamedSharding` has said
-all that is needed. What is shared out by hand, or by types (`AxisType.Explicit`), is left as it is.
+The mesh is read off the array, also under jit: a batch with a `NamedSharding` needs no other argument.
+Arrays sharded manually, or by types (`AxisType.Explicit`), are left as they are.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,20 +19,20 @@ Shares = TypeVar("Shares", bound=PyTree)
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """All devices of all processes, or those given, along one axis, `data`, by process.
 
-    So that the share of a batch that a process holds is one run of its rows; `jax.make_mesh` would
-    order the devices of a pod by how they are wired.
+    So each process holds contiguous rows of a batch; `jax.make_mesh` would order the devices of a pod by
+    their wiring.
     """
     devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same on each device."""
+    """The whole array on each device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def sharded(mesh: Mesh) -> NamedSharding:
-    """The first axis shared out over the devices."""
+    """The first axis sharded over the devices."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
@@ -43,24 +43,24 @@ def global_batches(batches: Iterable[Shares], mesh: Mesh) -> Iterator[Shares]:
 
 
 def mesh_of(x: Array) -> AbstractMesh | None:
-    """The mesh of the devices that x lies on, where XLA may share out work over all of them; else None."""
+    """The mesh of the devices that x lies on, if XLA may shard work over all of them; otherwise None."""
     mesh: AbstractMesh = jax.typeof(x).sharding.mesh
     return mesh if mesh.are_all_axes_auto and mesh.size > 1 else None
 
 
 def device_kind(x: Array) -> str:
-    """The kind of the devices that x lies on; where the array does not say, of the first that there is."""
+    """The kind of the devices that x lies on; if the array has none, the kind of the first device."""
     device = jax.typeof(x).sharding.mesh.abstract_device or jax.devices()[0]
     return device.device_kind
 
 
 def batch_spec(mesh: AbstractMesh) -> PartitionSpec:
-    """The first axis shared out over all devices."""
+    """The partition of the first axis over all devices."""
     return PartitionSpec(mesh.axis_names)
 
 
 def shard_like(arrays: Arrays, like: Array, axis: int = 0) -> Arrays:
-    """The same arrays, an axis shared out over the devices that another array lies on."""
+    """The same arrays, with one axis sharded over the devices that another array lies on."""
     mesh = mesh_of(like)
     if mesh is None:
         return arrays

@@ -1,4 +1,4 @@
-"""The words that every layer shares."""
+"""Types that every layer shares: arrays, parameters, quadruplets, batches."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, UInt8
 
 AnyArray = jax.Array | np.ndarray
-"""What public functions take: arrays of the device or of the host."""
+"""Arrays of the device or of the host, as public functions take them."""
 
 Scalar = float | jax.Array
 """A number, or one that jit has traced."""
@@ -17,15 +17,15 @@ Params = dict[str, dict[str, Array]]
 
 
 DTYPES = ("float32", "bfloat16")
-"""What may be computed in, by name."""
+"""Names of the types of matrix products."""
 
 
 class Quadruplets(NamedTuple):
     """Mined indices into a batch: (i, j) a positive pair, k a negative of i, l a negative of j.
 
     The shape is static; a slot that holds no quadruplet has `valid` False and any index in range. Indices
-    are int32. Where jit traced scores that are not finite, every slot is valid and holds 2**31 - 1 for
-    each image: a loss over an index that is out of range is NaN.
+    are int32. If scores under jit are not finite, every slot is valid and holds 2**31 - 1 for each image: a
+    loss over an index that is out of range is NaN.
     """
 
     i: Int[Array, " q"]

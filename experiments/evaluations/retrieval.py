@@ -1,4 +1,4 @@
-"""How well unseen classes are found: by distance of embeddings, and by PDDM score."""
+"""Retrieval of unseen classes: Recall@K, MAP@R and R-precision, by distance and by PDDM score."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from experiments.evaluations.base import Evaluation, EvaluationContext, Results,
 from pddm_jax.data import ClosedSet, Split
 from pddm_jax.evaluate import metrics
 from pddm_jax.losses.objectives import OBJECTIVES
-from pddm_jax.pddm.scoring import score_matrix
+from pddm_jax.pddm.scoring import score_matrix, score_rows
 from pddm_jax.system.console import say
 
 
@@ -32,15 +32,31 @@ def measure(context: EvaluationContext) -> tuple[Results, Results]:
     embeddings, depth = context.embed(test), max(metrics.KS)
     found = {"euclidean": metrics.query_measures(embeddings, test.labels, depth)}
     if OBJECTIVES[config.objective.name].learns_score:
-        score = jax.tree_util.Partial(score_matrix, jax.device_get(context.state.params["unit"]))
-        found["pddm"] = metrics.query_measures(embeddings, test.labels, depth, score_fn=score)
+        rerank = config.train.pddm_rerank_depth or None
+        unit = jax.device_get(context.state.params["unit"])
+        score = jax.tree_util.Partial(score_rows if rerank else score_matrix, unit)
+        found["pddm"] = metrics.query_measures(
+            embeddings, test.labels, depth, score_fn=score, rerank=rerank
+        )
     nmi = metrics.nmi(embeddings, test.labels, config.seed) if config.train.nmi else None
     if jax.process_index() == 0:
         plots.gallery(test, embeddings, found["euclidean"], config.seed, context.workdir / "gallery.png")
     summaries = {name: metrics.summarize(of, metrics.KS) for name, of in found.items()}
     queries, left_out = summaries["euclidean"].queries, summaries["euclidean"].left_out
-    rule = {"gallery": "all test images, the query itself left out", "queries": queries}
-    return rule | {"queries_left_out": left_out}, measures(summaries) | {"nmi": nmi}
+    protocol = {"gallery": "all test images, the query itself left out", "queries": queries}
+    protocol |= {"queries_left_out": left_out, "pddm_ranking": _pddm_ranking(config)}
+    return protocol, measures(summaries) | {"nmi": nmi}
+
+
+def _pddm_ranking(config: FrozenConfigDict) -> str | None:
+    if not OBJECTIVES[config.objective.name].learns_score:
+        return None
+    depth = config.train.pddm_rerank_depth
+    return (
+        f"the {depth} nearest images of each query by score, then the others by distance"
+        if depth
+        else "all"
+    )
 
 
 def measures(summaries: dict[str, metrics.Measures]) -> Results:
@@ -70,10 +86,13 @@ def table(results: Results) -> str:
     objective, protocol = results["protocol"]["objective"]["name"], results["protocol"]
     alone = protocol.get("queries_left_out", 0)
     left_out = f"\n{alone} queries left out: no other image of their class" if alone else ""
+    ranking = protocol.get("pddm_ranking") or "all"
+    how = "\npddm: {} (train.pddm_rerank_depth=0: all by score)"
+    notes = ("" if ranking == "all" else how.format(ranking)) + left_out + nmi
     return (
         f"{results['experiment']}: {objective} on {protocol['data']}, seed {protocol['seed']}; "
         f"{protocol['images']['test']} images of {protocol['classes']['test']} unseen classes; "
-        f"{results['steps']} steps in {results['seconds']} s\n{align([head, *rows])}{left_out}{nmi}"
+        f"{results['steps']} steps in {results['seconds']} s\n{align([head, *rows])}{notes}"
     )
 
 

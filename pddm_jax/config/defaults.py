@@ -113,5 +113,6 @@ def _train() -> dict[str, Any]:
         "checkpoint_every": 500,
         "log_every": 25,
         "max_to_keep": 2,
+        "pddm_rerank_depth": 100,  # nearest images that the PDDM score orders; 0: it ranks all images
         "nmi": False,  # whether to cluster at the end: slow for many classes
     }

@@ -25,7 +25,8 @@ def _evaluation(config: Mapping[str, Any]) -> str:
 
 def with_new_names(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config of groups of fields, as config.json holds it, with the old names of fields replaced."""
-    renamed = {"evaluation": _evaluation(config), **config}
+    renamed = dict(config)
+    renamed.setdefault("evaluation", _evaluation(config))
     for old, new in NEW_NAMES.items():
         group, _, field = old.partition(".")
         fields = renamed.get(group)

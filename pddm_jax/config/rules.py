@@ -145,6 +145,7 @@ RULES = {
     "train.checkpoint_every": integer(1),
     "train.log_every": integer(1),
     "train.max_to_keep": integer(1, 10**6),
+    "train.pddm_rerank_depth": integer(0),
     "train.nmi": FLAG,
     "transfer.name": optional(choice(data.CLOSED_SETS)),
     "transfer.root": PATH,

@@ -1,1 +1,1 @@
-"""Exact nearest neighbours, and the measures of retrieval."""
+"""Evaluation of retrieval: exact nearest neighbors, re-ranking, metrics."""

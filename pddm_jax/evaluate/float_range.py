@@ -1,4 +1,4 @@
-"""Where floating-point arithmetic loses small numbers or is exact."""
+"""Ranges of floating-point numbers: where squares leave them, and where sums of products are exact."""
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +9,15 @@ from pddm_jax.types import AnyArray
 
 
 def largest_of(*arrays: AnyArray) -> float:
-    """The largest absolute value; 0 where there is none."""
+    """The largest absolute value; 0 of no numbers."""
     return max((max(float(x.max()), -float(x.min())) for x in arrays if x.size), default=0.0)
 
 
 def in_range(queries: AnyArray, gallery: AnyArray) -> tuple[AnyArray, AnyArray, int]:
     """The embeddings divided by a power of two, so that no square leaves its type's range; its exponent.
 
-    They become float64 if squares could leave the range of float32 or if numbers are subnormal, which XLA
-    takes for 0 on a CPU.
+    They become float64 if squares could leave the range of float32, or if numbers are subnormal: XLA treats
+    those as 0 on a CPU.
     """
     arrays = [gallery] if queries is gallery else [queries, gallery]
     largest = largest_of(*arrays)
@@ -39,12 +39,14 @@ def _has_subnormal(x: AnyArray) -> bool:
 def is_exact(dtype: DTypeLike, largest: float, *arrays: AnyArray) -> bool:
     """Whether sums of products of these coordinates, less the origin, are exact.
 
-    They are where all are multiples of one power of two and `largest`, the largest after centering, is a
-    small multiple of it: codes of few bits and one-hot vectors, among which many distances are equal.
+    They are exact where all coordinates are multiples of one power of two and `largest`, the largest after
+    centering, is a small multiple of it: codes of few bits and one-hot vectors, with many equal distances.
     """
     if not largest or not arrays[0].shape[1]:
         return True
     bits = jnp.finfo(dtype).nmant - 2 - np.log2(arrays[0].shape[1])
     unit = 2.0 ** np.ceil(np.log2(largest) - bits / 2)
-    parts = (rows(x) for rows in (lambda x: x[:64], lambda x: x) for x in arrays)  # few rows tell of most
+    parts = (
+        rows(x) for rows in (lambda x: x[:64], lambda x: x) for x in arrays
+    )  # the first rows settle most cases
     return bool(unit > 2.0**-60) and all(not (np.asarray(x) % unit).any() for x in parts)

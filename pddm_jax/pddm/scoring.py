@@ -100,6 +100,37 @@ def _pair_scores(params: Params, x: Array, y: Array, dtype: str) -> Float[Array,
     return scores + jnp.where(all_finite(params), 0, jnp.nan).astype(jnp.float32)
 
 
+def score_rows(
+    params: Params,
+    x: Float[AnyArray, "n d"],
+    y: Float[AnyArray, "m d"],
+    *,
+    dtype: DTypeLike = jnp.float32,
+) -> Float[Array, "n m"]:
+    """`score_matrix` for few rows x, such as one query and its candidates: pair by pair, without tiles.
+
+    `score_matrix` pads x to 8 rows, 8 times the work for a single row; re-ranking (`evaluate.rerank`)
+    scores each query alone. The scores are those of `pair_scores`, and differ from those
+    of `score_matrix` by rounding. Memory is O(n m (d + hidden + joint)).
+
+    Args:
+        params: parameters of a PDDM unit.
+        x: [n, d] embeddings, of any type.
+        y: [m, d] embeddings.
+        dtype: type of the matrix products, float32 or bfloat16.
+
+    Returns:
+        [n, m] float32 scores.
+
+    Raises:
+        ValueError: x or y is not a matrix or does not fit params, or dtype is not one of the two.
+    """
+    d = check_unit(params)
+    rows, columns = as_matrix("x", x, d)[:, None], as_matrix("y", y, d)[None]
+    shape = rows.shape[0], columns.shape[1], d
+    return pair_scores(params, jnp.broadcast_to(rows, shape), jnp.broadcast_to(columns, shape), dtype=dtype)
+
+
 def _place(
     blocks: Float[Array, "n m t t"], r: np.ndarray, c: np.ndarray, tiles: Float[Array, "g t t"]
 ) -> Float[Array, "n m t t"]:

@@ -73,7 +73,8 @@ class UnitWidths(NamedTuple):
 
 def unit_widths(params: Params) -> UnitWidths:
     """The widths of a unit, read off its parameters."""
-    return UnitWidths(*params["difference"]["kernel"].shape, params["joint"]["kernel"].shape[1])
+    embedding, hidden = params["difference"]["kernel"].shape
+    return UnitWidths(embedding, hidden, params["joint"]["kernel"].shape[1])
 
 
 def _nan_where_not_finite(params: Params, x: Float[Array, "n d"]) -> Float[Array, "n 1"]:

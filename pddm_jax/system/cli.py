@@ -177,9 +177,9 @@ def check_folder(name: str, path: Path, writes: bool = True) -> None:
 def define_distributed_flags() -> None:
     """Define --distributed and the flags that locate the processes if JAX cannot find them."""
     flags.DEFINE_bool("distributed", False, "Join the other processes (found by JAX on a pod).")
-    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where JAX cannot find it.")
-    flags.DEFINE_integer("num_processes", None, "How many processes, likewise.", lower_bound=1)
-    flags.DEFINE_integer("process_id", None, "Which of them this one is, likewise.", lower_bound=0)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if JAX cannot tell.")
+    flags.DEFINE_integer("num_processes", None, "Number of processes, if JAX cannot tell.", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "Index of this process, if JAX cannot tell.", lower_bound=0)
 
 
 def check_distributed_flags() -> None:

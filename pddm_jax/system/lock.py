@@ -54,12 +54,17 @@ class Lock:
         self._folder, self._flag = folder, flag
         self._path = file or folder / NAME
         self._file: int | None = None
+        self._made = False
 
     def __enter__(self) -> Self:
-        with together():
-            problem = self._take() if jax.process_index() == 0 else ""
-        if problem := from_first(problem):
-            raise InUse(problem)
+        try:
+            with together():
+                problem = self._take() if jax.process_index() == 0 else ""
+            if problem := from_first(problem):
+                raise InUse(problem)
+        except BaseException:  # also by a signal
+            self._abandon()
+            raise
         return self
 
     def _take(self) -> str:
@@ -123,8 +128,11 @@ class Lock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._file is None:
-            return
+        if self._file is not None:
+            self._release()
+
+    def _release(self) -> None:
+        """Remove the file and release the lock; remove a folder that the lock created if it is empty."""
         try:
             with suppress(OSError):  # the disk is gone; the file that stays locks nothing
                 self._path.unlink(missing_ok=True)
@@ -133,6 +141,22 @@ class Lock:
         if self._made:
             with suppress(OSError):  # it is not empty
                 self._path.parent.rmdir()
+
+    def _abandon(self) -> None:
+        """Release a lock that was interrupted while it was taken."""
+        if self._file is None and self._made:
+            with suppress(OSError):  # there is no file, or another process holds it
+                file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if self._is_current(file):
+                        self._path.unlink()
+                finally:
+                    os.close(file)
+            with suppress(OSError):  # it is not empty
+                self._path.parent.rmdir()
+        elif self._file is not None:
+            self._release()
 
 
 def _is_left_behind(file: int, error: OSError) -> bool:

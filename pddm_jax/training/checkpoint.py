@@ -61,7 +61,7 @@ class Checkpoints:
 
     def __enter__(self) -> Self:
         """Handle signals and open the folder; in a distributed run JAX handles SIGTERM."""
-        memory.stop_io_metrics()
+        memory.stop_leaks()
         with ExitStack() as stack:
             self._signals = stack.enter_context(signals.noted())
             stack.enter_context(Quiet())

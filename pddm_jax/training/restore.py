@@ -13,6 +13,7 @@ from pddm_jax.pddm.unit import PDDM
 from pddm_jax.system.console import tell
 from pddm_jax.system.digests import digest_of
 from pddm_jax.training.checkpoint_files import restore_chosen
+from pddm_jax.training.optimizer import make_optimizer
 from pddm_jax.training.run_files import NETWORK, REWRITE, Config, read_results
 from pddm_jax.training.state import TrainState, init_state
 
@@ -45,7 +46,8 @@ def load(
 ) -> Trained:
     """The network at the checkpoint that validation classes chose, or else at the last one.
 
-    The state has no state of an optimizer: none is read.
+    All arrays of the checkpoint are verified; of a run whose optimizer was given from Python, all but the
+    optimizer's, which are not read.
 
     Args:
         workdir: of the run; while it goes on its checkpoint so far is taken.
@@ -72,8 +74,8 @@ def load(
     try:
         network, width = network or network_of(config), config["network"]["unit_dim"]
         classes = config.get("classes", 0)  # of the classifier; 0: none
-        unit, seed = PDDM(width, width), config["seed"]
-        fresh = init_state(network, unit, optax.identity(), image_shape, seed, mesh, classes)
+        unit, seed, optimizer = PDDM(width, width), config["seed"], _optimizer_of(config)
+        fresh = init_state(network, unit, optimizer, image_shape, seed, mesh, classes)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         path, told = workdir / "config.json", " ".join(str(error).split())
         raise ValueError(f"{path} is damaged, no network can be made from it: {told}; {REWRITE}") from error
@@ -84,6 +86,13 @@ def load(
     if told and not quiet and jax.process_index() == 0:
         tell(f"{told}; step {int(state.step)} is taken instead")
     return Trained(network, state)
+
+
+def _optimizer_of(config: Config) -> optax.GradientTransformation:
+    """The optimizer of the run; one without a state if it was given from Python."""
+    if config.get("python", {}).get("optimizer"):
+        return optax.identity()
+    return make_optimizer(**config["optimizer"], steps=config["train"]["steps"])
 
 
 def _check_reported(workdir: Path, state: TrainState, told: str) -> None:

@@ -14,7 +14,10 @@ from pddm_jax.training.checkpoint_files import Damaged, read_record, steps_in
 from pddm_jax.training.run_files import Results, read_config, read_results
 from pddm_jax.training.writer import Known, Row
 
-MAY_DIFFER = ("classes", "data.max_pixels", "data.workers", "devices", "image_shape", "train_sha256")
+MAY_DIFFER = (
+    *("classes", "data.max_pixels", "data.workers", "devices", "image_shape", "train_sha256"),
+    "train.pddm_rerank_depth",
+)
 """Fields that a run may go on with other values of: they change nothing of what it leaves, or are told."""
 
 

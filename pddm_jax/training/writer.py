@@ -155,16 +155,17 @@ class Writer:
         path = self._path = workdir / "metrics.jsonl"
         with together():
             rows = _settled(path, start, known) if writes else []
-        self.rows: list[Row] = json.loads(from_first(json.dumps(rows))) if start else []
-        self._before = self.rows[-1]["seconds"] if self.rows else 0.0
+        rows = json.loads(from_first(json.dumps(rows))) if start else []
+        self._lines = [_line(row) for row in rows]  # a third of the memory of the rows themselves
+        self._before = rows[-1]["seconds"] if rows else 0.0
         self._since = time.perf_counter()
         self._writes = writes
         self._size, self._sha256, self._newest = 0, hashlib.sha256(), list[Row]()
-        for row in self.rows:
+        for row in rows:
             self._count(row)
         if not writes:
             return
-        text = "".join(_line(row) for row in self.rows)
+        text = "".join(self._lines)
         write_text(path, text)
         self._file = path.open("a", encoding="utf-8")
         with explained(workdir / "tensorboard"):
@@ -177,6 +178,11 @@ class Writer:
         self._compiles = start < steps
         if self._compiles:
             self._show(COMPILING, COMPILING)
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows so far."""
+        return [json.loads(line) for line in self._lines]
 
     def _count(self, row: Row) -> None:
         """Add a row to the newest ones; those of an earlier step go into the digest first."""
@@ -200,13 +206,14 @@ class Writer:
         """Append a row, and show it after the progress bar or in a line."""
         seconds = self._before + time.perf_counter() - self._since
         row = {"step": step, **values, "seconds": round(seconds, 3)}
-        self.rows.append(row)
+        line = _line(row)
+        self._lines.append(line)
         self._count(row)
         if not self._writes:
             return
         with explained(self._path):
             for file in (self._file, self._copy):
-                file.write(_line(row))
+                file.write(line)
                 file.flush()
         scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self._event(step, summary=Summary(value=scalars))

@@ -37,7 +37,7 @@ FIELDS = {
     "train__eval_every": 10,
     "train__checkpoint_every": 20,
     "train__log_every": 10,
-    "data__validation": 0.0,
+    "data__val_class_fraction": 0.0,
 }
 
 

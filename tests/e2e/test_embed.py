@@ -1,4 +1,4 @@
-"""Embeddings written down by the command, killed, gone on with, by one process and by two."""
+"""The embed command: rows, resuming after a kill, refused folders, one process and two."""
 
 import json
 import os
@@ -75,7 +75,7 @@ def workdir(config, tmp_path_factory):
 
 
 class Linear(nn.Module):
-    """What compiles in no time."""
+    """A network that compiles in no time."""
 
     @nn.compact
     def __call__(self, images):
@@ -84,7 +84,7 @@ class Linear(nn.Module):
 
 @pytest.fixture
 def linear(monkeypatch):
-    """In place of the run's own network."""
+    """Replaces the network of the run."""
     network = Linear()
     params = jax.jit(network.init)(jax.random.key(0), np.zeros((1, 16, 16, 3)))["params"]
     state = TrainState(np.int32(7), {"network": params}, {}, None)
@@ -93,7 +93,7 @@ def linear(monkeypatch):
 
 
 def inputs(config, photos):
-    """What is given to the network, in the order of folders and files, and the labels."""
+    """The inputs of the network in the order of folders and files, and the labels."""
     transform, paths = transform_of(config), sorted(photos.glob("*/*.png"))
     images = [transform.test(np.asarray(Image.open(path))) for path in paths]
     return np.stack(images), np.array([int(path.parent.name.split()[1]) for path in paths])

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import pddm_jax
-from pddm_jax.evaluate import metrics, retrieval
+from pddm_jax.evaluate import euclidean, measures, metrics
 from pddm_jax.evaluate import top_k as search
 
 SCALES = (1e-44, 1e-40, 1e-30, 1e-20, 1e-6, 1.0, 1e6, 1e18, 1e20, 1e30, 1e37)
@@ -220,22 +220,22 @@ def test_copies_beyond_the_candidates():
 
 def test_each_pass_is_reached(monkeypatch):
     reached = []
-    search = retrieval._search
+    search = euclidean._search
     monkeypatch.setattr(
-        retrieval, "_search", lambda step, *given: reached.append(step) or search(step, *given)
+        euclidean, "_search", lambda step, *given: reached.append(step) or search(step, *given)
     )
     rng = np.random.default_rng(6)
     spread = rng.normal(size=(500, 16)).astype(np.float32)
     pddm_jax.nearest(spread, spread, 3)
-    assert reached == [retrieval.PASSES[0]]
+    assert reached == [euclidean.PASSES[0]]
     reached.clear()
     tight = np.concatenate([spread * np.float32(1e-3) + 9, spread])
     assert_exact(tight[:100], tight, 3)
-    assert reached == [*retrieval.PASSES[:2]]
+    assert reached == [*euclidean.PASSES[:2]]
     reached.clear()
     copies = np.repeat(spread[:5], 100, axis=0)
     assert_exact(copies[:100], copies, 3)
-    assert reached == [*retrieval.PASSES]
+    assert reached == [*euclidean.PASSES]
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
@@ -302,13 +302,39 @@ def test_nearest_refuses_scores_without_a_rank():
 )
 def test_nearest_refuses_a_score_of_another_shape(score_fn):
     x, _ = super_classes(0)
-    with pytest.raises(ValueError, match=r"score_fn must return shape \[a, b\]"):
+    with pytest.raises(ValueError, match=r"^score_fn must return shape \[a, b\], here \[1, 50\], got \[\d"):
         pddm_jax.nearest(x[:7], x, 2, score_fn)
+    with pytest.raises(ValueError, match=r"^score_fn must return shape \[a, b\], here \[2, 1\], got \["):
+        pddm_jax.nearest(x[:1], x[:1], 1, score_fn)  # [a, b] is not [b, a], even of one image
+
+
+@pytest.mark.parametrize(
+    ("score_fn", "found"),
+    [
+        (lambda q, g: None, "NoneType"),
+        (lambda q, g: 1.0, "float"),
+        (lambda q, g: (q @ g.T, q), "tuple"),
+        (lambda q, g: [[0.0] * 50], "list"),
+        (lambda q, g: "near", "str"),
+    ],
+)
+def test_nearest_refuses_a_score_that_is_not_an_array(score_fn, found):
+    x, _ = super_classes(0)
+    with pytest.raises(ValueError, match=rf"^score_fn .* here \[1, 50\], got no array but {found}$"):
+        pddm_jax.nearest(x[:7], x, 2, score_fn)
+
+
+def test_nearest_refuses_a_score_that_jax_cannot_trace():
+    x, _ = super_classes(0)
+    with pytest.raises(ValueError, match=r"^score_fn must compute with jax\.numpy"):
+        pddm_jax.nearest(x[:7], x, 2, lambda q, g: np.asarray(q) @ np.asarray(g).T)
+    with pytest.raises(ValueError, match=r"^score_fn must be a function .*, got 3$"):
+        pddm_jax.nearest(x[:7], x, 2, 3)
 
 
 def test_memory_does_not_grow_with_the_classes(monkeypatch):
     """Two classes of 2,000 images: what is held is far below n times the size of a class."""
-    monkeypatch.setattr(metrics, "MAX_NEIGHBOURS", 2**16)
+    monkeypatch.setattr(measures, "MAX_NEIGHBORS", 2**16)
     monkeypatch.setattr(search, "CPU_MAX_SCORES", 2**16)
     x, labels = np.random.default_rng(7).normal(size=(4000, 4)).astype(np.float32), np.arange(4000) % 2
     tracemalloc.start()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import normalized_mutual_info_score
 
 import pddm_jax
-from pddm_jax.evaluate import metrics
+from pddm_jax.evaluate import measures, metrics
 from pddm_jax.evaluate import top_k as search
 from tests.helpers import oracles
 
@@ -165,6 +165,19 @@ def test_query_is_left_out_by_its_index_where_others_coincide_with_it():
     assert pddm_jax.r_precision(x, labels) == pytest.approx(oracles.r_precision(x, labels), abs=EXACT)
 
 
+def test_a_k_beyond_the_gallery_means_the_whole_gallery():
+    """There every query that can be answered has a match."""
+    x, labels = normal_rows(73), some_labels(74)
+    labels[0] = 1234  # alone in its class: left out
+    beyond = pddm_jax.recall_at_k(x, labels, ks=(N - 1, N, 10**6))
+    assert beyond == {N - 1: 1.0, N: 1.0, 10**6: 1.0}
+    gallery, gallery_labels = x[1:6], labels[1:6]
+    recall = pddm_jax.recall_at_k(x, labels, (1, 5, 6, 99), gallery, gallery_labels)
+    assert recall[1] < 1
+    assert recall[5] == recall[6] == recall[99] == 1
+    assert recall == pytest.approx(oracles.recall_at_k(x, labels, recall, gallery, gallery_labels))
+
+
 def test_copies_of_an_image_are_found():
     """Two copies each: every image's nearest is its copy, although it is itself as near."""
     x = np.concatenate([normal_rows(64, N // 2)] * 2)
@@ -245,7 +258,7 @@ def test_measures_of_each_query():
 def test_measures_do_not_depend_on_how_many_queries_are_ranked_at_a_time(monkeypatch):
     x, labels = normal_rows(71, 100), np.random.default_rng(72).integers(0, 3, 100)
     whole = metrics.query_measures(x, labels, depth=4)
-    monkeypatch.setattr(metrics, "MAX_NEIGHBOURS", 7 * max(whole.relevant))
+    monkeypatch.setattr(measures, "MAX_NEIGHBORS", 7 * max(whole.relevant))
     for one, other in zip(metrics.query_measures(x, labels, depth=4), whole, strict=True):
         assert np.array_equal(one, other)
 
@@ -543,9 +556,15 @@ def test_refuses_embeddings_that_are_not_finite(metric, value):
         metric(x, np.zeros(N, int))
 
 
-@pytest.mark.parametrize("ks", [(0,), (1, -1), (4, 0, 8), (), 1, (2.0,), np.array([0.5])])
+@pytest.mark.parametrize(
+    "ks",
+    [
+        *((0,), (1, -1), (4, 0, 8), (), 1, (2.0,), np.array([0.5])),
+        *((True,), (1, False), np.array([True, True]), (np.bool_(1),), "12", np.array(3), None),
+    ],
+)
 def test_recall_at_k_refuses_what_are_no_depths(ks):
-    with pytest.raises(ValueError, match=r"\b(ks|K)\b"):
+    with pytest.raises(ValueError, match=r"^ks must hold integers of at least 1, got "):
         pddm_jax.recall_at_k(normal_rows(131), np.zeros(N, int), ks=ks)
 
 
@@ -562,9 +581,11 @@ def test_recall_at_k_refuses_a_gallery_that_does_not_fit():
         pddm_jax.recall_at_k(x, labels, gallery_labels=labels)
 
 
-@pytest.mark.parametrize("k", [0, -1, M + 1, 10_000, 2.0])
+@pytest.mark.parametrize(
+    "k", [0, -1, M + 1, 10_000, 2.0, True, False, np.bool_(1), np.float32(2), np.array([True]), None, "3"]
+)
 def test_nearest_refuses_k_out_of_range(k):
-    with pytest.raises(ValueError, match=r"\bk\b"):
+    with pytest.raises(ValueError, match=rf"^k must be an integer in 1..{M}, the size of the gallery, got"):
         pddm_jax.nearest(normal_rows(134), normal_rows(135, M), k)
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks print and leave, on sizes that say nothing of speed."""
+"""The tables that benchmarks print and write, on small sizes."""
 
 import json
 import sys
@@ -112,14 +112,14 @@ def test_a_step_is_the_configs_with_what_shall_differ(tmp_path, monkeypatch, cap
     assert said in capsys.readouterr().out
 
 
-def test_memory_of_a_case_is_told_by_the_compiler():
-    told = memory.measure(memory.Case("score_matrix", 512, 16))
-    assert told["result, MiB"] == 1.0
-    assert 0 < told["beside it, by the compiler"] < 64
-    assert told["growth with the result"] >= 0
+def test_memory_of_a_case_by_the_compiler():
+    found = memory.measure(memory.Case("score_matrix", 512, 16))
+    assert found["result, MiB"] == 1.0
+    assert 0 < found["besides it, by the compiler"] < 64
+    assert found["growth with the result"] >= 0
 
 
-def test_memory_of_a_step_is_told_by_parts_and_with_blocks_computed_again(tmp_path, monkeypatch, capsys):
+def test_memory_of_a_step_by_microbatches_and_with_recomputed_blocks(tmp_path, monkeypatch, capsys):
     def compiled(config, devices):
         images = config.data.classes_per_batch * config.data.images_per_class
         kept = images / config.network.microbatches / (2 if config.network.remat else 1)
@@ -130,7 +130,7 @@ def test_memory_of_a_step_is_told_by_parts_and_with_blocks_computed_again(tmp_pa
     monkeypatch.setattr(sys, "argv", ["memory", *arguments])
     memory.main()
     rows = json.loads((tmp_path / "memory_of_steps.json").read_text())["rows"]
-    assert [(row["microbatches"], row["remat"], row["beside it, MiB"]) for row in rows] == [
+    assert [(row["microbatches"], row["remat"], row["besides it, MiB"]) for row in rows] == [
         (1, False, 64.0),
         (4, False, 16.0),
         (1, True, 32.0),

@@ -1,4 +1,4 @@
-"""What the project stands on: versions, licenses, and neither code from data nor a network."""
+"""Dependencies: locked versions, licenses, no code from data, and no network."""
 
 import ast
 import itertools
@@ -116,7 +116,7 @@ ALLOWED = {"pddm_jax.data.prepare.beam": {"pickle.loads"}}  # of a digest that i
 
 
 def code_out_of_data(source):
-    """What a source text names of `FORBIDDEN`, and calls of anything with allow_pickle other than False."""
+    """The names of `FORBIDDEN` in a source text, and calls with allow_pickle other than False."""
     tree = ast.parse(source)
     full = {}  # what a name stands for
     for node in ast.walk(tree):

@@ -98,7 +98,7 @@ def test_beside_another_objective_it_is_added(problem):
     [
         ("pddm", {"softmax": -1.0}, r"objective\.softmax.*-1\.0"),
         ("pddm", {"softmax": np.inf}, r"objective\.softmax.*inf"),
-        ("softmax", {"softmax": 1.0}, r"objective\.softmax.*beside another"),
+        ("softmax", {"softmax": 1.0}, r"objective\.softmax.*added to another"),
         ("pddm", {"temperature": 0.1}, r"'pddm'.*got 'temperature'"),
         ("softmax", {"temperature": np.nan}, r"objective\.temperature.*nan"),
         ("softmax", {"temperature": 0.0}, r"objective\.temperature.*0\.0"),

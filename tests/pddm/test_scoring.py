@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 
 import pddm_jax
+from pddm_jax.pddm.scoring import score_rows
 from tests.helpers import oracles
 
 WIDTH, HIDDEN, JOINT = 5, 6, 7
@@ -234,6 +235,16 @@ def test_score_matrix_of_x_against_y(params, n, m):
     scores = pddm_jax.score_matrix(params, x, y)
     assert scores.dtype == jnp.float32
     assert_matrix(scores, params, x, y)
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 17), (3, 5), (0, 4)])
+def test_score_rows_are_the_scores_of_the_matrix(params, n, m):
+    x, y = unit_rows(21, n), unit_rows(22, m)
+    scores = score_rows(params, x, y)
+    assert scores.shape == (n, m)
+    assert_matrix(scores, params, x, y)
+    with pytest.raises(ValueError, match=r"^y must be a matrix"):
+        score_rows(params, x, y[:, :-1])
 
 
 def test_score_matrix_of_x_against_y_equal_to_x(params):

@@ -1,4 +1,4 @@
-"""What a command does with an exception: exit code, one line, a traceback with --debug alone."""
+"""The shell of commands: exit codes, one-line errors, tracebacks with --debug, checks and signals."""
 
 import dataclasses
 import errno

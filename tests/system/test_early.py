@@ -1,4 +1,4 @@
-"""Commands before they have loaded what they load, and without the streams that they begin with."""
+"""Commands while they import their modules, and with closed standard streams."""
 
 import io
 import signal

@@ -1,4 +1,4 @@
-"""One command at a time in a folder."""
+"""Locks on folders: one command at a time."""
 
 import errno
 import fcntl
@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from pddm_jax.system import lock
-from pddm_jax.system.files import NotWritten
+from pddm_jax.system.files import NotWritten, sweep
 from pddm_jax.system.lock import InUse, Lock
 
 
@@ -108,3 +108,68 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
         Lock(tmp_path, "--x"),
     ):
         pass
+
+
+def test_what_killed_writes_left_is_swept_when_the_folder_is_locked(tmp_path):
+    (tmp_path / f".{'a' * 32}-results.json").write_text("half")
+    (tmp_path / f".{'a' * 32}-folder").mkdir()
+    others = [f".{'a' * 31}-x", ".hidden", f"{'a' * 32}-x", "results.json"]
+    for name in others:
+        (tmp_path / name).touch()
+    with Lock(tmp_path, "--workdir"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {*others, f".{'a' * 32}-folder"}
+    sweep(tmp_path / "nowhere")
+
+
+def test_a_full_disk_keeps_no_folder_from_being_locked_and_none_locked(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with (
+            Lock(tmp_path, "--workdir"),
+            pytest.raises(InUse, match="in use by another process"),
+            Lock(tmp_path, "--workdir"),
+        ):
+            pass
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", full)
+        with pytest.raises(OSError, match=r"(?i)no space"), Lock(tmp_path, "--workdir"):
+            pass
+    with Lock(tmp_path, "--workdir"):
+        pass
+
+
+@pytest.mark.parametrize("call", ["open", "ftruncate", "write"])
+def test_a_signal_while_a_folder_is_locked_leaves_no_trace(call, tmp_path, monkeypatch):
+    happens = getattr(os, call)
+
+    def struck(*arguments):
+        happens(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, struck)
+        lock = Lock(tmp_path / "run", "--workdir")
+        abandon = lock._abandon
+
+        def undisturbed():
+            patch.undo()
+            abandon()
+
+        lock._abandon = undisturbed
+        with pytest.raises(KeyboardInterrupt), lock:
+            pass
+    assert not (tmp_path / "run").exists()
+    with Lock(tmp_path / "run", "--workdir"):
+        pass
+
+
+def test_a_lock_that_is_refused_leaves_the_holders_file(tmp_path):
+    with Lock(tmp_path / "run", "--workdir"):
+        with pytest.raises(InUse), Lock(tmp_path / "run", "--workdir"):
+            pass
+        assert (tmp_path / "run" / ".lock").exists()
+    assert not (tmp_path / "run").exists()

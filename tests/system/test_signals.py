@@ -1,4 +1,4 @@
-"""Who listens for signals, and what is quiet for how long."""
+"""Handlers of signals, and contexts that hide log lines."""
 
 import logging
 import signal
@@ -19,7 +19,7 @@ from pddm_jax.training.checkpoint import Checkpoints, Preempted
 
 @pytest.fixture
 def joined(monkeypatch):
-    """As where processes are joined: SIGTERM is JAX's, and is noted."""
+    """A distributed run, where JAX handles SIGTERM."""
     seen = []
     monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
     former = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
