@@ -208,15 +208,18 @@ def train(
         optimizer: any transformation; None: that of the config (AdamW with a cosine schedule).
         steps: of training, counted from the first.
         seed: of weights, batches and augmentation.
-        test_images: evaluated every `train.eval_every` steps, as Recall@1 and MAP@R in metrics.jsonl.
+        test_images: evaluated every `train.eval_every` steps, as Recall@1 and MAP@R in metrics.jsonl;
+            of any size, as for `Run.embed`.
         test_labels: of the test images.
-        config: other fields, by name as on the command line: {"optimizer.learning_rate": 1e-3}.
+        config: other fields, by name as on the command line: {"optimizer.learning_rate": 1e-3}; not those
+            of data sets on disk.
 
     Returns:
         The run at its last step.
 
     Raises:
         ValueError: an argument is wrong, or workdir holds another run or is in use.
+        OSError: a path does not exist, or workdir cannot be written.
         FloatingPointError: training diverged; the last good checkpoint is kept.
     """
     path, own_module = _path(workdir), network if isinstance(network, nn.Module) else None
