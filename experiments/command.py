@@ -1,4 +1,4 @@
-"""Commands of experiments: from flags to a run."""
+"""Command lines of experiments: flags, config files, and the call of a run."""
 
 import re
 import sys
@@ -20,6 +20,7 @@ from pddm_jax.training import rerun
 CONFIGS = Path(__file__).parent / "configs"
 
 LOWER = "data.classes_per_batch, data.images_per_class, data.image_size or the network's width"
+"""What to lower if memory runs out; the error message quotes it."""
 
 flags.disclaim_key_flags()  # so that --help of an experiment shows the flags that are defined here
 
@@ -29,10 +30,10 @@ class Experiment:
     """A command with --config and --workdir.
 
     Attributes:
-        body: what it does.
-        config: name of the config file that it takes by default.
-        workdir: the default.
-        more: defines flags of its own.
+        body: does the work of the command.
+        config: name of the default config file in `configs/`.
+        workdir: default of --workdir.
+        more: defines further flags.
     """
 
     body: Callable[[], None]
@@ -41,7 +42,7 @@ class Experiment:
     more: Callable[[], None] = lambda: None
 
     def define(self) -> None:
-        """--config, --workdir and, for many processes, --distributed."""
+        """Define --config, --workdir and --replay; config files and field names are checked first."""
         config_file.check_names(sys.argv)
         self.arguments, self.none = config_file.without_none(sys.argv)
         for spec in config_file.given(self.arguments):
@@ -51,29 +52,31 @@ class Experiment:
             config_flags.DEFINE_config_file(
                 "config",
                 str(CONFIGS / f"{self.config}.py"),
-                "Config file, as FILE.py or FILE.py:VARIANT; the variants are told in the file. "
-                f"--config.GROUP.FIELD=VALUE sets a field; all of them are in {CONFIGS / 'base.py'}.",
+                "Config file, as FILE.py or FILE.py:VARIANT; the file lists its variants. "
+                "--config.GROUP.FIELD=VALUE sets a field; pddm_jax/config/defaults.py lists the fields.",
                 sys_argv=self.arguments,
             )
         except (AttributeError, KeyError) as error:
             raise ValueError(_no_field(error)) from error
-        flags.DEFINE_string("workdir", self.workdir, "Where the run leaves its files.")
-        flags.DEFINE_string("replay", None, "Run a step that diverged again: workdir/diverged-step-N.npz.")
+        flags.DEFINE_string(
+            "workdir", self.workdir, "Folder for the files of the run; an interrupted run resumes from it."
+        )
+        flags.DEFINE_string(
+            "replay", None, "Repeat a diverged step from its record, workdir/diverged-step-N.npz."
+        )
 
     def parse(self, _: list[str]) -> list[str]:
-        """What flags leave of the command line."""
+        """Parse the flags, and return the other arguments."""
         try:
             rest: list[str] = flags.FLAGS(self.arguments)
         except (AttributeError, KeyError) as error:
             raise ValueError(_no_field(error)) from error
-        except (TypeError, IndexError) as error:  # such as a group that is given a value
+        except (TypeError, IndexError) as error:  # for example, a value for a group
             raise ValueError(f"--config: {config_file.told(error)}") from error
         except flags.Error as error:
             if named := re.match(r"flag --(config\.\w+)=.* as a ConfigDict", str(error), re.DOTALL):
                 name = named[1]
-                raise ValueError(
-                    f"--{name} is a group of fields: give --{name}.FIELD=VALUE for one of them"
-                ) from error
+                raise ValueError(f"--{name} is a group of fields: give --{name}.FIELD=VALUE") from error
             raise ValueError(re.sub(r"^[A-Z][A-Za-z]*:+ ", "", str(error))) from error
         for optional in self.none:
             group, field = optional.split(".", 1)
@@ -83,7 +86,7 @@ class Experiment:
         return rest
 
     def check(self, _: list[str]) -> None:
-        """Check what is known before JAX starts, and prepare the machine for it."""
+        """Check the flags and the config, and configure the CPU, before JAX starts."""
         machine.use_huge_pages()
         if flags.FLAGS.replay is not None:
             cli.check_file("--replay", cli.given_path("--replay", flags.FLAGS.replay))
@@ -95,33 +98,33 @@ class Experiment:
             machine.use_all_cores(config.network.name, batch // config.network.microbatches)
 
     def main(self, _: list[str]) -> None:
-        """Run the body, or the step of --replay."""
+        """Run the body, or repeat the step of --replay."""
         if flags.FLAGS.replay is not None:
             print(rerun.replay(cli.given_path("--replay", flags.FLAGS.replay)))
             return
-        signals.at_once("before a step was made: nothing new to save; the same command starts again", 143)
+        signals.at_once("no new step was made, so nothing is saved; run the same command again", 143)
         self.body()
 
 
 def _no_field(error: Exception) -> str:
-    """In one line what the innermost error tells of a field that the config does not have."""
-    told: object = error
-    while isinstance(told, Exception) and told.args:
-        told = told.args[0]
+    """A one-line message about an unknown field, from the innermost argument of the error."""
+    cause: object = error
+    while isinstance(cause, Exception) and cause.args:
+        cause = cause.args[0]
     lines = [
-        re.sub(r'^Did you mean ("\w+").*', r"did you mean \1?", line) for line in str(told).splitlines()
+        re.sub(r'^Did you mean ("\w+").*', r"did you mean \1?", line) for line in str(cause).splitlines()
     ]
     return f"the config has no field {'; '.join(lines)}"
 
 
 def workdir() -> Path:
-    """The folder that --workdir names."""
+    """The path given by --workdir."""
     return cli.given_path("--workdir", flags.FLAGS.workdir)
 
 
 def launch(experiment: Experiment) -> None:
     """Parse the flags and run an experiment; see `pddm_jax.system.cli.launch`."""
-    interrupted = "the same command goes on after the last checkpoint, or anew where there is none"
+    interrupted = "the same command resumes from the last checkpoint, or starts anew if there is none"
     cli.launch(
         cli.Command(
             experiment.main,
@@ -136,7 +139,7 @@ def launch(experiment: Experiment) -> None:
 
 
 def experiment(name: str) -> None:
-    """Run what the flags say and print its table."""
+    """Run the config of the flags, and print a table of its results."""
     config = flags.FLAGS.config
     results = run(config, workdir(), name)
     if jax.process_index() == 0:
@@ -144,5 +147,5 @@ def experiment(name: str) -> None:
 
 
 def main(name: str) -> None:
-    """The command of an experiment that does nothing else."""
+    """The command of an experiment without flags of its own."""
     launch(Experiment(lambda: experiment(name), name, f"runs/{name}"))

@@ -39,7 +39,10 @@ def compare(config: ConfigDict, workdir: Path, objectives: list[str], seeds: lis
     for name in objectives:
         check_choice("--objectives", name, OBJECTIVES)
     if len({*objectives}) < len(objectives) or len({*seeds}) < len(seeds) or not objectives or not seeds:
-        raise ValueError("--objectives and --seeds must each name at least one, and none twice")
+        raise ValueError(
+            "--objectives and --seeds must each have at least one value and no duplicates, "
+            f"got {','.join(objectives)} and {','.join(map(str, seeds))}"
+        )
     for seed in seeds:
         for name in objectives:  # all of them before the first is run
             runner.validate(one(config, name, seed), workdir / f"{name}-{seed}")

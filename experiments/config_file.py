@@ -1,4 +1,4 @@
-"""Config files: `--config=FILE.py[:VARIANT]`, with one line for whatever is wrong with the file."""
+"""Config files: `--config=FILE.py[:VARIANT]`, read with one-line errors for any fault of the file."""
 
 import runpy
 from collections.abc import Iterator
@@ -14,21 +14,21 @@ from pddm_jax.system.console import one_line
 
 
 class Arguments(NamedTuple):
-    """A command line without the arguments that set a field to None, and these fields."""
+    """A command line without the arguments that set a field to None, and the names of those fields."""
 
     rest: list[str]
     none: list[str]
 
 
 def read(spec: str) -> ConfigDict:
-    """What `get_config` of a file returns.
+    """Run a config file, and return the config that its `get_config` returns.
 
     Args:
-        spec: the file, and after a colon the variant, which is given to `get_config`.
+        spec: FILE.py, or FILE.py:VARIANT; the variant is the argument of `get_config`.
 
     Raises:
         ValueError: the file cannot be run, or has no `get_config` that returns a ConfigDict.
-        OSError: it is not there, or no file.
+        OSError: the file does not exist, or is not a regular file.
     """
     name, colon, variant = spec.partition(":")
     if not name.strip():
@@ -42,7 +42,9 @@ def read(spec: str) -> ConfigDict:
     except (Exception, SystemExit) as error:
         raise ValueError(f"--config: {name} cannot be run: {told(error)}") from error
     if not callable(get_config):
-        raise ValueError(f"--config: {name} has no function get_config")
+        raise ValueError(
+            f"--config: {name} has no function get_config: define one that returns a ConfigDict"
+        )
     try:
         config = get_config(variant) if colon else get_config()
     except ValueError as error:
@@ -57,13 +59,13 @@ def read(spec: str) -> ConfigDict:
 
 
 def told(error: BaseException) -> str:
-    """An exception's type and words in one line."""
-    words = one_line(str(error))
-    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+    """The type and the message of an exception in one line."""
+    message = one_line(str(error))
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def given(arguments: list[str]) -> Iterator[str]:
-    """The config files that a command line names."""
+    """The values of --config on a command line."""
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         flag, equals, value = argument.partition("=")
         if flag in ("-config", "--config"):
@@ -71,32 +73,32 @@ def given(arguments: list[str]) -> Iterator[str]:
 
 
 def check_names(arguments: list[str]) -> None:
-    """Raise a ValueError for an argument that names a field by its old name."""
+    """Raise a ValueError for an argument that uses the old name of a field."""
     for argument in arguments:
         field = argument.partition("=")[0].lstrip("-").removeprefix("config.")
         if field in NEW_NAMES:
-            raise ValueError(f"--config.{field}: the field is called --config.{NEW_NAMES[field]} now")
+            raise ValueError(f"--config.{field} was renamed: use --config.{NEW_NAMES[field]}")
 
 
 def without_none(arguments: list[str]) -> Arguments:
-    """Take `--config.GROUP.FIELD=None` out of a command line, where the field may be None.
+    """Take `--config.GROUP.FIELD=None` out of a command line, if the field may be None.
 
-    The parser of a number does not know the word, and that of a text takes it for a text. What stands last
-    for a field counts.
+    The parser of numbers rejects the word "None", and the parser of strings keeps it as a string. If a
+    field is set more than once, its last value counts.
     """
     rest: list[str] = []
     none: dict[str, None] = {}
-    left = iter(arguments)
-    for argument in left:
+    remaining = iter(arguments)
+    for argument in remaining:
         flag, equals, value = argument.partition("=")
         field = flag.lstrip("-").removeprefix("config.")
         if flag.lstrip("-") == field or field not in RULES or not RULES[field].optional:
             rest.append(argument)
             continue
-        words = [argument] if equals else [argument, *(x for x in [next(left, None)] if x is not None)]
-        if (value if equals else words[-1]) in NONE:
+        own = [argument] if equals else [argument, *(x for x in [next(remaining, None)] if x is not None)]
+        if (value if equals else own[-1]) in NONE:
             none[field] = None
         else:
             none.pop(field, None)
-            rest += words
+            rest += own
     return Arguments(rest, [*none])

@@ -59,13 +59,13 @@ def prepare(themes: Path, root: Path) -> int:
 
     Raises:
         FileNotFoundError: a theme is not installed.
-        FileExistsError: root is there already.
+        FileExistsError: root already exists.
     """
     missing = [name for name in THEMES if not (themes / name).is_dir()]
     if missing:
         raise FileNotFoundError(f"{themes} has no {', '.join(missing)}: see the packages in {__file__}")
     if root.exists():
-        raise FileExistsError(f"{root} is there already")
+        raise FileExistsError(f"{root} already exists: choose another data.root")
     classes: dict[str, dict[str, Image.Image]] = defaultdict(dict)
     seen: set[bytes] = set()
     for theme in tqdm(THEMES, unit="theme", disable=None):
@@ -93,7 +93,7 @@ def body() -> None:
     """Prepare, or train and evaluate."""
     if flags.FLAGS.prepare:
         if not flags.FLAGS.config.data.root:
-            raise ValueError("data.root must be given: where the icons go")
+            raise ValueError("data.root must be given: the folder to write the icons to")
         root = Path(flags.FLAGS.config.data.root).expanduser()
         check_folder("data.root", root.parent)
         print(f"{root}: {prepare(given_path('--themes', flags.FLAGS.themes), root)} classes")

@@ -1,4 +1,4 @@
-"""`run(config, workdir)` trains, evaluates and leaves everything in workdir."""
+"""`run(config, workdir)` trains a network, evaluates it, and writes all files of the run to workdir."""
 
 import statistics
 from contextlib import ExitStack
@@ -34,9 +34,9 @@ from pddm_jax.training.writer import Row
 
 
 def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
-    """Train and evaluate, or go on where a run in `workdir` was stopped.
+    """Train and evaluate, or resume the run in `workdir`.
 
-    With several processes, all of them call it, with one workdir that all can read.
+    In a distributed run every process calls it, with the same workdir, which all can read.
 
     Returns:
         The results, as in results.json.
@@ -44,14 +44,14 @@ def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
     Raises:
         ValueError: the config is wrong, or workdir holds a run of another config or is in use.
         FloatingPointError: training diverged; the last good checkpoint is kept.
-        NotWritten: there is no space, or workdir cannot be written; the last whole checkpoint is kept.
-        Preempted: SIGTERM or SIGHUP came, and the state is saved.
+        NotWritten: the disk is full, or workdir cannot be written; the last complete checkpoint is kept.
+        Preempted: SIGTERM or SIGHUP was received, and the state is saved.
     """
     checked = validate(config, workdir)
     results = _finished(workdir, checked)
     if results is None:
         with Lock(workdir, "--workdir"), ExitStack() as stack:
-            check_same_run(workdir, checked)  # the last holder of the lock may have begun a run
+            check_same_run(workdir, checked)  # the previous holder may have started one
             results = _finished(workdir, checked)
             if results is None:
                 return _train_and_evaluate(checked, workdir, experiment, stack)
@@ -62,17 +62,17 @@ def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
 
 
 def validate(config: ConfigDict, workdir: Path) -> FrozenConfigDict:
-    """The config as a run takes it, checked as far as is known before data is read.
+    """Check the config and the workdir before data is read, and return the accepted config.
 
     Raises:
         ValueError: a field is wrong, or workdir holds a run of another config.
-        OSError: a file that a field names is not there, or workdir cannot be written.
+        OSError: a file that a field names does not exist, or workdir cannot be written.
     """
     checked = accepted(config)
     fields = EVALUATIONS[checked.evaluation].fields
     if fields is not None and fields not in checked:
         raise ValueError(
-            f"evaluation {checked.evaluation!r} needs a config with the fields of {fields!r}; this one has "
+            f"evaluation {checked.evaluation!r} needs a config with the group {fields!r}; found only "
             f"{', '.join(checked)}"
         )
     check_folder("--workdir", workdir, writes=False)  # a finished run is only read
@@ -92,7 +92,7 @@ def _finished(workdir: Path, config: FrozenConfigDict) -> Results | None:
 def _train_and_evaluate(
     config: FrozenConfigDict, workdir: Path, experiment: str, stack: ExitStack
 ) -> Results:
-    """Load data, build, fit, evaluate, write; `stack` ends when all is written."""
+    """Load data, build, fit, evaluate, write; signal handlers stay on `stack` until all is written."""
     evaluation, package_versions = EVALUATIONS[config.evaluation], versions()
     recipe = make_recipe(config)
     warm_start.check_file(config)
@@ -101,7 +101,7 @@ def _train_and_evaluate(
     prepared = evaluation.prepare(config, parts.split)
     _announce(training, parts, experiment)
     trained = _fit(training)
-    stack.enter_context(signals.at_once("all is saved, and the same command measures it", 0))
+    stack.enter_context(signals.at_once("all is saved; run the same command again to evaluate it", 0))
     embed = partial(trained.embed, trained.state)
     protocol, measures = evaluation.measure(
         EvaluationContext(
@@ -122,7 +122,7 @@ def _train_and_evaluate(
 
 
 def _build(config: FrozenConfigDict, workdir: Path, recipe: Recipe, parts: data.Parts) -> Training:
-    """What is trained, on which images; ValueError where a part of the data does not fit the config."""
+    """Set up the training; ValueError if the data does not fit the config."""
     train_sha256 = digest_of_images(parts.split.train)
     warm_start.check_unseen(recipe.pretrained, config.data.name, parts.split.description, train_sha256)
     p, k = config.data.classes_per_batch, config.data.images_per_class
@@ -131,7 +131,7 @@ def _build(config: FrozenConfigDict, workdir: Path, recipe: Recipe, parts: data.
 
 
 def _announce(training: Training, parts: data.Parts, experiment: str) -> None:
-    """Say what is trained, on which images, and what is odd about the config."""
+    """Print a summary of the run, warnings about its config, and the source of its first weights."""
     config = training.config
     say(
         f"{experiment}: {config.objective.name} on {config.data.name}, seed {config.seed}; "
@@ -141,19 +141,19 @@ def _announce(training: Training, parts: data.Parts, experiment: str) -> None:
     for warning in warnings(config):
         say(f"warning: {warning}")
     if training.recipe.pretrained:
-        say(f"weights of {warm_start.describe(training.recipe.pretrained)}")
+        say(f"training starts from the weights of {warm_start.describe(training.recipe.pretrained)}")
 
 
 def _fit(training: Training) -> Trained:
     try:
         return train(training)
     except Preempted as error:
-        say(f"ended by {error.name}: all is saved, and the same command goes on from there")
+        say(f"ended by {error.name}: all is saved; run the same command again to resume")
         raise
 
 
 def _protocol(training: Training, parts: data.Parts, trained: Trained, of_evaluation: Results) -> Results:
-    """What the results were measured by: data, split, training and checkpoint."""
+    """The protocol of the results: data, split, training and checkpoint."""
     config, recipe = training.config, training.recipe
     images = {"train": parts.train, "test": parts.split.test}
     if config.data.val_class_fraction:

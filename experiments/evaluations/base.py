@@ -1,4 +1,4 @@
-"""What an evaluation is: measures of a trained network, under a protocol that its results state."""
+"""The interface of evaluations: measures of a trained network, and the protocol that they follow."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ Results = dict[str, Any]
 
 
 class EvaluationContext(NamedTuple):
-    """A trained network, and the data that it is evaluated on."""
+    """A trained network, and the data on which it is evaluated."""
 
     config: FrozenConfigDict
     workdir: Path
@@ -29,20 +29,20 @@ class EvaluationContext(NamedTuple):
 class Evaluation(NamedTuple):
     """An evaluation of a trained network.
 
-    Every process calls `measure`; files are for process 0 alone to write.
+    Every process calls `measure`, but only process 0 writes files.
     """
 
     name: str
-    measure: Callable[[EvaluationContext], tuple[Results, Results]]  # fields of the protocol; measures
+    measure: Callable[[EvaluationContext], tuple[Results, Results]]  # protocol, measures
     table: Callable[[Results], str]  # the results of a run as text
-    columns: Callable[[Results], dict[str, float | None]]  # measures that objectives are compared by
-    # Reads what the evaluation needs beside the network before training, so that mistakes are found first.
+    columns: Callable[[Results], dict[str, float | None]]  # columns that compare objectives
+    # Reads the other inputs of the evaluation before training, so that errors in them are found early.
     prepare: Callable[[FrozenConfigDict, Split | ClosedSet], Any] = lambda config, split: None
-    closed_sets: bool = False  # whether networks that were trained on all classes can be evaluated, too
-    fields: str | None = None  # the group of the config that it reads
+    closed_sets: bool = False  # whether the training data may be a closed set
+    fields: str | None = None  # the config group that it reads
 
 
 def align(rows: list[list[str]]) -> str:
-    """Rows of cells as text, in columns."""
+    """Rows of cells as text in aligned columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(x.rjust(w) for x, w in zip(row, widths, strict=True)) for row in rows)

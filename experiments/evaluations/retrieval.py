@@ -17,16 +17,16 @@ from pddm_jax.system.console import say
 
 
 def prepare(config: FrozenConfigDict, split: Split | ClosedSet) -> None:
-    """Refuse test classes none of which has two images: nothing could be found."""
+    """Raise a ValueError if no test class has two images, since then no query has a match."""
     if not (np.unique(split.test.labels, return_counts=True)[1] > 1).any():
         raise ValueError(
-            f"data: each of the {len(split.test.labels)} test images is alone in its class, so no query "
-            "can be answered; give test classes of two images or more"
+            f"data: no test class has two images (found {len(split.test.labels)} images, each of another "
+            "class), so no query has a match; add images to the test classes"
         )
 
 
 def measure(context: EvaluationContext) -> tuple[Results, Results]:
-    """Rank all test images for each of them; leaves gallery.png."""
+    """Rank the other test images for each test image, and write gallery.png."""
     config, test = context.config, context.split.test
     say(f"ranking {len(test.labels)} images of {len(test.class_names)} unseen classes")
     embeddings, depth = context.embed(test), max(metrics.KS)
@@ -41,9 +41,9 @@ def measure(context: EvaluationContext) -> tuple[Results, Results]:
     nmi = metrics.nmi(embeddings, test.labels, config.seed) if config.train.nmi else None
     if jax.process_index() == 0:
         plots.gallery(test, embeddings, found["euclidean"], config.seed, context.workdir / "gallery.png")
-    summaries = {name: metrics.summarize(of, metrics.KS) for name, of in found.items()}
+    summaries = {name: metrics.summarize(ranking, metrics.KS) for name, ranking in found.items()}
     queries, left_out = summaries["euclidean"].queries, summaries["euclidean"].left_out
-    protocol = {"gallery": "all test images, the query itself left out", "queries": queries}
+    protocol = {"gallery": "all test images except the query", "queries": queries}
     protocol |= {"queries_left_out": left_out, "pddm_ranking": _pddm_ranking(config)}
     return protocol, measures(summaries) | {"nmi": nmi}
 
@@ -53,14 +53,14 @@ def _pddm_ranking(config: FrozenConfigDict) -> str | None:
         return None
     depth = config.train.pddm_rerank_depth
     return (
-        f"the {depth} nearest images of each query by score, then the others by distance"
+        f"the {depth} nearest images of each query ordered by score, then the others by distance"
         if depth
         else "all"
     )
 
 
 def measures(summaries: dict[str, metrics.Measures]) -> Results:
-    """Recall@K, MAP@R and R-precision, each by both rankings; None for a score that is not trained."""
+    """Recall@K, MAP@R and R-precision, of each ranking; None for the PDDM score if it is not trained."""
 
     def each(measure: Callable[[metrics.Measures], Any]) -> dict[str, Any]:
         names = "euclidean", "pddm"
@@ -84,10 +84,10 @@ def table(results: Results) -> str:
     ]
     nmi = "" if results["nmi"] is None else f"\nNMI of the embeddings {100 * results['nmi']:.1f}"
     objective, protocol = results["protocol"]["objective"]["name"], results["protocol"]
-    alone = protocol.get("queries_left_out", 0)
-    left_out = f"\n{alone} queries left out: no other image of their class" if alone else ""
+    count = protocol.get("queries_left_out", 0)
+    left_out = f"\n{count} queries left out: no other image of their class" if count else ""
     ranking = protocol.get("pddm_ranking") or "all"
-    how = "\npddm: {} (train.pddm_rerank_depth=0: all by score)"
+    how = "\npddm: {} (train.pddm_rerank_depth=0 orders all images by score)"
     notes = ("" if ranking == "all" else how.format(ranking)) + left_out + nmi
     return (
         f"{results['experiment']}: {objective} on {protocol['data']}, seed {protocol['seed']}; "
@@ -97,7 +97,7 @@ def table(results: Results) -> str:
 
 
 def columns(results: Results) -> dict[str, float | None]:
-    """Recall@1 and MAP@R, by distance and by score."""
+    """Recall@1 and MAP@R, by distance and by PDDM score."""
     recall, map_at_r = results["recall_at_k"], results["map_at_r"]
     return {
         "Recall@1": recall["euclidean"]["1"],

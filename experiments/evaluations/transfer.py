@@ -1,7 +1,7 @@
-"""How well frozen embeddings tell classes apart: by class means, by neighbours, by a linear probe.
+"""Classification with frozen embeddings: nearest class mean, k nearest neighbors, linear probe.
 
-The classes are those of a closed set: its images for training make the means, the gallery of the neighbours
-and the probe; its images for test are named.
+The training images of a closed set give the class means, the gallery of the nearest neighbors, and the
+training set of the probe. Its test images are classified.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,21 +30,22 @@ from pddm_jax.transfer.hierarchy import Hierarchy, hierarchical_accuracy, read_h
 from pddm_jax.transfer.knn import knn_classes
 
 BLOCK = 2**16
-"""Images whose embeddings are held at a time, where they are summed alone."""
+"""Images embedded at a time if only the class means are needed."""
 
 Ranked = Int[np.ndarray, "n k"]
 Meeting = Callable[[Ranked, Int[np.ndarray, " n"]], float]
+"""The hierarchical accuracy of ranked classes, given the labels."""
 
 
 class Task(NamedTuple):
-    """What is classified, and how wrong a wrong class is, where that is known."""
+    """The closed set to classify, and the hierarchical accuracy if the config has a hierarchy."""
 
     closed: ClosedSet
     hierarchy: Meeting | None
 
 
 def prepare(config: FrozenConfigDict, split: Split | ClosedSet) -> Task:
-    """The task of a config; ValueError or OSError for what is wrong with its files, or with a field."""
+    """Read the task of a config; ValueError or OSError if a field or a file is wrong."""
     fields = config.transfer
     if fields.name is not None:
         check_choice("transfer.name", fields.name, data.CLOSED_SETS)
@@ -56,7 +57,7 @@ def prepare(config: FrozenConfigDict, split: Split | ClosedSet) -> Task:
 
 
 def closed_set(config: FrozenConfigDict, split: Split | ClosedSet) -> ClosedSet:
-    """What is classified: the closed set that is trained on, or the one that the config names."""
+    """The closed set to classify: that of `transfer.name` if it is set, else that of the training data."""
     fields = config.transfer
     if fields.name is None and isinstance(split, ClosedSet):
         return split
@@ -65,7 +66,7 @@ def closed_set(config: FrozenConfigDict, split: Split | ClosedSet) -> ClosedSet:
 
 
 def measure(context: EvaluationContext) -> tuple[Results, Results]:
-    """Name the test images of a closed set in as many ways as the config asks for."""
+    """Classify the test images of a closed set by each method that the config enables."""
     config, fields = context.config, context.config.transfer
     closed, hierarchy = context.prepared
     known, test = closed.train, closed.test
@@ -86,30 +87,32 @@ def measure(context: EvaluationContext) -> tuple[Results, Results]:
     drawn = stream(config.seed, WAYS).permutation(means.classes)
     for ways in sorted({min(n, len(drawn)) for n in fields.ways} or {len(drawn)}):
         classes = np.sort(drawn[:ways])
-        asked, there = np.isin(test.labels, classes), np.isin(known.labels, classes)
-        x, y, of_classes = embeddings[asked], test.labels[asked], means.subset(classes)
+        queries, train = np.isin(test.labels, classes), np.isin(known.labels, classes)
+        x, y, of_classes = embeddings[queries], test.labels[queries], means.subset(classes)
         if not len(y):
-            raise ValueError(f"transfer.ways: of {ways} classes there are no test images")
+            raise ValueError(
+                f"transfer.ways: the {ways} classes drawn by seed have no test images; raise transfer.ways"
+            )
         depth = min(max(KS), ways)
         ranked = {name: nearest_classes(x, of_classes, depth, score) for name, score in scores.items()}
         if gallery is not None:
-            near = gallery[there], known.labels[there]
+            examples = gallery[train], known.labels[train]
             for k in fields.neighbours:
-                votes = knn_classes(x, *near, k=min(k, int(there.sum())))
+                votes = knn_classes(x, *examples, k=min(k, int(train.sum())))
                 ranked[f"{k} neighbours"] = votes[:, None]
             if fields.probe_steps:
-                probe = linear_probe.fit(*near, fields.probe_decay, fields.probe_steps)
+                probe = linear_probe.fit(*examples, fields.probe_decay, fields.probe_steps)
                 ranked["linear probe"] = probe.top_classes(x, depth)
-        found[str(ways)] = {name: _accuracies(of, y, hierarchy) for name, of in ranked.items()}
-    rule = {
+        found[str(ways)] = {name: _accuracies(top, y, hierarchy) for name, top in ranked.items()}
+    protocol = {
         "classified": fields.name or config.data.name,
         "closed_set": closed.description,
         "known_images": len(known.labels),
         "classified_images": len(test.labels),
-        "ways": "classes drawn by seed, the fewer among the more",
+        "ways": "classes drawn by seed; a larger number of classes includes those of a smaller one",
         "transfer": fields.to_dict(),
     }
-    return rule, {"accuracy": found}
+    return protocol, {"accuracy": found}
 
 
 def _blocks(context: EvaluationContext, images: Images) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -119,16 +122,18 @@ def _blocks(context: EvaluationContext, images: Images) -> Iterator[tuple[np.nda
 
 
 def _hierarchy(path: Path, known: Images) -> Meeting:
-    """The hierarchical accuracy of rankings, by the classes' names."""
+    """The function that computes hierarchical accuracy from a file that names the classes."""
     labels = np.array(sorted(known.class_names))
-    above: Hierarchy = read_hierarchy(path.expanduser(), [known.class_names[n] for n in labels.tolist()])
+    hierarchy: Hierarchy = read_hierarchy(
+        path.expanduser(), [known.class_names[n] for n in labels.tolist()]
+    )
     return lambda ranked, y: hierarchical_accuracy(
-        above, np.searchsorted(labels, ranked[:, 0]), np.searchsorted(labels, y)
+        hierarchy, np.searchsorted(labels, ranked[:, 0]), np.searchsorted(labels, y)
     )
 
 
 def _accuracies(ranked: Ranked, labels: Int[np.ndarray, " n"], hierarchy: Meeting | None) -> Results:
-    """Flat accuracy, the mean and quartiles of the classes' own, and the hierarchical one."""
+    """Flat top-K accuracy, mean and quartiles of per-class accuracy, and hierarchical accuracy."""
     of_classes = per_class_accuracy(ranked, labels)[1]
     ks = [k for k in KS if k <= ranked.shape[1]]
     return {
@@ -142,9 +147,9 @@ def _accuracies(ranked: Ranked, labels: Int[np.ndarray, " n"], hierarchy: Meetin
 
 
 def table(results: Results) -> str:
-    """The results of a run as text: a row a way of naming, top-1 and top-5 of so many classes."""
+    """The results of a run as text: a row for each method, top-1 and top-5 by number of classes."""
     accuracy, protocol = results["accuracy"], results["protocol"]
-    head = ["named by", *(f"top-{k} of {ways}" for ways in accuracy for k in KS)]
+    head = ["classified by", *(f"top-{k} of {ways}" for ways in accuracy for k in KS)]
     rows = []
     for name in next(iter(accuracy.values())):
         shares = [of[name]["flat"].get(str(k)) for of in accuracy.values() for k in KS]
@@ -159,7 +164,7 @@ def table(results: Results) -> str:
 
 
 def columns(results: Results) -> dict[str, float | None]:
-    """Top-1 of every number of classes by class means, and of the most classes all else."""
+    """Top-1 by class means for each number of classes; other measures for the largest number."""
     accuracy = results["accuracy"]
     found = {f"top-1 of {ways}": of["means"]["flat"]["1"] for ways, of in reversed(accuracy.items())}
     most, last = list(accuracy.items())[-1]

@@ -1,4 +1,4 @@
-"""How well images of unseen classes are named, by what is known of the classes beside images."""
+"""Zero-shot classification: images of unseen classes, ranked by descriptions of the classes."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ Labels = Int[np.ndarray, " c"]
 
 
 def class_names(config: FrozenConfigDict, split: Split | ClosedSet) -> dict[int, str]:
-    """The name of each class, by ascending label; of glyphs the Unicode names of all of its characters."""
+    """The name of each class by ascending label; for glyphs, the Unicode names of its characters."""
     names = split.train.class_names | split.test.class_names
     if config.data.name == "glyphs":
         names = {label: " / ".join(character_names(name)) for label, name in names.items()}
@@ -29,7 +29,7 @@ def class_names(config: FrozenConfigDict, split: Split | ClosedSet) -> dict[int,
 
 
 def describe(config: FrozenConfigDict, split: Split | ClosedSet) -> tuple[Labels, Vectors]:
-    """All classes, by ascending label, and their descriptions: of a file, or the words of their names."""
+    """The labels of all classes, ascending, and descriptions from a file or from the words of names."""
     names, fields = class_names(config, split), config.zero_shot
     if fields.descriptions is None:
         return np.array([*names]), word_descriptions([*names.values()])
@@ -39,33 +39,33 @@ def describe(config: FrozenConfigDict, split: Split | ClosedSet) -> tuple[Labels
 
 
 def prepare(config: FrozenConfigDict, split: Split | ClosedSet) -> tuple[Labels, Vectors]:
-    """The descriptions of all classes; ValueError or OSError for what is wrong in them or in a field."""
+    """Read the descriptions of all classes; ValueError or OSError if a file or a field is wrong."""
     return describe(config, split)
 
 
 def measure(context: EvaluationContext) -> tuple[Results, Results]:
-    """Learn the three ways on seen classes, and place the images of the others; leaves zero_shot.png."""
+    """Fit maps on seen classes, rank the classes of test images by them, and write zero_shot.png."""
     config, train, test = context.config, context.train, context.split.test
     labels, vectors = context.prepared
     seen, unseen = (np.unique(part.labels) for part in (train, test))
-    say(f"naming {len(test.labels)} images of {len(unseen)} unseen classes; {len(seen)} are seen")
+    say(f"classifying {len(test.labels)} images of {len(unseen)} unseen classes; {len(seen)} are seen")
     of_seen, of_unseen, of_both = (
-        vectors[np.searchsorted(labels, some)] for some in (seen, unseen, np.union1d(seen, unseen))
+        vectors[np.searchsorted(labels, part)] for part in (seen, unseen, np.union1d(seen, unseen))
     )
-    ways = learn(config, context.embed(train), np.searchsorted(seen, train.labels), of_seen)
+    maps = learn(config, context.embed(train), np.searchsorted(seen, train.labels), of_seen)
     embeddings, rows = context.embed(test), np.searchsorted(unseen, test.labels)
-    placed = {name: ranks(semantic_map, embeddings, rows, of_unseen) for name, semantic_map in ways.items()}
+    found = {name: ranks(semantic_map, embeddings, rows, of_unseen) for name, semantic_map in maps.items()}
     hits = {"chance": {str(k): min(k / len(unseen), 1.0) for k in KS}}
     if config.zero_shot.descriptions is None:
         hits["word frequency"] = shares(by_frequency(of_seen, of_unseen)[rows])
-    hits |= {name: shares(found) for name, found in placed.items()}
+    hits |= {name: shares(of_classes) for name, of_classes in found.items()}
 
     generalised = None
     if context.seen:
         parts = {"seen": (context.embed(context.seen), context.seen.labels)}
         parts["unseen"] = embeddings, test.labels
         both, generalised = np.union1d(seen, unseen), {}
-        for name, semantic_map in ways.items():
+        for name, semantic_map in maps.items():
             of = {
                 part: shares(ranks(semantic_map, x, np.searchsorted(both, y), of_both), y)
                 for part, (x, y) in parts.items()
@@ -75,27 +75,27 @@ def measure(context: EvaluationContext) -> tuple[Results, Results]:
 
     if jax.process_index() == 0:
         names = class_names(config, context.split)
-        shown = plots.successes_and_failures(placed["conse"], test.labels, config.seed)
-        first = top_classes(ways["conse"], embeddings[shown], of_unseen, 5)
+        shown = plots.successes_and_failures(found["conse"], test.labels, config.seed)
+        first = top_classes(maps["conse"], embeddings[shown], of_unseen, 5)
         plots.zero_shot_examples(
-            test, shown, placed["conse"], unseen[first], names, context.workdir / "zero_shot.png"
+            test, shown, found["conse"], unseen[first], names, context.workdir / "zero_shot.png"
         )
-    rule = {
+    protocol = {
         "zero_shot": config.zero_shot.to_dict()
         | {"classes": {"seen": len(seen), "unseen": len(unseen)}, "attributes": vectors.shape[1]}
     }
-    return rule, {"hit_at_k": hits, "generalised": generalised}
+    return protocol, {"hit_at_k": hits, "generalised": generalised}
 
 
-def shares(placed: np.ndarray, classes: np.ndarray | None = None) -> dict[str, float]:
-    """Hit@K by K, as JSON has it."""
-    return {str(k): share for k, share in hit_at_k(placed, classes=classes).items()}
+def shares(found: np.ndarray, classes: np.ndarray | None = None) -> dict[str, float]:
+    """Hit@K of ranks, by K as a string, as in JSON."""
+    return {str(k): share for k, share in hit_at_k(found, classes=classes).items()}
 
 
 def learn(
     config: FrozenConfigDict, embeddings: np.ndarray, rows: Labels, descriptions: Vectors
 ) -> dict[str, zero_shot.SemanticMap]:
-    """The three ways from an embedding into the space of descriptions."""
+    """Fit the maps from embeddings to descriptions: ConSE, DeViSE (`ranking`) and ridge regression."""
     fields, seen = config.zero_shot, (embeddings, rows, descriptions)
     return {
         "conse": zero_shot.conse(*seen, fields.conse_top, fields.conse_temperature),
@@ -107,7 +107,7 @@ def learn(
 
 
 def by_frequency(seen: Vectors, unseen: Vectors) -> Labels:
-    """The place of each unseen class, whatever the image, by how many seen classes its words have."""
+    """A baseline that ranks unseen classes, for any image, by how many seen classes share their words."""
     has = unseen > 0
     frequency = has @ (seen > 0).sum(axis=0) / np.maximum(has.sum(axis=1), 1)
     return np.argsort(np.argsort(-frequency, kind="stable"))
@@ -126,7 +126,7 @@ def table(results: Results) -> str:
         f"{results['experiment']}: {protocol['objective']['name']} on {protocol['data']}, seed "
         f"{protocol['seed']}; {protocol['images']['test']} images of {classes['unseen']} unseen classes, "
         f"{classes['seen']} seen; {results['steps']} steps in {results['seconds']} s\n"
-        f"{align([['among the unseen', *head], *rows(results['hit_at_k'])])}"
+        f"{align([['unseen classes', *head], *rows(results['hit_at_k'])])}"
     )
     if results["generalised"]:
         both = {
@@ -134,18 +134,18 @@ def table(results: Results) -> str:
             for name, parts in results["generalised"].items()
             for of, hits in parts.items()
         }
-        text += f"\n\n{align([['among all, by class', *head], *rows(both)])}"
+        text += f"\n\n{align([['all classes, mean by class', *head], *rows(both)])}"
     published = protocol["zero_shot"]["published"]
     return text + (f"\npublished: {published}" if published else "")
 
 
 def columns(results: Results) -> dict[str, float | None]:
-    """Hit@1 and Hit@5 of each way among unseen classes, and the harmonic mean of Hit@1 among all."""
-    ways = [name for name in results["hit_at_k"] if name not in ("chance", "word frequency")]
+    """Hit@1 and Hit@5 of each map among unseen classes, and the harmonic mean of Hit@1 among all."""
+    maps = [name for name in results["hit_at_k"] if name not in ("chance", "word frequency")]
     found: dict[str, float | None] = {}
-    for name in ways:
+    for name in maps:
         found |= {f"{name} Hit@{k}": results["hit_at_k"][name][str(k)] for k in (1, 5)}
-    for name in ways:
+    for name in maps:
         of = (results["generalised"] or {}).get(name)
         found[f"{name} harmonic mean"] = of and of["harmonic mean"]["1"]
     return found

@@ -1,6 +1,6 @@
-"""Config validation: fields in their ranges, combinations of fields, and the memory of the machine.
+"""Config validation: ranges of fields, combinations of fields, and the memory of the machine.
 
-Everything here is known before data is read and before a file or folder is made.
+All checks can run before data is read and before a file or folder is created.
 """
 
 import os
@@ -24,13 +24,13 @@ FILES = (
 """Fields that name a file."""
 
 POSITIVE_FOR = {"multi_similarity": ("alpha", "beta")}
-"""Fields of objectives that divide by them."""
+"""Fields that must be above 0 because the objective divides by them."""
 
 IMAGES_IN_MEMORY = {"glyphs": 30_000, "fashion_mnist": 70_000}
-"""At least so many images does a data set hold in memory, a byte a pixel."""
+"""Lower bounds on the number of images that a data set holds in memory, with one byte per pixel."""
 
 PREFETCHED = 8
-"""Batches that are read ahead, at least."""
+"""Minimum number of batches that are read ahead."""
 
 
 def fields(config: ConfigDict | FrozenConfigDict) -> Iterator[tuple[str, Any]]:
@@ -43,11 +43,11 @@ def fields(config: ConfigDict | FrozenConfigDict) -> Iterator[tuple[str, Any]]:
 
 
 def accepted(config: ConfigDict | FrozenConfigDict) -> FrozenConfigDict:
-    """The config with None for the word "None" in fields that may be None, once it has passed all checks.
+    """Check a config, and return it frozen, with None for the word "None" in fields that may be None.
 
     Raises:
-        ValueError: a field is missing, unknown or out of its range, or two do not fit together.
-        OSError: a file that a field names is not there.
+        ValueError: a field is missing, unknown or out of its range, or two fields contradict each other.
+        OSError: a file that a field names does not exist.
     """
     if not isinstance(config, ConfigDict | FrozenConfigDict):
         raise ValueError(f"a config must be a ConfigDict, got {type(config).__name__}")
@@ -66,12 +66,14 @@ def check_config(config: FrozenConfigDict) -> None:
     given, wanted = dict(fields(config)), dict(fields(defaults.get_config("tuned")))
     for name in wanted:
         if name not in given:
-            raise ValueError(f"the config has no field {name}: begin with pddm_jax/config/defaults.py")
+            raise ValueError(f"the config has no field {name}: pddm_jax/config/defaults.py has its default")
     for name, value in given.items():
         if name in NEW_NAMES:
-            raise ValueError(f"{name} is not a field of a config: it is called {NEW_NAMES[name]} now")
+            raise ValueError(f"{name} was renamed: use {NEW_NAMES[name]}")
         if name not in RULES:
-            raise ValueError(f"{name} is not a field of a config: pddm_jax/config/defaults.py lists them")
+            raise ValueError(
+                f"{name} is not a field of a config: pddm_jax/config/defaults.py lists the fields"
+            )
         RULES[name].check(name, value)
     for name in FILES:
         if given.get(name) is not None:
@@ -83,7 +85,7 @@ def check_config(config: FrozenConfigDict) -> None:
 
 
 def _check_data(config: FrozenConfigDict) -> None:
-    """What must hold between the fields of `data`."""
+    """Check combinations of the fields of `data`."""
     of = config.data
     in_memory = of.name in (*data.IN_MEMORY, ARRAYS)
     if of.root is not None:
@@ -94,19 +96,19 @@ def _check_data(config: FrozenConfigDict) -> None:
     if of.test_classes is not None and not of.test_classes.isdecimal():
         check_file("data.test_classes", expanded("data.test_classes", of.test_classes))
     if of.augment == "shift" and not in_memory:
-        raise ValueError(f'data.augment must be "crop" for {of.name}: its images have many sizes')
+        raise ValueError(f'data.augment must be "crop" for {of.name}: its images differ in size')
     if of.augment == "crop" and of.image_size is None:
         raise ValueError('data.image_size must be given for data.augment="crop", got None')
     if of.augment == "shift" and of.shift >= (of.image_size or 28):
         raise ValueError(
-            f"data.shift must be below the side of an image, {of.image_size or 28} pixels, got {of.shift}"
+            f"data.shift must be below the image size, {of.image_size or 28} pixels, got {of.shift}"
         )
     if of.crop == "bbox" and in_memory:
-        raise ValueError(f'data.crop must be "none" for {of.name}, which has no boxes')
+        raise ValueError(f'data.crop must be "none" for {of.name}, which has no bounding boxes')
 
 
 def _check_objective(config: FrozenConfigDict) -> None:
-    """What an objective's own formula asks of its fields, and int32 of the number of positive pairs."""
+    """Check the fields that an objective divides by, and that int32 holds the number of positive pairs."""
     of = config.objective
     for name in POSITIVE_FOR.get(of.name, ()):
         if of[name] == 0:
@@ -128,50 +130,53 @@ def _check_pretrained(config: FrozenConfigDict) -> None:
 
 
 def _check_evaluation(config: FrozenConfigDict) -> None:
-    """What must hold between the fields of an evaluation, where the config has them."""
+    """Check the fields of evaluations that the config has."""
     root = config.get("transfer", {}).get("root")
     if root is not None and not expanded("transfer.root", root).exists():
-        raise FileNotFoundError(f"transfer.root: there is no {root}")
+        raise FileNotFoundError(f"transfer.root: {root} does not exist")
     of = config.get("zero_shot", {})
     if of.get("ids") is not None and of.get("descriptions") is None:
-        raise ValueError("zero_shot.ids must be given with zero_shot.descriptions, got None for the latter")
+        raise ValueError("zero_shot.ids needs zero_shot.descriptions, a .npy file, but it is None")
 
 
 def check_machine(config: FrozenConfigDict, devices: int, processes: int = 1) -> None:
-    """Raise a ValueError unless a batch divides over the devices and fits into memory, whatever else does.
+    """Raise a ValueError if a batch does not divide over the devices, or cannot fit into memory.
 
     Args:
-        config: of the run.
-        devices: of all processes.
-        processes: that share out a batch.
+        config: config of the run.
+        devices: number of devices of all processes.
+        processes: number of processes; each reads an equal share of a batch.
     """
     p, k = config.data.classes_per_batch, config.data.images_per_class
     microbatches = config.network.microbatches
     share, rest = divmod(p * k, devices)
     if rest:
-        raise ValueError(f"a batch of {p} x {k} images does not divide over {devices} devices")
+        raise ValueError(
+            f"a batch of {p} x {k} images does not divide over {devices} devices: "
+            "change data.classes_per_batch or data.images_per_class"
+        )
     if share % microbatches:
         raise ValueError(
-            f"network.microbatches must divide a device's images of a batch, {p} x {k} / {devices}, "
+            f"network.microbatches must divide the number of images per device, {p} x {k} / {devices}, "
             f"got {microbatches}"
         )
-    there = memory()
+    available = memory()
     for names, size in needs(config, processes).items():
-        if size > there:
+        if size > available:
             raise ValueError(
-                f"{names} must be smaller: a run takes {size / 2**30:,.1f} GiB of memory or more, and this "
-                f"machine has {there / 2**30:,.1f} GiB"
+                f"{names} must be smaller: a run needs at least {size / 2**30:,.1f} GiB of memory, but "
+                f"this machine has {available / 2**30:,.1f} GiB"
             )
 
 
 def needs(config: FrozenConfigDict, processes: int) -> dict[str, int]:
-    """Bytes of memory that a run takes at the very least, by the fields that decide it."""
+    """Lower bounds on the memory of a run in bytes, by the fields that determine them."""
     of, net = config.data, config.network
     size, channels = of.image_size or 28, 1 if of.name in data.IN_MEMORY else 3
     pixels = of.classes_per_batch * of.images_per_class * size**2 * channels
     pairs = of.classes_per_batch * of.images_per_class * (of.images_per_class - 1) // 2
     width, hidden = net.embedding_dim, net.unit_dim
-    # Kernels of the head, on 64 features or more, and of the unit; as such, gradient and two moments.
+    # Kernels of the head (at least 64 features) and of the unit, each with its gradient and two moments.
     weights = 4 * 4 * (64 * width + 2 * width * hidden + 2 * hidden**2)
     names = {
         "data.classes_per_batch, data.images_per_class and data.image_size": pixels
@@ -186,7 +191,7 @@ def needs(config: FrozenConfigDict, processes: int) -> dict[str, int]:
 
 
 def memory() -> int:
-    """Bytes of main memory; what no machine has where the system does not tell."""
+    """Bytes of main memory; 2**62 if the system does not report them."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
@@ -194,11 +199,11 @@ def memory() -> int:
 
 
 def warnings(config: FrozenConfigDict) -> list[str]:
-    """What is allowed and yet is probably not meant."""
+    """Warnings about settings that are allowed but probably unintended."""
     steps, warmup = config.train.steps, config.optimizer.warmup
     if warmup >= steps:
         return [
-            f"optimizer.warmup is {warmup} of train.steps {steps}: the learning rate does not reach "
+            f"optimizer.warmup {warmup} is not below train.steps {steps}: the learning rate does not reach "
             f"{config.optimizer.learning_rate:g}"
         ]
     return []

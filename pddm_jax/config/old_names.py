@@ -19,12 +19,12 @@ NEW_NAMES = {
 
 
 def _evaluation(config: Mapping[str, Any]) -> str:
-    """The evaluation of a run that does not name it, which has a group of fields for it."""
+    """The evaluation of an old config without the field `evaluation`, inferred from its groups."""
     return next((name for name in ("transfer", "zero_shot") if name in config), "retrieval")
 
 
 def with_new_names(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config of groups of fields, as config.json holds it, with the old names of fields replaced."""
+    """A nested config, as in config.json, with old field names replaced and `evaluation` filled in."""
     renamed = dict(config)
     renamed.setdefault("evaluation", _evaluation(config))
     for old, new in NEW_NAMES.items():

@@ -15,24 +15,24 @@ from pddm_jax.system.console import one_line
 from pddm_jax.types import DTYPES, OPTIMIZERS, SCHEDULES
 
 NONE = ("None", "none")
-"""What stands for None on the command line, for every field that may be None."""
+"""Words that mean None on the command line, for every field that may be None."""
 
 MOST = 2**31 - 1
-"""Of steps and of other numbers that devices hold as int32."""
+"""Maximum number of steps, and of other numbers that devices hold as int32."""
 
 LEAST_REAL, MOST_REAL = 1e-30, 1e30
-"""Reals that float32 holds, and their reciprocals."""
+"""Range in which real numbers and their reciprocals are finite and normal in float32."""
 
 
 class Rule(NamedTuple):
-    """The values that a field may have."""
+    """The allowed values of a field."""
 
     accepts: Callable[[Any], bool]
-    words: str  # after "must be"
+    words: str  # the allowed values, for messages: "FIELD must be WORDS"
     optional: bool = False  # whether it may be None
 
     def check(self, name: str, value: object) -> None:
-        """Raise a ValueError that names the field unless it may have the value."""
+        """Raise a ValueError that names the field if the value is not allowed."""
         if value is None and self.optional:
             return
         if value is None or not self.accepts(value):
@@ -44,12 +44,12 @@ class Rule(NamedTuple):
 
 
 def integer(low: int, high: int = MOST) -> Rule:
-    """An int, and no bool, of low to high."""
-    return Rule(lambda x: type(x) is int and low <= x <= high, f"an integer of {low} to {high}")
+    """An int, but not a bool, from low to high."""
+    return Rule(lambda x: type(x) is int and low <= x <= high, f"an integer from {low} to {high}")
 
 
 def real(low: float, high: float, *, above: bool = False, below: bool = False) -> Rule:
-    """A float or int, and no bool, of low to high, or above low, or below high."""
+    """A float or int, but not a bool, from low to high; `above` excludes low, and `below` excludes high."""
 
     def accepts(x: Any) -> bool:
         if type(x) not in (int, float) or not low <= x <= high:
@@ -61,25 +61,26 @@ def real(low: float, high: float, *, above: bool = False, below: bool = False) -
 
 
 def choice(names: Collection[str]) -> Rule:
-    """One of some words."""
+    """One of the given names."""
     return Rule(lambda x: isinstance(x, str) and x in names, f"one of {sorted(names)}")
 
 
 def text(what: str) -> Rule:
-    """A str with something in it, and without the character 0."""
+    """A str that is not blank and has no null character; `what` describes it in messages."""
     return Rule(lambda x: isinstance(x, str) and bool(x.strip()) and "\0" not in x, what)
 
 
 def integers(low: int, high: int = MOST) -> Rule:
-    """A tuple or list of ints of low to high; it may be empty."""
+    """A tuple or list, which may be empty, of ints from low to high."""
     each = integer(low, high)
     return Rule(
-        lambda x: isinstance(x, tuple | list) and all(map(each.accepts, x)), f"a tuple, each {each.words}"
+        lambda x: isinstance(x, tuple | list) and all(map(each.accepts, x)),
+        f"a tuple, each element {each.words}",
     )
 
 
 def optional(rule: Rule) -> Rule:
-    """Also None."""
+    """The same rule, which also allows None."""
     return rule._replace(optional=True)
 
 
@@ -87,7 +88,7 @@ FLAG = Rule(lambda x: type(x) is bool, "True or False")
 POSITIVE = real(LEAST_REAL, MOST_REAL)
 NOT_NEGATIVE = real(0, MOST_REAL)
 PATH = optional(text("a path that is not empty"))
-WORDS = optional(text("a text that is not empty"))
+WORDS = optional(text("a string that is not empty"))
 
 EVALUATIONS = ("retrieval", "transfer", "zero_shot")
 
@@ -167,4 +168,4 @@ RULES = {
     "zero_shot.ranking_steps": integer(1, 10**9),
     "zero_shot.published": WORDS,
 }
-"""By dotted name, for every field of every config."""
+"""The rule of every field of every config, by dotted name."""

@@ -52,7 +52,7 @@ class ClassMeans(NamedTuple):
         """
         missing = np.setdiff1d(classes, self.classes)
         if len(missing):
-            raise ValueError(f"classes must be among those with a mean, but {missing[0]} is not")
+            raise ValueError(f"classes must have a mean, but class {missing[0]} has none")
         chosen = np.isin(self.classes, classes)
         return ClassMeans(self.classes[chosen], self.sums[chosen], self.counts[chosen])
 
@@ -195,7 +195,7 @@ def merge(parts: list[ClassMeans]) -> ClassMeans:
     parts = [part for part in parts if len(part.classes)] or parts[:1]
     widths = sorted({part.sums.shape[1] for part in parts})
     if len(widths) > 1:
-        raise ValueError(f"embeddings must have the columns of the means, {widths[0]}, got {widths[1]}")
+        raise ValueError(f"embeddings and means must have the same number of columns, got {widths}")
     classes = np.unique(np.concatenate([part.classes for part in parts]))
     whole = ClassMeans(classes, np.zeros((len(classes), *widths)), np.zeros(len(classes), np.int64))
     for part in parts:
@@ -212,7 +212,7 @@ def merge_processes(means: ClassMeans) -> ClassMeans:
     sizes = process_allgather(np.array(means.sums.shape, np.int32))
     widths = sorted({int(width) for count, width in sizes if count})
     if len(widths) > 1:
-        raise ValueError(f"embeddings must be equally wide in all processes, got {widths}")
+        raise ValueError(f"embeddings must have the same number of columns in all processes, got {widths}")
     width = widths[0] if widths else 0
     most = np.pad(means.classes, (0, max(sizes[:, 0]) - len(means.classes)))
     found = [row[:count] for row, (count, _) in zip(_gathered(most), sizes, strict=True)]

@@ -48,7 +48,7 @@ def top_k_accuracy(
     """
     _check(ranked, labels)
     if min(ks) < 1 or max(ks) > ranked.shape[1]:
-        raise ValueError(f"ks must lie in 1 to {ranked.shape[1]}, the depth of the ranking, got {ks}")
+        raise ValueError(f"ks must be from 1 to {ranked.shape[1]}, the depth of the ranking, got {ks}")
     right = ranked == np.asarray(labels)[:, None]
     return {k: float(right[:, :k].any(axis=1).mean()) for k in ks}
 

@@ -37,10 +37,12 @@ def read_descriptions(
             or is not finite; the file does not have the format of its extension.
     """
     if (ids is not None) != (path.suffix == ".npy"):
-        raise ValueError(f"a file of ids must be given for .npy, and only there: got {path}, ids {ids}")
+        raise ValueError(
+            f"a file of ids must be given for .npy, and for no other format: got {path}, ids {ids}"
+        )
     if len({*classes}) < len(classes):
         twice = Counter(classes).most_common(1)[0][0]
-        raise ValueError(f"classes must be different, but {twice!r} comes twice")
+        raise ValueError(f"classes must have no duplicates, but {twice!r} occurs more than once")
     try:
         if ids is not None:
             found = _from_npy(path, ids, {*classes})
@@ -89,7 +91,7 @@ def _parsed(rows: Iterator[Row], wanted: Collection[str]) -> dict[str, np.ndarra
         length = len(numbers) if length is None else length
         if name in wanted:
             if name in found:
-                raise ValueError(f"{where} describes {name!r} a second time")
+                raise ValueError(f"{where} has another vector for {name!r}: give one vector for each class")
             if len(numbers) != length or not length:
                 raise ValueError(
                     f"{where} has {len(numbers)} numbers for {name!r}, but the first vector has {length}"
@@ -108,7 +110,7 @@ def _from_npy(path: Path, ids: Path, wanted: Collection[str]) -> dict[str, np.nd
     try:
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is damaged, or not a .npy file of numbers: {error}") from None
+        raise ValueError(f"{path} is damaged or is not a .npy file of numbers: {error}") from None
     if matrix.ndim != 2 or matrix.dtype.kind not in "fiu" or len(matrix) != len(names):
         raise ValueError(
             f"{path} must hold a matrix of real numbers, a row for each of {len(names)} lines of {ids}, "
@@ -118,7 +120,9 @@ def _from_npy(path: Path, ids: Path, wanted: Collection[str]) -> dict[str, np.nd
     for number, name in enumerate(names):
         if name in wanted:
             if name in found:
-                raise ValueError(f"{ids}:{number + 1} names {name!r} a second time")
+                raise ValueError(
+                    f"{ids}:{number + 1} has another row for {name!r}: give one row for each class"
+                )
             found[name] = _checked(matrix[number], f"{path}, row {number}", name)
     return found
 

@@ -109,7 +109,7 @@ def hierarchical_accuracy(
     pairs = np.stack([predicted, labels], axis=1)
     if not len(pairs) or pairs.min() < 0 or pairs.max() >= len(hierarchy.names):
         raise ValueError(
-            f"predicted and labels must be indices of {len(hierarchy.names)} classes, one or more of them"
+            f"predicted and labels must not be empty, and hold indices of {len(hierarchy.names)} classes"
         )
     distinct, counts = np.unique(pairs, axis=0, return_counts=True)
     blocks = [distinct[start : start + BLOCK] for start in range(0, len(distinct), BLOCK)]

@@ -237,7 +237,9 @@ def checked_rows(
         raise ValueError(f"{name} must be {length} integers, got {rows.dtype} of shape {rows.shape}")
     wrong = rows[(rows < 0) | (rows >= descriptions)]
     if len(wrong):
-        raise ValueError(f"{name} must be rows of {descriptions} descriptions, got {wrong[0]}")
+        raise ValueError(
+            f"{name} must be row numbers of the {descriptions} descriptions, counted from 0, got {wrong[0]}"
+        )
     return rows.astype(np.int32)
 
 

@@ -459,7 +459,7 @@ def test_what_is_not_there_is_told_in_one_line(given, words, run_command, tmp_pa
 
 def test_help_tells_the_flags_and_where_the_fields_are(run_command):
     _, out, err = run_command("experiments.folder", "--help")
-    for word in ("--config", "--workdir", "distributed", "base.py"):
+    for word in ("--config", "--workdir", "distributed", "defaults.py"):
         assert word in out, err
 
 
@@ -495,7 +495,7 @@ def assert_one_line(err):
         ("objective.dtype=float16", ["objective.dtype", "'bfloat16'", "'float16'"]),
         ("objective.margin=0.3", ["objective 'pddm'", "'alpha'", "'margin'"]),
         ("network.name=nope", ["network.name", "'small_cnn'", "'nope'"]),
-        ("network.microbatches=0", ["network.microbatches", "an integer of 1 to", "got 0"]),
+        ("network.microbatches=0", ["network.microbatches", "an integer from 1 to", "got 0"]),
         ("network.microbatches=3", ["network.microbatches must divide", "5 x 8 / 1", "got 3"]),
         ("data.root=/nowhere/at/all", ["/nowhere/at/all", "data.root"]),
         ("train.log_every=0", ["train.log_every", "0"]),

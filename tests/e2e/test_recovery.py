@@ -274,7 +274,7 @@ def test_sigterm_before_a_step_says_that_nothing_is_saved(start, end, arguments,
     status, out, err = end(process)
     if status == 143:
         assert "Traceback" not in err
-        assert err.splitlines()[-1].startswith("ended by SIGTERM: before a step was made")
+        assert err.splitlines()[-1].startswith("ended by SIGTERM: no new step was made")
         assert not (tmp_path / "run").exists()
     else:  # it came later
         assert status == 0, err

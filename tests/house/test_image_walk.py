@@ -1,4 +1,4 @@
-"""The way of an image from its file to a batch, as docs/architecture.md lists it; every call goes down."""
+"""The path of an image from its file to a batch, as docs/architecture.md lists it; every call goes down."""
 
 import re
 import sys
@@ -36,9 +36,9 @@ def calls():
 
 
 def walk():
-    """The modules of the numbered list under "The way of an image"."""
+    """The modules of the numbered list under "The path of an image"."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    section = text.split("## The way of an image\n")[1].split("\n## ")[0]
+    section = text.split("## The path of an image\n")[1].split("\n## ")[0]
     files = re.findall(r"^\d+\. `([^`]+)`", section, re.MULTILINE)
     return [module_name(ROOT / "pddm_jax" / file) for file in files]
 

@@ -120,8 +120,14 @@ def test_a_map_is_a_pytree_of_finite_numbers(method):
         (lambda x, rows, s: (x[0], rows, s), r"embeddings must be a matrix"),
         (lambda x, rows, s: (x, rows[1:], s), r"labels must be 40 integers"),
         (lambda x, rows, s: (x, rows + 0.5, s), r"labels must be 40 integers, got float"),
-        (lambda x, rows, s: (x, rows + 1, s), r"labels must be rows of 9 descriptions, got 9"),
-        (lambda x, rows, s: (x, rows - 1, s), r"labels must be rows of 9 descriptions, got -1"),
+        (
+            lambda x, rows, s: (x, rows + 1, s),
+            r"labels must be row numbers of the 9 descriptions, counted from 0, got 9",
+        ),
+        (
+            lambda x, rows, s: (x, rows - 1, s),
+            r"labels must be row numbers of the 9 descriptions, counted from 0, got -1",
+        ),
         (lambda x, rows, s: (x, rows, s * np.inf), r"descriptions must be finite"),
         (lambda x, rows, s: (x * np.nan, rows, s), r"embeddings must be finite"),
         (lambda x, rows, s: (x[:0], rows[:0], s), r"at least one image"),

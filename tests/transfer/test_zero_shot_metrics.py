@@ -87,7 +87,7 @@ def test_ranks_name_what_does_not_fit():
     semantic_map = made("ridge")
     for arguments, words in (
         ((x * np.inf, rows, s), "embeddings must be finite"),
-        ((x, rows, s[:3]), "labels must be rows of 3 descriptions"),
+        ((x, rows, s[:3]), "labels must be row numbers of the 3 descriptions"),
         ((x, rows[1:], s), "labels must be 40 integers"),
     ):
         with pytest.raises(ValueError, match=words):
