@@ -20,8 +20,8 @@ SHUTDOWN = 30
 """Seconds for which a process that ends waits for the others."""
 
 _TEXT = (
-    "error: another process of this run has ended or cannot be reached (what it said tells why): the same "
-    "commands go on after the last checkpoint\n"
+    "error: another process of this run has ended or cannot be reached (see its output for the cause); "
+    "repeat the commands to resume from the last checkpoint\n"
 )
 _LOST, _QUIET = b"\x00lost\n", b"\x00quiet\n"
 _FILTER = f"""
@@ -79,7 +79,7 @@ def join(coordinator: str | None, count: int | None, index: int | None) -> None:
         _to_filter(_QUIET)
         line = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"--distributed: the other processes were not found at {coordinator}: {line}"
+            f"--distributed: cannot join the other processes at {coordinator}: {line}"
         ) from error
 
 

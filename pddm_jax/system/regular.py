@@ -64,7 +64,7 @@ def read_bytes(path: str | Path, largest: int = LARGEST) -> bytes:
         if len(data) > size:  # it grew, or its file system reports no sizes
             data += _rest(file, largest + 1 - len(data))
     if len(data) > largest:
-        raise ValueError(f"{path} has more than the {largest:,} bytes that are read")
+        raise ValueError(f"{path} is too large: it has more than {largest:,} bytes")
     return data
 
 
@@ -99,7 +99,7 @@ def _check(path: str | Path, found: os.stat_result, largest: int | None, todo: s
         raise ValueError(f"{visible(str(path))} is {kind}, not a regular file{todo}")
     if largest is not None and found.st_size > largest:
         raise ValueError(
-            f"{visible(str(path))} has {found.st_size:,} bytes, more than the {largest:,} that are read"
+            f"{visible(str(path))} is too large: {found.st_size:,} bytes, at most {largest:,} are allowed"
         )
 
 
@@ -116,7 +116,7 @@ def read_text(path: str | Path, largest: int = LARGEST) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"{path}, line {line}, is no text: byte {data[error.start]:#04x} is not UTF-8 (save as UTF-8)"
+            f"{path}, line {line}, is not text: byte {data[error.start]:#04x} is not UTF-8 (save as UTF-8)"
         ) from error
 
 

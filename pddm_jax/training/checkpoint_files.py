@@ -221,8 +221,8 @@ def _check_structure(where: Path, arrays: Mapping[str, Any], like: TrainState) -
     if differing:
         name = differing[0]
         raise ValueError(
-            f"{where} holds the state of another network or optimizer, or of another version of this "
-            f"software: {name} is {theirs.get(name)} there, {ours.get(name)} here"
+            f"{where} was saved with another network or optimizer, or by another version of pddm_jax: "
+            f"{name} is {theirs.get(name)} in the checkpoint, {ours.get(name)} here"
         )
 
 

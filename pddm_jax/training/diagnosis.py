@@ -173,7 +173,7 @@ def counts_of_old(path: Path, step: int) -> dict[str, Any]:
     Raises:
         ValueError: the file is damaged.
     """
-    todo = "delete it; counts begin anew"
+    todo = "delete it, and the counts restart from 0"
     try:
         counts = read_object(path, todo).get(str(step), (0, 0.0, 0))
     except FileNotFoundError:
@@ -182,7 +182,9 @@ def counts_of_old(path: Path, step: int) -> dict[str, Any]:
         batches, quadruplets, without = counts
         return {"batches": int(batches), "quadruplets": float(quadruplets), "without": int(without)}
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: step {step} has no three counts; {todo}") from error
+        raise ValueError(
+            f"{path} is damaged: the entry of step {step} must be three counts; {todo}"
+        ) from error
 
 
 def total_without(rows: list[dict[str, float]]) -> int | None:

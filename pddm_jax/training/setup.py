@@ -1,4 +1,4 @@
-"""What a run trains on, how its batches and steps are made, and how its images are embedded."""
+"""The parts of a training run: its data, initial state, batches and train step; the embedding of images."""
 
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -23,21 +23,22 @@ from pddm_jax.training.step import make_embed, make_train_step
 from pddm_jax.types import Batch
 
 EMBED = 128
-"""Images embedded at a time, by all devices together, or the next multiple of their number."""
+"""Images in a batch to embed, over all devices; rounded up to a multiple of the number of devices."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a run trains on, and how its first state, its batches and its steps are made.
+    """The config and the data of a run; makes its initial state, batches and train step.
 
     Attributes:
-        config: of the run.
-        workdir: of the run.
-        recipe: of the config.
-        images: for training; their labels are columns of a classifier.
-        evaluated: images that are evaluated during training; None: none are.
-        train_sha256: of what the images were taken from: a run resumes with no others.
-        mesh: of all devices.
+        config: the config of the run.
+        workdir: the folder of the run's files.
+        recipe: the objective, network, optimizer and transform that the config describes.
+        images: training images; a label is the column of its class in the classifier.
+        evaluated: images that are evaluated during training; None: no evaluation.
+        train_sha256: digest of the training data, including validation classes; a run resumes only if it
+            is unchanged.
+        mesh: a mesh over all devices.
     """
 
     config: FrozenConfigDict
@@ -49,7 +50,7 @@ class Training:
     mesh: Mesh
 
     def __post_init__(self) -> None:
-        """Number the labels as a device holds them."""
+        """Convert the labels to int32, by `as_labels`."""
         labels = np.asarray(as_labels("labels", self.images.labels, len(self.images.labels)))
         object.__setattr__(self, "images", self.images._replace(labels=labels))
 
@@ -60,44 +61,44 @@ class Training:
 
     @property
     def validates(self) -> bool:
-        """Whether the evaluated images are of validation classes, which choose the checkpoint."""
+        """Whether the evaluated images are of validation classes, which select the best checkpoint."""
         return self.evaluated is not None and bool(self.config.data.val_class_fraction)
 
     @cached_property
     def image_shape(self) -> tuple[int, ...]:
-        """Of what the network is given: height, width, channels."""
+        """Shape of an input image of the network: height, width, channels."""
         return self.recipe.transform.test(self.images.images[0]).shape
 
     @property
     def classes(self) -> int:
-        """The columns of the classifier; 0 where the objective has none."""
+        """Number of classes of the classifier; 0 if the objective has no classifier."""
         return int(self.images.labels.max()) + 1 if has_classifier(self.recipe.objective) else 0
 
     @cached_property
     def train_step(self) -> Callable[[TrainState, Batch], tuple[TrainState, Logs]]:
-        """The jitted step."""
+        """The jitted train step."""
         return make_train_step(self.recipe.network, self.recipe.loss, self.recipe.optimizer, self.mesh)
 
     def fresh_state(self) -> TrainState:
-        """A random state."""
-        learned = self.recipe.network, self.recipe.unit, self.recipe.optimizer
-        return init_state(*learned, self.image_shape, self.config.seed, self.mesh, self.classes)
+        """A randomly initialized state."""
+        modules = self.recipe.network, self.recipe.unit, self.recipe.optimizer
+        return init_state(*modules, self.image_shape, self.config.seed, self.mesh, self.classes)
 
     def pretrained(self, state: TrainState) -> TrainState:
-        """The state with the weights that the config names, if it names any."""
+        """The state with the weights of `network.pretrained`, or unchanged if that is not set."""
         if not self.config.network.pretrained:
             return state
         return warm_start.with_weights(state, self.config, self.image_shape, self.mesh)
 
     def batches(self, start: int) -> Generator[Batch]:
-        """This process's share of the batches after step `start`."""
+        """The batches that follow step `start`: of each, the share of this process."""
         fields = self.config.data
         sampler = self._sampler(jax.process_index(), jax.process_count()).since(start)
         given = self.images, sampler, self.recipe.transform, self.config.seed
         return data.train_batches(*given, fields.workers)
 
     def whole_batch(self, step: int) -> Batch:
-        """The batch of a step, of all processes."""
+        """The global batch of a step: the shares of all processes together."""
         sampler = self._sampler(0, 1).since(step - 1)
         with closing(
             data.train_batches(self.images, sampler, self.recipe.transform, self.config.seed)
@@ -112,7 +113,10 @@ class Training:
 
 
 class Embedder:
-    """Embeds images; those of the evaluated images at the last step are kept, to be measured at the end."""
+    """Embeds images, and caches the latest embeddings of the evaluated images.
+
+    The final evaluation reuses them if it embeds the same images at the same step.
+    """
 
     def __init__(self, training: Training) -> None:
         self._training = training
@@ -120,7 +124,11 @@ class Embedder:
         self._kept: tuple[int, np.ndarray] | None = None
 
     def __call__(self, state: TrainState, images: Images) -> np.ndarray:
-        """The embeddings [n, d]; `Diverged` where some are not finite."""
+        """The embeddings [n, d] of images.
+
+        Raises:
+            Diverged: some embeddings are not finite.
+        """
         training, step = self._training, int(state.step)
         is_evaluated = images is training.evaluated
         if is_evaluated and self._kept is not None and self._kept[0] == step:

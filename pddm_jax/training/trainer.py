@@ -1,4 +1,4 @@
-"""The training of a run: where it resumes, the loop, and the record of a step that diverges."""
+"""The training of a run: resume from a checkpoint, train to the last step, record a step that diverges."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -23,27 +23,27 @@ from pddm_jax.training.writer import Known, Row, Writer, known_rows
 
 
 class Trained(NamedTuple):
-    """What training leaves."""
+    """The result of training."""
 
-    state: TrainState  # at the last step, or at the one that the validation classes chose
+    state: TrainState  # at the last step, or at the best one by validation
     embed: Callable[[TrainState, Images], np.ndarray]
     rows: list[Row]
 
 
 class Start(NamedTuple):
-    """Where a run starts or resumes."""
+    """The state and the logs from which a run starts or resumes."""
 
     state: TrainState
-    fields: dict[str, Any]  # of config.json
-    known: Known | None  # the rows that metrics.jsonl must hold
-    mining: Mapping[str, Any] | None  # the counts so far
+    fields: dict[str, Any]  # the content of config.json
+    known: Known | None  # the digest of the rows that metrics.jsonl must hold
+    mining: Mapping[str, Any] | None  # counts of quadruplets since the last row
 
 
 def resume(training: Training, checkpoints: Checkpoints) -> Start:
-    """The state of the newest intact checkpoint, or a first one.
+    """Restore the newest intact checkpoint, or make the initial state if there is none.
 
     Raises:
-        ValueError: the run in the workdir is on other images, or cannot be extended.
+        ValueError: the run in the workdir has other training images, or cannot be extended.
     """
     config, workdir, state = training.config, training.workdir, training.fresh_state()
     before = began(workdir)
@@ -62,11 +62,11 @@ def resume(training: Training, checkpoints: Checkpoints) -> Start:
     assert before is not None  # there are checkpoints
     if before["train_sha256"] != training.train_sha256:
         raise ValueError(
-            f"{workdir} holds a run on other images than are there now; choose another --workdir"
+            f"{workdir} holds a run on training images that have changed since; choose another --workdir"
         )
     here, there = training.mesh.size, before["devices"]
-    other = f" on {here} devices, {there} before: results may differ in their last digits"
-    say(f"{workdir}: goes on after step {start}{other if here != there else ''}")
+    other = f" on {here} devices, {there} before: results may differ because of rounding"
+    say(f"{workdir}: resumes after step {start}{other if here != there else ''}")
     known = rows_of(known_rows(about), fields["train"]) if about else None
     if jax.process_index() == 0:
         go_on(workdir, before, fields["train"])
@@ -75,22 +75,22 @@ def resume(training: Training, checkpoints: Checkpoints) -> Start:
 
 
 def _leave_out_last(training: Training, checkpoints: Checkpoints, before: Mapping[str, Any] | None) -> None:
-    """Leave out the last checkpoint of a run of fewer steps if it is not evaluated in a longer run."""
+    """Set aside the last checkpoint of a shorter run if the longer run does not evaluate at that step."""
     config, steps = training.config, training.steps
     end = before["train"]["steps"] if before else steps
     if end >= steps or not training.validates or is_due(end, config.train.eval_every, steps):
         return
     if not checkpoints.leave_out(end):
         raise ValueError(
-            f"{training.workdir} holds a run of {end} train.steps, a step that is not evaluated in a run "
-            f"of {steps}, and no checkpoint before it to go on from (train.max_to_keep "
-            f"{config.train.max_to_keep}): begin another run with its weights, by "
+            f"{training.workdir} holds a run of {end} train.steps; a run of {steps} does not evaluate at "
+            f"step {end}, and there is no earlier checkpoint to resume from (train.max_to_keep "
+            f"{config.train.max_to_keep}): start a new run from its weights with "
             f"--config.network.pretrained={training.workdir} and another --workdir"
         )
 
 
 def _record(training: Training, checkpoints: Checkpoints, diverged: Diverged) -> str:
-    """Write the record of a step that diverged, by running again to it; what is said of it."""
+    """Train again up to a step that diverged, record that step, and return a message for the error."""
     state, latest = training.fresh_state(), checkpoints.latest_step()
     if latest is None:
         state = training.pretrained(state)
@@ -98,7 +98,7 @@ def _record(training: Training, checkpoints: Checkpoints, diverged: Diverged) ->
         checkpoints.wait()
         state = checkpoints.restore(latest, state)
     start, step = int(state.step), diverged.step
-    say(f"step {step} is not finite: running again from step {start} to save it")
+    say(f"step {step} diverged: training again from step {start} to record it")
     with closing(training.batches(start)) as batches:
         state = rerun.run_to(step, state, training.train_step, global_batches(batches, training.mesh))
     whole = training.whole_batch(step)
@@ -106,11 +106,11 @@ def _record(training: Training, checkpoints: Checkpoints, diverged: Diverged) ->
 
 
 def train(training: Training) -> Trained:
-    """Train to the last step, from the last checkpoint if there is one.
+    """Train to the last step, resuming from the newest checkpoint if there is one.
 
     Raises:
-        FloatingPointError: a step diverged; its record is written.
-        Preempted: a signal came, and the state is saved.
+        FloatingPointError: a step diverged; it is recorded for `--replay`.
+        Preempted: SIGTERM or SIGHUP was received, and the state is saved.
     """
     config, embed, diverged = training.config, Embedder(training), None
     folder = training.workdir / "checkpoints"
@@ -127,7 +127,7 @@ def train(training: Training) -> Trained:
             try:
                 state = fit(state, *given, schedule.after_step, mined.observe)
             except Diverged as error:
-                diverged = error.with_traceback(None)  # which holds the last state
+                diverged = error.with_traceback(None)  # the traceback would keep the last state alive
         if diverged:
             raise FloatingPointError(f"{diverged}; {_record(training, checkpoints, diverged)}")
         best = checkpoints.best_step() if int(state.step) == training.steps else None

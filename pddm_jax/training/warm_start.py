@@ -64,8 +64,8 @@ def check_unseen(origin: Mapping[str, Any] | None, data: str, split: str, train_
     run = (origin or {}).get("protocol", {"data": None})
     if run["data"] == data and (run["split"], run["train_sha256"]) != (split, train_sha256):
         raise ValueError(
-            f"network.pretrained: a run on another split of {data} ({run['split']}; here {split}), or of "
-            "other images, may have trained on what is tested here"
+            f"network.pretrained: that run used another split of {data} ({run['split']}; here {split}) or "
+            "other images, so it may have trained on the test images; choose other weights"
         )
 
 

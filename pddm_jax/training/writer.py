@@ -27,7 +27,7 @@ def read_rows(path: Path) -> list[Row]:
     """The rows of a metrics.jsonl; a last line that a kill cut short is left out.
 
     Raises:
-        ValueError: another line is no row, or the steps are out of order; the message names the line.
+        ValueError: another line is not a row, or the steps are out of order; the message names the line.
     """
     try:
         lines = path.read_bytes().split(b"\n")
@@ -36,11 +36,11 @@ def read_rows(path: Path) -> list[Row]:
     rows: list[Row] = []
     for number, line in enumerate(lines[:-1], 1):
         row, before = _row(line), rows[-1]["step"] if rows else 0
-        problem = "is no row" if row is None else f"is of step {row['step']}, after one of step {before}"
+        problem = "is not a row" if row is None else f"is of step {row['step']}, after one of step {before}"
         if row is None or row["step"] < before:
             raise ValueError(
-                f"{path} is damaged: line {number} {problem}; correct or delete that line and give the "
-                "same command again"
+                f"{path} is damaged: line {number} {problem}; correct or delete that line, then repeat the "
+                "command"
             )
         rows.append(row)
     return rows
@@ -100,16 +100,16 @@ def _settled(path: Path, start: int, known: Known | None) -> list[Row]:
     if found is None:
         try:
             read_rows(path)
-            problem = f"{path} differs from what the checkpoint of step {start} knows"
+            problem = f"{path} does not match its digest in the checkpoint of step {start}"
         except ValueError as error:
             problem = str(error).partition(";")[0]
         found = known.before if known.before is not None else _verified(copy_of(path), known)
         if found is None:
             raise ValueError(
-                f"{problem}, and its copy {copy_of(path)} does too: put one of them back, or delete "
-                f"{path.parent / 'checkpoints'} to begin the run anew"
+                f"{problem}; its copy {copy_of(path)} is damaged too: restore one of them, or delete "
+                f"{path.parent / 'checkpoints'} to start the run over"
             )
-        tell(f"{problem}; it is written again from its copy")
+        tell(f"{problem}; restored from its copy")
     return found + known.rows
 
 

@@ -602,7 +602,7 @@ def test_a_killed_run_on_all_cores_goes_on_to_the_same_bits_and_on_other_devices
     shutil.copytree(tmp_path / "killed", tmp_path / "other")
     status, _, err = run_command(*killed, devices=None)
     assert status == 0, err
-    assert "goes on after step" in err
+    assert "resumes after step" in err
     assert "may differ" not in err
     assert_same_end(tmp_path / "killed", tmp_path / "whole")
 

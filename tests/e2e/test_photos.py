@@ -66,7 +66,7 @@ def test_a_stopped_run_does_not_go_on_over_other_images(small, tmp_path):
     runner.run(config, tmp_path / "run", "folder")
     (tmp_path / "run" / "results.json").unlink()  # as if it had been stopped after its last checkpoint
     shutil.copytree(root / "class 0", root / "class 4")
-    with pytest.raises(ValueError, match=r"run holds a run on other images than are there now"):
+    with pytest.raises(ValueError, match=r"run holds a run on training images that have changed"):
         runner.run(config, tmp_path / "run", "folder")
     shutil.rmtree(root / "class 4")
     runner.run(config, tmp_path / "run", "folder")

@@ -142,8 +142,8 @@ def test_a_run_whose_files_are_damaged_goes_on_to_the_same_bits(stopped, run_com
     (told,) = (line for line in err.splitlines() if line.startswith("checkpoint "))
     assert str(stopped / "checkpoints" / "12") in told
     assert "damaged-12" in told
-    assert f"{path} is damaged: line 1 is no row; it is written again" in err
-    assert "goes on after step 8" in err
+    assert f"{path} is damaged: line 1 is not a row; restored from its copy" in err
+    assert "resumes after step 8" in err
     assert_same_end(stopped, finished)
     assert names(stopped / "checkpoints") == ["12", "8", "damaged-12"]
     assert (stopped / "config.json").read_bytes() == (finished / "config.json").read_bytes()
@@ -209,7 +209,7 @@ def test_a_missing_config_is_that_of_the_checkpoint_or_named(stopped, finished):
 @pytest.mark.parametrize("content", [*DAMAGED, b'{"evaluation": 1}'])
 def test_damaged_results_are_named_with_what_to_do(content, tmp_path):
     (tmp_path / "results.json").write_bytes(content)
-    with pytest.raises(ValueError, match=r"results\.json is damaged: .*; delete it and give") as caught:
+    with pytest.raises(ValueError, match=r"results\.json is damaged: .*; delete it and repeat") as caught:
         read_results(tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -316,7 +316,7 @@ def test_a_finished_run_is_extended_to_what_the_longer_one_is(finished, run_comm
     assert status == 0, err
     status, _, err = run_command(*arguments(tmp_path / "short"))
     assert status == 0, err
-    assert "goes on after step 6" in err
+    assert "resumes after step 6" in err
     assert_same_end(tmp_path / "short", finished)
     assert json.loads((tmp_path / "short" / "results-6.json").read_text())["steps"] == 6
     assert json.loads((tmp_path / "short" / "config.json").read_text())["train"]["steps"] == STEPS
@@ -393,5 +393,5 @@ def test_a_full_disk_is_one_line_and_with_space_the_run_goes_on_to_the_same_bits
     small_disk("100m")
     status, _, err = run_command(*arguments(workdir))
     assert status == 0, err
-    assert "goes on after step 4" in err
+    assert "resumes after step 4" in err
     assert_same_end(workdir, finished)

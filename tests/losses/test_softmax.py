@@ -221,5 +221,5 @@ def test_weights_of_a_run_that_may_have_seen_the_test_are_refused():
         warm_start.check_unseen(of_file, "glyphs", "half by seed 1", "cd")
     with pytest.raises(ValueError, match=r"network\.pretrained.*glyphs.*seed 0.*seed 1"):
         warm_start.check_unseen(of_run, "glyphs", "half by seed 1", "ab")
-    with pytest.raises(ValueError, match=r"network\.pretrained.*or of other images"):
+    with pytest.raises(ValueError, match=r"network\.pretrained.*or other images"):
         warm_start.check_unseen(of_run, "glyphs", "half by seed 0", "cd")

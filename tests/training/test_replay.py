@@ -114,18 +114,18 @@ def test_what_is_no_record_is_named(problem, tmp_path):
         content[:-60] + content[-50:],
     ):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"diverged-step-5\.npz is no record of a diverged step"):
+        with pytest.raises(ValueError, match=r"diverged-step-5\.npz is not a record of a diverged step"):
             read_record(path)
     flipped = bytearray(content)
     flipped[len(content) // 2] ^= 1
     path.write_bytes(flipped)
-    with pytest.raises(ValueError, match="no record"):
+    with pytest.raises(ValueError, match="not a record"):
         read_record(path)
     np.savez(path, about=np.array([object()], dtype=object))  # a pickle, which is not opened
-    with pytest.raises(ValueError, match="no record"):
+    with pytest.raises(ValueError, match="not a record"):
         read_record(path)
     np.savez(path, about=np.frombuffer(b'{"config": {}, "step": 1}', np.uint8), images=[1], labels=[1])
-    with pytest.raises(ValueError, match="does not fit this version, or is damaged"):
+    with pytest.raises(ValueError, match="is damaged, or was written by an incompatible version"):
         replay(path)
 
 
@@ -169,7 +169,7 @@ def test_members_of_a_record_are_bounded_by_its_file(problem, tmp_path):
     ):
         path.write_bytes(content)
         rewritten(path, **damage)
-        with pytest.raises(ValueError, match=r"diverged-step-5\.npz is no record of a diverged step"):
+        with pytest.raises(ValueError, match=r"diverged-step-5\.npz is not a record of a diverged step"):
             read_record(path)
     # The method of compression, where the list of members and the member itself tell it.
     for method in (8, 12, 14, 99):
@@ -178,7 +178,7 @@ def test_members_of_a_record_are_bounded_by_its_file(problem, tmp_path):
             at = content.find(signature) + place
             changed[at : at + 2] = method.to_bytes(2, "little")
         path.write_bytes(changed)
-        with pytest.raises(ValueError, match="no record"):
+        with pytest.raises(ValueError, match="not a record"):
             read_record(path)
     with pytest.raises(ValueError, match="is a folder, not a regular file"):
         read_record(tmp_path)
@@ -202,7 +202,7 @@ def test_members_of_a_record_are_bounded_by_its_file(problem, tmp_path):
 def test_what_a_record_tells_is_checked(fields, problem, tmp_path):
     path = written(problem, tmp_path, state_of(problem))
     rewritten(path, about=told_of(path, **fields))
-    with pytest.raises(ValueError, match="no record of a diverged step"):
+    with pytest.raises(ValueError, match="not a record of a diverged step"):
         read_record(path)
 
 
@@ -222,11 +222,11 @@ def test_the_config_of_a_record_is_checked_as_one_that_is_given(problem, tmp_pat
         path.write_bytes(content)
         config = given | {group: given.get(group, {}) | {field: value}}
         rewritten(path, about=told_of(path, config=config))
-        with pytest.raises(ValueError, match="does not fit this version, or is damaged"):
+        with pytest.raises(ValueError, match="is damaged, or was written by an incompatible version"):
             replay(path)
     path.write_bytes(content)
     rewritten(path, about=told_of(path, config=dict.fromkeys(given, 3)))
-    with pytest.raises(ValueError, match="does not fit this version, or is damaged"):
+    with pytest.raises(ValueError, match="is damaged, or was written by an incompatible version"):
         replay(path)
 
 

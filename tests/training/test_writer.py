@@ -110,14 +110,14 @@ def test_a_line_cut_off_by_a_kill_is_dropped(tmp_path):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b'{"step": 1, "seconds": 1}\n{"st\n{"step": 3, "seconds": 1}\n', "line 2 is no row"),
-        (b'{"seconds": 1}\n', "line 1 is no row"),
-        (b'{"step": true, "seconds": 1}\n', "line 1 is no row"),
-        (b'{"step": 1.5, "seconds": 1}\n', "line 1 is no row"),
-        (b'{"step": 1}\n', "line 1 is no row"),
-        (b"[1]\n", "line 1 is no row"),
-        (b"\n", "line 1 is no row"),
-        (b"\xff\n", "line 1 is no row"),
+        (b'{"step": 1, "seconds": 1}\n{"st\n{"step": 3, "seconds": 1}\n', "line 2 is not a row"),
+        (b'{"seconds": 1}\n', "line 1 is not a row"),
+        (b'{"step": true, "seconds": 1}\n', "line 1 is not a row"),
+        (b'{"step": 1.5, "seconds": 1}\n', "line 1 is not a row"),
+        (b'{"step": 1}\n', "line 1 is not a row"),
+        (b"[1]\n", "line 1 is not a row"),
+        (b"\n", "line 1 is not a row"),
+        (b"\xff\n", "line 1 is not a row"),
         (
             b'{"step": 5, "seconds": 1}\n{"step": 4, "seconds": 1}\n',
             "line 2 is of step 4, after",
@@ -138,7 +138,7 @@ def test_damaged_rows_are_named_unless_the_checkpoint_knows_them(content, told, 
     assert steps_in(tmp_path) == [1, 5]
     path.write_bytes(path.read_bytes().replace(b"1.5", b"1.7"))
     with Writer(tmp_path, 5, 10, True, known):
-        assert "differs from what the checkpoint of step 5 knows" in capsys.readouterr().err
+        assert "does not match its digest in the checkpoint of step 5" in capsys.readouterr().err
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n") + content)
     write(tmp_path, 0, [])  # what begins anew needs none of them
     assert steps_in(tmp_path) == []
@@ -205,7 +205,7 @@ def test_rows_are_mended_from_their_copy_and_the_other_way_round(damage, copied,
         assert writer.rows == rows
     assert read_rows(path) == read_rows(copy_of(path)) == rows
     needed = not copied and damage is not cut  # it cut the row that the checkpoint itself knows
-    assert ("written again from its copy" in capsys.readouterr().err) == needed
+    assert ("restored from its copy" in capsys.readouterr().err) == needed
 
 
 @pytest.mark.parametrize("damage", [flip, digit, empty, os.unlink])
@@ -213,7 +213,7 @@ def test_rows_that_are_damaged_twice_are_refused_by_name(damage, tmp_path):
     known, _ = written(tmp_path)
     for path in (tmp_path / "metrics.jsonl", copy_of(tmp_path / "metrics.jsonl")):
         damage(path)
-    with pytest.raises(ValueError, match=r"metrics\.jsonl .*its copy .* put one of them back") as caught:
+    with pytest.raises(ValueError, match=r"metrics\.jsonl .*its copy .* restore one of them") as caught:
         Writer(tmp_path, 5, 9, True, known)
     assert "\n" not in str(caught.value)
 

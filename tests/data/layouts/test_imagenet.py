@@ -405,7 +405,7 @@ def test_what_is_no_image_is_left_aside_and_what_is_there_twice_is_refused(lists
         (b"n0200000", "line 1: found 'n0200000'"),
         (b"n02000003\nn01000001\nn02000003 again\n", "line 3: n02000003 is on line 1 too"),
         (b" \n\n", "holds no WordNet id"),
-        (b"\xff\xfe\x00", "is no text"),
+        (b"\xff\xfe\x00", "is not text"),
         (b"n02000003\nn01000001\nn01000002\nn09000009\n", "lists n09000009, but .*train has neither"),
         (b"n02000003\nn01000002\n", r"train holds n01000001, not listed .*on_error=skip|holds n01000001"),
     ],

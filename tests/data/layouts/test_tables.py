@@ -28,9 +28,9 @@ def test_lines_end_as_they_do_anywhere_and_may_begin_with_a_mark(end, mark, tmp_
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("a\nb\n".encode("utf-16"), "line 1, is no text: byte 0xff is not UTF-8"),
+        ("a\nb\n".encode("utf-16"), "line 1, is not text: byte 0xff is not UTF-8"),
         ("a\nb\n".encode("utf-16-le"), "line 1 holds a NUL byte"),
-        (b"a\n\xe9\n", "line 2, is no text: byte 0xe9 is not UTF-8"),
+        (b"a\n\xe9\n", "line 2, is not text: byte 0xe9 is not UTF-8"),
         (b"a\nb\0c\n", "line 2 holds a NUL byte"),
         (b"a\n" + b"x" * 70_000, "line 2: 70,000 characters, more than the 65,536 of a line"),
     ],
@@ -56,7 +56,7 @@ def test_a_list_that_is_no_regular_file_is_not_opened(tmp_path):
                 read(path)
     with (tmp_path / "large").open("wb") as file:
         file.truncate(2**30 + 1)
-    with pytest.raises(ValueError, match="large has 1,073,741,825 bytes"):
+    with pytest.raises(ValueError, match="large is too large: 1,073,741,825 bytes"):
         read_text(tmp_path / "large")
 
 
