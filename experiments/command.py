@@ -51,8 +51,8 @@ class Experiment:
             config_flags.DEFINE_config_file(
                 "config",
                 str(CONFIGS / f"{self.config}.py"),
-                "Config file, as FILE.py or FILE.py:VARIANT; the variants are told in the file. "
-                f"--config.GROUP.FIELD=VALUE sets a field; all of them are in {CONFIGS / 'base.py'}.",
+                "Config file, as FILE.py or FILE.py:VARIANT; the file lists its variants. "
+                "--config.GROUP.FIELD=VALUE sets a field; pddm_jax/config/defaults.py lists all fields.",
                 sys_argv=self.arguments,
             )
         except (AttributeError, KeyError) as error:
