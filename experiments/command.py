@@ -53,7 +53,7 @@ class Experiment:
                 "config",
                 str(CONFIGS / f"{self.config}.py"),
                 "Config file, as FILE.py or FILE.py:VARIANT; the file lists its variants. "
-                "--config.GROUP.FIELD=VALUE sets a field; pddm_jax/config/defaults.py lists the fields.",
+                "--config.GROUP.FIELD=VALUE sets a field; pddm_jax/config/defaults.py lists all fields.",
                 sys_argv=self.arguments,
             )
         except (AttributeError, KeyError) as error:

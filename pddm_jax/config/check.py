@@ -66,14 +66,14 @@ def check_config(config: FrozenConfigDict) -> None:
     given, wanted = dict(fields(config)), dict(fields(defaults.get_config("tuned")))
     for name in wanted:
         if name not in given:
-            raise ValueError(f"the config has no field {name}: pddm_jax/config/defaults.py has its default")
+            raise ValueError(
+                f"the config has no field {name}: start from get_config in pddm_jax/config/defaults.py"
+            )
     for name, value in given.items():
         if name in NEW_NAMES:
             raise ValueError(f"{name} was renamed: use {NEW_NAMES[name]}")
         if name not in RULES:
-            raise ValueError(
-                f"{name} is not a field of a config: pddm_jax/config/defaults.py lists the fields"
-            )
+            raise ValueError(f"{name} is not a config field: pddm_jax/config/defaults.py lists all fields")
         RULES[name].check(name, value)
     for name in FILES:
         if given.get(name) is not None:
@@ -92,7 +92,7 @@ def _check_data(config: FrozenConfigDict) -> None:
         expanded("data.root", of.root)
     for name in ("classes", "ground_truth"):
         if of[name] is not None and of.name not in LISTED:
-            raise ValueError(f"data.{name} is for {', '.join(LISTED)}, not for data.name {of.name!r}")
+            raise ValueError(f"data.{name} applies only to {', '.join(LISTED)}, not to {of.name!r}")
     if of.test_classes is not None and not of.test_classes.isdecimal():
         check_file("data.test_classes", expanded("data.test_classes", of.test_classes))
     if of.augment == "shift" and not in_memory:
@@ -136,7 +136,7 @@ def _check_evaluation(config: FrozenConfigDict) -> None:
         raise FileNotFoundError(f"transfer.root: {root} does not exist")
     of = config.get("zero_shot", {})
     if of.get("ids") is not None and of.get("descriptions") is None:
-        raise ValueError("zero_shot.ids needs zero_shot.descriptions, a .npy file, but it is None")
+        raise ValueError("zero_shot.ids needs zero_shot.descriptions, which is None: give both")
 
 
 def check_machine(config: FrozenConfigDict, devices: int, processes: int = 1) -> None:
@@ -151,10 +151,7 @@ def check_machine(config: FrozenConfigDict, devices: int, processes: int = 1) ->
     microbatches = config.network.microbatches
     share, rest = divmod(p * k, devices)
     if rest:
-        raise ValueError(
-            f"a batch of {p} x {k} images does not divide over {devices} devices: "
-            "change data.classes_per_batch or data.images_per_class"
-        )
+        raise ValueError(f"a batch of {p} x {k} images cannot be divided evenly among {devices} devices")
     if share % microbatches:
         raise ValueError(
             f"network.microbatches must divide the number of images per device, {p} x {k} / {devices}, "

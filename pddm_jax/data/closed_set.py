@@ -26,7 +26,7 @@ def halves(data: Images, seed: int) -> ClosedSet:
     labels, counts = np.unique(data.labels, return_counts=True)
     if (counts < 2).any():
         name = data.class_names[int(labels[counts < 2][0])]
-        raise ValueError(f"class {name!r} has one image, which cannot be halved")
+        raise ValueError(f"class {name!r} has only one image: training and test need at least one each")
     description = f"half of the images of each class by seed {seed}"
     return divided(data, ~per_class_mask(data, 0.5, seed), description)
 

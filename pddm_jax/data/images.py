@@ -64,7 +64,10 @@ def hold_out(data: Images, share: float, seed: int) -> tuple[Images, Images]:
     classes = stream(seed, HOLD_OUT).permutation(np.unique(data.labels))
     count = round(share * len(classes))
     if not 0 < count < len(classes):
-        raise ValueError(f"data.val_class_fraction of {share} holds out {count} of {len(classes)} classes")
+        raise ValueError(
+            f"data.val_class_fraction of {share} holds out {count} of {len(classes)} classes: training and "
+            "validation need at least one each"
+        )
     return of_classes(data, classes[count:]), of_classes(data, classes[:count])
 
 

@@ -71,7 +71,7 @@ def find(
         return find_imagenet(name, root, classes, ground_truth, skip, workers)
     for argument, value in (("classes", classes), ("ground_truth", ground_truth)):
         if value is not None:
-            raise ValueError(f"data.{argument} is not for {name}, but for {', '.join(LISTED)}")
+            raise ValueError(f"data.{argument} applies only to {', '.join(LISTED)}, not to {name}")
     return FINDERS[name](root)
 
 
@@ -90,7 +90,7 @@ def load_data(fields: Mapping[str, Any], *, closed_set: bool, seed: int) -> Spli
     """
     name = fields["name"]
     if name in (ARRAYS, PATHS):
-        raise ValueError(f"data.name {name!r} stands for images given from Python: name a data set")
+        raise ValueError(f"data.name {name!r} is reserved for images given from Python: choose a data set")
     check_choice("data.name", name, (*DATASETS, *LISTED))
     if not closed_set or name in DATASETS:
         return load(**_common(fields), crop=fields["crop"], test_classes=fields["test_classes"], seed=seed)
@@ -215,7 +215,7 @@ def _given(root: str | None, name: str) -> str:
 
 def _limited(source: Source, max_pixels: int) -> Source:
     if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
-        raise ValueError(f"data.max_pixels must be a whole number above 0, got {max_pixels!r}")
+        raise ValueError(f"data.max_pixels must be a positive integer, got {max_pixels!r}")
     return source._replace(images=source.images.limited(max_pixels))
 
 

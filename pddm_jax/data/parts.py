@@ -33,7 +33,10 @@ def load_parts(fields: Mapping[str, Any], *, closed_set: bool, seed: int) -> Par
     if fields["seen_test"]:
         kept = per_class_mask(train, fields["seen_test"], seed)
         if not kept.any():
-            raise ValueError(f"data.seen_test of {fields['seen_test']} keeps no image of any class")
+            raise ValueError(
+                f"data.seen_test of {fields['seen_test']} selects no image: this share of each class "
+                "rounds down to 0 images; raise it"
+            )
         seen = subset(train, np.flatnonzero(kept))
         train = subset(train, np.flatnonzero(~kept))
     return Parts(split, train, evaluated, seen)

@@ -94,7 +94,7 @@ def folder(source: Source, seed: int) -> Split:
     if len(np.unique(source.labels)) < 2:
         names = ", ".join(source.class_names.values())
         raise ValueError(
-            f"data.root: one class cannot be split into training and test: it holds {names!r} alone"
+            f"data.root: found only one class, {names!r}: training and test need at least one each"
         )
     return split_half(Images(source.images, source.labels, source.class_names), seed)
 
@@ -127,7 +127,8 @@ def by_class(source: Source, test_classes: str, seed: int) -> Split:
         choice = f"those of {test_classes}"
     if not 0 < len(test) < len(labels):
         raise ValueError(
-            f"data.test_classes: {test_classes} keeps {len(test)} of {len(labels)} classes for test"
+            f"data.test_classes: {test_classes} selects {len(test)} of {len(labels)} classes for test: "
+            "training and test need at least one each"
         )
     description = f"{len(test)} of {len(labels)} classes for test, {choice}; the others for training"
     return Split(of_classes(data, np.setdiff1d(labels, test)), of_classes(data, test), description)

@@ -45,7 +45,9 @@ class PKSampler:
                 "(--config.data.classes_per_batch=N)"
             )
         if size % process_count:
-            raise ValueError(f"a batch of {size} images does not divide over {process_count} processes")
+            raise ValueError(
+                f"a batch of {size} images cannot be divided evenly among {process_count} processes"
+            )
         self._by_class = np.argsort(labels, kind="stable")
         self._starts, self._counts = starts[usable], counts[usable]
         self._shape = classes_per_batch, images_per_class

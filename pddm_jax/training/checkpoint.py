@@ -1,4 +1,4 @@
-"""Checkpoints of the train state by Orbax: saved in the background, verified when they are restored."""
+"""Orbax checkpoints of the train state: saved in the background, verified against digests when restored."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -28,20 +28,20 @@ def _score(metrics: dict[str, float]) -> float:
 
 
 class Resumed(NamedTuple):
-    """The state to resume from, and the `about` of its checkpoint; None if the checkpoint has none."""
+    """The restored state and the `about` fields of its checkpoint, None if it was saved without them."""
 
     state: TrainState
     about: Mapping[str, Any] | None
 
 
 class Checkpoints:
-    """The checkpoints of one run: written in the background, each one atomically.
+    """The checkpoints of one run: each is written atomically, in the background.
 
-    The input has no state to save: it is a pure function of (seed, step). Within the `with` block SIGTERM
-    and SIGHUP are only noted, for `preempted`; at its end all is written, and `Preempted` is raised.
+    The input pipeline has no state to save: a batch is a function of (seed, step). Inside the `with` block
+    SIGTERM and SIGHUP do not end the process: `preempted` reports them, and `Preempted` is raised on exit.
 
-    The last `max_to_keep` checkpoints are kept and, if they are `scored`, the one with the highest score.
-    Damaged ones are renamed to `damaged-<step>` when the block begins, or by `resume`.
+    The newest `max_to_keep` checkpoints are kept and, if `scored`, also the one with the highest score.
+    Damaged checkpoints are renamed to `damaged-<step>` on entry to the block or by `resume`.
     """
 
     def __init__(self, folder: Path, max_to_keep: int, scored: bool = False) -> None:
@@ -60,7 +60,7 @@ class Checkpoints:
         self._lost_some = False
 
     def __enter__(self) -> Self:
-        """Handle signals and open the folder; in a distributed run JAX handles SIGTERM."""
+        """Install the signal handlers and open the folder; in a distributed run JAX handles SIGTERM."""
         memory.stop_leaks()
         with ExitStack() as stack:
             self._signals = stack.enter_context(signals.noted())
@@ -69,7 +69,7 @@ class Checkpoints:
                 if jax.process_index() == 0:
                     self._folder.mkdir(parents=True, exist_ok=True)
                     self._survey()
-            # Last, since it cleans the folder in a thread, which the former handlers would cut off.
+            # After the handlers: it deletes temporary folders in a thread, which no signal may interrupt.
             with self._in_one_line("opened"):
                 handlers = {
                     checkpoint_files.STATE: ocp.StandardCheckpointHandler(),
@@ -82,7 +82,7 @@ class Checkpoints:
         return self
 
     def _survey(self) -> None:
-        """Set aside checkpoints that are damaged, without reading the arrays."""
+        """Rename checkpoints with missing or inconsistent files; the arrays are not read."""
         for step in checkpoint_files.steps_in(self._folder):
             try:
                 checkpoint_files.read_record(self._folder, step)
@@ -91,19 +91,19 @@ class Checkpoints:
                 break
 
     def _set_aside(self, step: int, problem: str) -> None:
-        """Rename a damaged checkpoint and, if checkpoints are scored, those that follow it.
+        """Rename a damaged checkpoint and, if checkpoints are scored, all later ones.
 
-        The damaged one may be the best; the run ends as if undisturbed only if it makes that step again.
+        The damaged one may be the best, so the run must repeat its step to give the same results.
         """
         self._lost_some = True
         target = checkpoint_files.set_aside(self._folder, step, "damaged")
-        tell(f"checkpoint {self._folder / str(step)} is damaged: {problem}; it is now {target.name}")
+        tell(f"checkpoint {self._folder / str(step)} is damaged: {problem}; renamed to {target.name}")
         for later in checkpoint_files.steps_in(self._folder):
             if later < step:
                 continue
             if self._scored:
                 checkpoint_files.set_aside(self._folder, later, "unused")
-                tell(f"step {later} will be made again, since the best checkpoint may be the damaged one")
+                tell(f"step {later} is trained again: the damaged checkpoint may be the best one")
                 continue
             try:
                 checkpoint_files.read_record(self._folder, later)
@@ -112,7 +112,7 @@ class Checkpoints:
                 break
 
     def preempted(self, step: int) -> bool:
-        """Whether any process has received a signal; all of them return True at the same step.
+        """Whether any process has received SIGTERM or SIGHUP; all processes return True at the same step.
 
         Raises:
             NotWritten: the last checkpoint could not be written.
@@ -140,7 +140,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def resume(self, like: TrainState) -> Resumed | None:
-        """Restore the newest intact checkpoint and set damaged ones aside; None if there is none.
+        """Restore the newest intact checkpoint and rename damaged ones; None if none is intact.
 
         If checkpoints are scored, the best one must be intact too; otherwise an earlier one is restored.
         """
@@ -153,21 +153,21 @@ class Checkpoints:
             if not problem:
                 self._scores = dict(record.scores or {})
                 if record.arrays is None and jax.process_index() == 0:
-                    tell(f"checkpoint {self._folder / str(latest)} has no digests, and is not verified")
+                    tell(f"checkpoint {self._folder / str(latest)} has no digests and is not verified")
                 return Resumed(state, record.about)
             with together(), explained(self._folder):
                 if jax.process_index() == 0:
                     self._set_aside(step, problem)
             self._manager.reload()
         if self._lost_some and jax.process_index() == 0:
-            tell(f"no checkpoint in {self._folder} can be used: the run starts anew")
+            tell(f"no usable checkpoint in {self._folder}: the run starts anew")
         return None
 
     def leave_out(self, step: int) -> bool:
-        """Set an intact checkpoint aside as `unused-<step>`, so that the run does not resume from it.
+        """Rename an intact checkpoint to `unused-<step>`, so that the run does not resume from it.
 
         Returns:
-            Whether there is another one to resume from; if not, nothing is set aside.
+            False if there is no other checkpoint to resume from; then nothing is renamed.
         """
         steps = self._manager.all_steps()
         if step not in steps:
@@ -190,14 +190,14 @@ class Checkpoints:
             return False
 
     def _missing_best(self, scores: Mapping[int, float]) -> str:
-        """The problem if the checkpoint with the best of these scores is missing; empty if it is there."""
+        """A message if the checkpoint with the best of these scores is missing; empty if it exists."""
         best = max(scores, key=lambda step: (scores[step], step), default=None)
         if not self._scored or best is None or best in self._manager.all_steps():
             return ""
-        return f"the best checkpoint before it, of step {best}, is missing"
+        return f"the best checkpoint so far, of step {best}, is missing"
 
     def _attempt(self, step: int, like: TrainState) -> tuple[TrainState, CheckpointRecord, str]:
-        """A state, its record, and the problem of any process with them; empty if there is none."""
+        """Read a state and its record; also the first error message of any process, or an empty string."""
         state, record, problem = like, CheckpointRecord(None), ""
         with together():
             try:
@@ -208,16 +208,16 @@ class Checkpoints:
         return state, record, any_problem(problem)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The verified state of a step, in the structure and sharding of `like`.
+        """Restore and verify the state of a step, in the structure and sharding of `like`.
 
         Raises:
-            Damaged: it differs from what was saved.
+            Damaged: the checkpoint differs from what was saved.
         """
         state, _, problem = self._attempt(step, like)
         if problem:
             raise Damaged(
-                f"checkpoint {self._folder / str(step)} is damaged: {problem}; the same command sets it "
-                "aside and goes on from one before it"
+                f"checkpoint {self._folder / str(step)} is damaged: {problem}; repeat the command to "
+                "resume from an earlier checkpoint"
             )
         return state
 
@@ -228,16 +228,16 @@ class Checkpoints:
         score: float | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        """Start writing a checkpoint of this step, unless there is one already.
+        """Start writing a checkpoint of this step, unless it is the newest one already.
 
         Args:
-            step: of the state.
-            state: to save.
-            score: selects the best checkpoint.
-            about: JSON fields about the run, for `resume`.
+            step: training step of the state.
+            state: the state to save.
+            score: validation score; the checkpoint with the highest is the best.
+            about: JSON fields about the run, which `resume` returns.
 
         Raises:
-            NotWritten: this checkpoint or the last one could not be written.
+            NotWritten: this checkpoint or the previous one could not be written.
         """
         if step == self._manager.latest_step():
             return
@@ -256,15 +256,15 @@ class Checkpoints:
 
     @contextmanager
     def _in_one_line(self, done: str) -> Iterator[None]:
-        """Turn any error of Orbax into one line that names the last intact checkpoint."""
+        """Convert any error of Orbax to a one-line error that names the last complete checkpoint."""
         try:
             yield
         except Exception as error:
             steps = checkpoint_files.steps_in(self._folder)
             kept = (
-                f"the last whole checkpoint is of step {steps[-1]}"
+                f"the last complete checkpoint is of step {steps[-1]}"
                 if steps
-                else "no checkpoint is whole yet"
+                else "no checkpoint is complete yet"
             )
             if is_full(error):
                 raise no_space(self._folder, kept) from error
@@ -284,7 +284,7 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Wait for the last checkpoint, and restore the signal handlers."""
+        """Wait for the last checkpoint, restore the handlers, and raise `Preempted` after a signal."""
         try:
             with self._in_one_line("saved"):
                 self._manager.close()

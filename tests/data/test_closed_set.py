@@ -70,7 +70,7 @@ def test_every_image_is_for_test_by_some_seed_about_as_often_as_not():
 
 
 def test_what_cannot_be_closed_is_refused():
-    with pytest.raises(ValueError, match="class 'name 4' has one image"):
+    with pytest.raises(ValueError, match="class 'name 4' has only one image"):
         halves(numbered([1, 1, 4]), 0)
     with pytest.raises(ValueError, match="no test images"):
         halves(numbered([]), 0)

@@ -100,11 +100,11 @@ def test_other_test_classes_are_drawn_by_seed_or_read_from_a_file(tmp_path):
     [
         ("name 3\nname 8\n", "'name 8' .* has no image"),
         ("name 3\nname 1\nname 3\n", "'name 3' .* twice"),
-        ("", "keeps 0 of 2"),
-        ("name 3\nname 1\n", "keeps 2 of 2"),
-        (0, "0 keeps 0 of 2"),
-        (2, "2 keeps 2 of 2"),
-        (9, "9 keeps 2 of 2"),
+        ("", "selects 0 of 2"),
+        ("name 3\nname 1\n", "selects 2 of 2"),
+        (0, "0 selects 0 of 2"),
+        (2, "2 selects 2 of 2"),
+        (9, "9 selects 2 of 2"),
     ],
 )
 def test_test_classes_that_make_no_split_are_told(content, words, tmp_path):
@@ -141,5 +141,5 @@ def test_a_folder_whose_parts_share_a_class_or_has_but_one_is_refused():
         ValueError, match=r"1 classes are in both train/ and test/, for example 'class 2'.*move"
     ):
         protocols.folder(labelled([1, 2, 2, 3], [True, True, False, False]), 0)
-    with pytest.raises(ValueError, match=r"one class cannot be split.*class 7"):
+    with pytest.raises(ValueError, match=r"only one class, .*class 7"):
         protocols.folder(labelled([7, 7]), 0)

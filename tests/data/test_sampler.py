@@ -79,7 +79,7 @@ def test_classes_and_images_are_drawn_uniformly():
         ({"p": 1}, "at least 2, got 1 and 4"),
         ({"k": 1}, "at least 2, got 5 and 1"),
         ({"p": 9}, "classes_per_batch is 9, but of the classes for training only 8"),
-        ({"count": 3}, "20 images does not divide over 3 processes"),
+        ({"count": 3}, "20 images cannot be divided evenly among 3 processes"),
         ({"labels": np.arange(30)}, "only 0 have"),
     ],
 )

@@ -190,7 +190,7 @@ def test_fields_that_do_not_fit_together_are_refused(changed, words):
 
 def test_lists_of_classes_are_for_imagenet(tmp_path):
     (tmp_path / "ids").write_text("n0\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"data\.classes is for imagenet2010.*not for data\.name 'glyphs'"):
+    with pytest.raises(ValueError, match=r"data\.classes applies only to imagenet2010.*not to 'glyphs'"):
         accepted(with_field("data.classes", str(tmp_path / "ids")))
     with pytest.raises(IsADirectoryError, match=r"data\.classes: .* is a folder, and must be a file"):
         accepted(with_field("data.classes", str(tmp_path)))
@@ -201,9 +201,9 @@ def test_fields_that_are_missing_or_unknown_are_named():
     del config["train"]["steps"]
     with pytest.raises(ValueError, match=r"no field train\.steps"):
         accepted(ConfigDict(config))
-    with pytest.raises(ValueError, match=r"data\.rot is not a field"):
+    with pytest.raises(ValueError, match=r"data\.rot is not a config field"):
         accepted(with_field("data.rot", 1))
-    with pytest.raises(ValueError, match=r"^more is not a field"):
+    with pytest.raises(ValueError, match=r"^more is not a config field"):
         accepted(with_field("more", 1))
     with pytest.raises(ValueError, match=r"must be a ConfigDict, got dict"):
         accepted({})
@@ -221,7 +221,7 @@ def test_the_word_none_is_none_where_a_field_may_be(word):
 def test_a_batch_must_divide_over_the_devices_and_fit_into_memory(monkeypatch):
     config = FrozenConfigDict(quickstart.get_config())  # 16 classes x 4 images
     check_machine(config, 8)
-    with pytest.raises(ValueError, match="16 x 4 images does not divide over 3 devices"):
+    with pytest.raises(ValueError, match="16 x 4 images cannot be divided evenly among 3 devices"):
         check_machine(config, 3)
     parts = with_field("network.microbatches", 5)
     with pytest.raises(ValueError, match=r"network\.microbatches must divide .* 16 x 4 / 2, got 5"):

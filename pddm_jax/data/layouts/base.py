@@ -33,7 +33,7 @@ def cropped(source: Source) -> Source:
         ValueError: the source has no boxes.
     """
     if source.boxes is None:
-        raise ValueError(f"images cannot be cropped (data.crop=bbox): {source.layout} holds no boxes")
+        raise ValueError(f"data.crop=bbox needs bounding boxes; found no boxes in {source.layout}")
     return source._replace(images=source.images.cropped(source.boxes))
 
 

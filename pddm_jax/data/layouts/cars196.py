@@ -118,7 +118,7 @@ def _read_mat(path: Path, *variables: str) -> dict[str, Any]:
     try:
         return read_mat(path, variables)
     except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing, but other files of CARS196 are there") from error
+        raise ValueError(f"{path} is missing, but other files of CARS196 were found") from error
 
 
 def _annotations(
@@ -167,7 +167,7 @@ def _images(folder: Path, names: list[str], file: Path) -> list[Path]:
 
 def _by_class(base: Path) -> Source:
     if not (base / "anno_test.csv").is_file():
-        raise ValueError(f"{base / 'anno_test.csv'} is missing, but anno_train.csv is there")
+        raise ValueError(f"{base / 'anno_test.csv'} is missing: it must be next to anno_train.csv")
     around = (base / "car_data" / "car_data", base / "car_data", base)
     folder = next((x for x in around if (x / "train").is_dir()), base)
     parts = [_part_by_class(base / f"anno_{part}.csv", folder / part) for part in ("train", "test")]

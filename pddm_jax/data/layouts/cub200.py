@@ -51,7 +51,7 @@ def find_cub200(root: str | Path) -> Source:
 def _cub(base: Path) -> Source:
     files = [base / f"{name}.txt" for name in ("images", "image_class_labels", "bounding_boxes")]
     if not files[1].is_file():
-        raise ValueError(f"{files[1]} is missing, but images.txt is there")
+        raise ValueError(f"{files[1]} is missing: it must be next to images.txt")
     has_boxes = files[2].exists()  # only crop=bbox needs them
     rows = read_table(files[0], (integer, inner_path))
     images = by_first(rows, files[0])
@@ -60,7 +60,7 @@ def _cub(base: Path) -> Source:
     for file, table in zip(files[1:], (labels_of, boxes_of), strict=True):
         if table.keys() != images.keys():
             odd = sorted(table.keys() ^ images.keys())
-            raise ValueError(f"{file} and images.txt do not have the same images: {summarize(odd)}")
+            raise ValueError(f"{file} and images.txt list different image ids: {summarize(odd)}")
     named = [base / "images" / row.values[1] for row in rows]
     paths = existing(named, files[0], [f"line {row.line}" for row in rows])
     labels = np.array([labels_of[image][0] for image in images], np.int32)

@@ -39,7 +39,7 @@ def _sop(base: Path) -> Source:
     for part in ("train", "test"):
         file = base / f"Ebay_{part}.txt"
         if not file.is_file():
-            raise ValueError(f"{file} is missing, but the file of the other part is there")
+            raise ValueError(f"{file} is missing: Ebay_train.txt and Ebay_test.txt are both needed")
         header = "image_id class_id super_class_id path"
         rows = read_table(file, (integer, integer, integer, inner_path), header=header)
         named = [base / row.values[3] for row in rows]

@@ -102,7 +102,7 @@ def check_once(places: Iterable[tuple[str, Hashable]], file: Path) -> None:
     seen: dict[Hashable, str] = {}
     for place, value in places:
         if value in seen:
-            raise ValueError(f"{file}, {place}: {shorten(str(value))} is in {seen[value]} too")
+            raise ValueError(f"{file}, {place}: {shorten(str(value))} is already in {seen[value]}")
         seen[value] = place
 
 

@@ -26,7 +26,7 @@ def read_wnids(path: Path) -> list[str]:
                 f"{path}, line {number}: found {wnid[:80]!r}, expected a WordNet id such as n01440764"
             )
         if wnid in seen:
-            raise ValueError(f"{path}, line {number}: {wnid} is on line {seen[wnid]} too")
+            raise ValueError(f"{path}, line {number}: {wnid} is already on line {seen[wnid]}")
         seen[wnid] = number
     if not seen:
         raise ValueError(f"{path} holds no WordNet id")

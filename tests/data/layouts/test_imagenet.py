@@ -193,7 +193,7 @@ def test_a_set_that_is_not_whole_is_told(lists, tmp_path, monkeypatch):
         load_closed_set("imagenet2012", str(tmp_path), None, 0, **lists)
     with pytest.raises(ValueError, match=r"imagenet10k is incomplete: found 3 classes, expected 10,184"):
         load_closed_set("imagenet10k", str(tmp_path), None, 0, **lists)
-    with pytest.raises(ValueError, match=r"data\.classes is not for folder"):
+    with pytest.raises(ValueError, match=r"data\.classes applies only to .*, not to folder"):
         find("folder", tmp_path, lists["classes"])
 
 
@@ -403,7 +403,7 @@ def test_what_is_no_image_is_left_aside_and_what_is_there_twice_is_refused(lists
         (b"n02000003\n\nn01000001/../x\n", "line 3: found 'n01000001/../x'"),
         (b"/etc/passwd", "line 1: found '/etc/passwd'"),
         (b"n0200000", "line 1: found 'n0200000'"),
-        (b"n02000003\nn01000001\nn02000003 again\n", "line 3: n02000003 is on line 1 too"),
+        (b"n02000003\nn01000001\nn02000003 again\n", "line 3: n02000003 is already on line 1"),
         (b" \n\n", "holds no WordNet id"),
         (b"\xff\xfe\x00", "is not text"),
         (b"n02000003\nn01000001\nn01000002\nn09000009\n", "lists n09000009, but .*train has neither"),

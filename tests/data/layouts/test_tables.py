@@ -132,7 +132,7 @@ def repeated(line):
             "line 3: .*leads out",
         ),
         (find_cub200, birds, "images.txt", changed(3, lambda x: "9 /etc/passwd"), "line 3: .*leads out"),
-        (find_cub200, birds, "images.txt", repeated(2), "line 13: '8' is in line 2 too"),
+        (find_cub200, birds, "images.txt", repeated(2), "line 13: '8' is already in line 2"),
         (
             find_cub200,
             birds,
@@ -147,7 +147,7 @@ def repeated(line):
             changed(1, lambda x: f"18 {10**30}"),
             "line 1: .*32-bit",
         ),
-        (find_cub200, birds, "image_class_labels.txt", repeated(4), "line 13: '15' is in line 4 too"),
+        (find_cub200, birds, "image_class_labels.txt", repeated(4), "line 13: '15' is already in line 4"),
         (
             find_cub200,
             birds,
@@ -162,7 +162,7 @@ def repeated(line):
             changed(3, lambda x: "8 4 1 ../x.JPG"),
             "line 3: .*leads out",
         ),
-        (find_sop, products, "Ebay_test.txt", repeated(3), "line 6: .*is in line 3 too"),
+        (find_sop, products, "Ebay_test.txt", repeated(3), "line 6: .*is already in line 3"),
         (
             find_sop,
             products,
@@ -170,7 +170,7 @@ def repeated(line):
             changed(2, lambda x: f"1 {10**20} 1 a"),
             "line 2: .*32-bit",
         ),
-        (find_cars196, kaggle, "anno_train.csv", repeated(1), "line 6: .*is in line 1 too"),
+        (find_cars196, kaggle, "anno_train.csv", repeated(1), "line 6: .*is already in line 1"),
         (
             find_cars196,
             kaggle,
