@@ -23,13 +23,12 @@ from pddm_jax.system.console import say
 from pddm_jax.system.files import write_sealed
 from pddm_jax.system.lock import Lock
 from pddm_jax.training import warm_start
-from pddm_jax.training.checkpoint import Preempted
 from pddm_jax.training.diagnosis import total_without
 from pddm_jax.training.provenance import digest, digest_of_images, versions
 from pddm_jax.training.recipe import Recipe, make_recipe, objective_fields
 from pddm_jax.training.resume import check_same_run, finished, mend_config
 from pddm_jax.training.setup import Training
-from pddm_jax.training.trainer import Trained, train
+from pddm_jax.training.trainer import Trained, train_or_save
 from pddm_jax.training.writer import Row
 
 
@@ -100,7 +99,7 @@ def _train_and_evaluate(
     training = _build(config, workdir, recipe, parts)
     prepared = evaluation.prepare(config, parts.split)
     _announce(training, parts, experiment)
-    trained = _fit(training)
+    trained = train_or_save(training)
     stack.enter_context(signals.at_once("all is saved; run the same command again to evaluate it", 0))
     embed = partial(trained.embed, trained.state)
     protocol, measures = evaluation.measure(
@@ -142,14 +141,6 @@ def _announce(training: Training, parts: data.Parts, experiment: str) -> None:
         say(f"warning: {warning}")
     if training.recipe.pretrained:
         say(f"training starts from the weights of {warm_start.describe(training.recipe.pretrained)}")
-
-
-def _fit(training: Training) -> Trained:
-    try:
-        return train(training)
-    except Preempted as error:
-        say(f"ended by {error.name}: all is saved; run the same command again to resume")
-        raise
 
 
 def _protocol(training: Training, parts: data.Parts, trained: Trained, of_evaluation: Results) -> Results:

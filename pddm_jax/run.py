@@ -22,13 +22,14 @@ from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.pddm.scoring import score_matrix
 from pddm_jax.sharding import data_mesh
 from pddm_jax.system.cli import expanded
-from pddm_jax.training.from_python import Given, check_module, own_network
+from pddm_jax.training.from_python import Given
+from pddm_jax.training.own_objects import check_module, check_same_module, own_network
 from pddm_jax.training.restore import load as load_state
 from pddm_jax.training.restore import transform_of
 from pddm_jax.training.run_files import Config, read_config
 from pddm_jax.training.state import TrainState
 from pddm_jax.training.step import make_embed
-from pddm_jax.training.trainer import train as train_to_the_end
+from pddm_jax.training.trainer import train_or_save
 from pddm_jax.types import AnyArray
 
 BATCH = 128
@@ -169,6 +170,8 @@ def load(workdir: str | Path, network: nn.Module | None = None) -> Run:
         check_module(network)
     config = read_config(path)
     shape = tuple(config["image_shape"])
+    if network is not None:
+        check_same_module(path, config, network)
     given = None if network is None else own_network(config, network)
     trained = load_state(path, config, shape, data_mesh(), given, quiet=True)
     return Run(path, config, trained.network, trained.state)
@@ -190,7 +193,8 @@ def train(
 ) -> Run:
     """Train a network on labelled images, or go on where such a run in `workdir` was stopped.
 
-    A run is the same, to the bit, as that of the command with the same fields and images. A batch has
+    A run is the same, to the bit, as that of the command with the same fields, images and number of devices
+    (a command uses one device for each core of a CPU: JAX_NUM_CPU_DEVICES). A batch has
     `data.images_per_class` (4) images of each of `data.classes_per_batch` classes (16, or all if fewer).
 
     Args:
@@ -215,12 +219,13 @@ def train(
             of data sets on disk.
 
     Returns:
-        The run at its last step.
+        The run at its last step, or with `data.val_class_fraction` at the best one by validation.
 
     Raises:
         ValueError: an argument is wrong, or workdir holds another run or is in use.
         OSError: a path does not exist, or workdir cannot be written.
         FloatingPointError: training diverged; the last good checkpoint is kept.
+        Preempted: SIGTERM or SIGHUP came, and the state is saved: a SystemExit of status 0.
     """
     path, own_module = _path(workdir), network if isinstance(network, nn.Module) else None
     given = Given(objective, network, optimizer, steps, seed, {} if config is None else config)
@@ -229,7 +234,7 @@ def train(
     data = labelled(images, labels)
     test = None if test_images is None else labelled(test_images, test_labels, "test_")
     with given.training(path, data, test) as training:
-        train_to_the_end(training)
+        train_or_save(training)
     return load(path, own_module)
 
 

@@ -99,7 +99,7 @@ def _check_data(config: FrozenConfigDict) -> None:
         raise ValueError(f'data.augment must be "crop" for {of.name}: its images differ in size')
     if of.augment == "crop" and of.image_size is None:
         raise ValueError('data.image_size must be given for data.augment="crop", got None')
-    if of.augment == "shift" and of.shift >= (of.image_size or 28):
+    if of.augment == "shift" and of.name != ARRAYS and of.shift >= (of.image_size or 28):
         raise ValueError(
             f"data.shift must be below the image size, {of.image_size or 28} pixels, got {of.shift}"
         )

@@ -141,10 +141,10 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def read_state(folder: Path, step: int, like: TrainState) -> TrainState:
+def read_state(folder: Path, step: int, like: TrainState, weights_only: bool = False) -> TrainState:
     """The state of a checkpoint, in the structure and sharding of `like`, verified array by array.
 
-    Where `like` has no state of an optimizer (`optax.identity()`), that of the checkpoint is not read.
+    With `weights_only` the state of the optimizer is neither read nor verified; that of `like` is kept.
     Every process reads it on its own, without waiting for another.
 
     Raises:
@@ -155,10 +155,10 @@ def read_state(folder: Path, step: int, like: TrainState) -> TrainState:
     """
     record = read_record(folder, step)
     if record.arrays is not None:
-        _check_structure(folder / str(step), record.arrays, like)
+        _check_structure(folder / str(step), record.arrays, like, weights_only)
     try:
         with Quiet():
-            state = _restore((folder / str(step) / STATE).absolute(), like)
+            state = _restore((folder / str(step) / STATE).absolute(), like, weights_only)
     except Exception as error:
         _check_machine(folder / str(step), error)
         raise Damaged(f"its state cannot be read ({_first_line(error)})") from error
@@ -174,13 +174,9 @@ def read_state(folder: Path, step: int, like: TrainState) -> TrainState:
     return state
 
 
-def _without_optimizer(like: TrainState) -> bool:
-    return not jax.tree.leaves(like.opt_state)
-
-
-def _restore(path: Path, like: TrainState) -> TrainState:
-    """Read the arrays of `like`; where it has no state of an optimizer, none is read."""
-    if not _without_optimizer(like):
+def _restore(path: Path, like: TrainState, weights_only: bool) -> TrainState:
+    """Read the arrays of `like`, or all but those of its optimizer."""
+    if not weights_only:
         handler = ocp.StandardCheckpointHandler()
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         with closing(handler):
@@ -208,15 +204,15 @@ def _check_machine(where: Path, error: Exception) -> None:
         raise OSError(numbers[0], f"cannot be read now: {_first_line(error)}", str(where)) from error
 
 
-def _check_structure(where: Path, arrays: Mapping[str, Any], like: TrainState) -> None:
+def _check_structure(where: Path, arrays: Mapping[str, Any], like: TrainState, weights_only: bool) -> None:
     """Raise a ValueError for an intact checkpoint of another network or optimizer."""
-    passed = ".opt_state" if _without_optimizer(like) else "no name"
-    theirs = {
-        name: (digest["shape"], digest["dtype"])
-        for name, digest in arrays.items()
-        if not name.startswith(passed)
-    }
+    theirs = {name: (digest["shape"], digest["dtype"]) for name, digest in arrays.items()}
     ours = shapes(like)
+    if weights_only:
+        theirs, ours = (
+            {name: x for name, x in of.items() if not name.startswith(".opt_state")}
+            for of in (theirs, ours)
+        )
     differing = sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
     if differing:
         name = differing[0]
@@ -241,7 +237,9 @@ def set_aside(folder: Path, step: int, name: str) -> Path:
     return target
 
 
-def restore_chosen(folder: Path, like: TrainState, scored: bool) -> tuple[TrainState, str]:
+def restore_chosen(
+    folder: Path, like: TrainState, scored: bool, weights_only: bool = False
+) -> tuple[TrainState, str]:
     """Restore the checkpoint with the highest score, or the newest one; damaged ones are skipped.
 
     Nothing is written.
@@ -250,6 +248,7 @@ def restore_chosen(folder: Path, like: TrainState, scored: bool) -> tuple[TrainS
         folder: of the checkpoints.
         like: the structure and sharding of the state.
         scored: whether to choose by score.
+        weights_only: see `read_state`.
 
     Returns:
         The state, and the problems of damaged checkpoints as a text; empty if there are none.
@@ -268,7 +267,7 @@ def restore_chosen(folder: Path, like: TrainState, scored: bool) -> tuple[TrainS
     order = sorted(best, key=lambda step: (records[step].score, step), reverse=True)
     for step in order + [step for step in sorted(records, reverse=True) if step not in order]:
         try:
-            return read_state(folder, step, like), "; ".join(problems)
+            return read_state(folder, step, like, weights_only), "; ".join(problems)
         except Damaged as error:
             problems.append(f"checkpoint {folder / str(step)} is damaged: {error}")
     if problems:

@@ -2,7 +2,6 @@
 
 import difflib
 import hashlib
-import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,10 +11,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from flax.errors import FlaxError
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from pddm_jax.config import defaults
@@ -27,16 +24,16 @@ from pddm_jax.data.from_python import ARRAYS, PATHS, fitted
 from pddm_jax.data.storage.decode import Encoded
 from pddm_jax.data.transforms import Transform
 from pddm_jax.losses.objectives import Loss
-from pddm_jax.networks import EmbeddingNetwork, embedding_network
+from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.sharding import data_mesh
 from pddm_jax.system.cli import check_folder
-from pddm_jax.system.console import one_line, say
+from pddm_jax.system.console import say
 from pddm_jax.system.lock import Lock
 from pddm_jax.training import warm_start
+from pddm_jax.training.own_objects import check_loss, check_module, describe, kind_of, own_network
 from pddm_jax.training.provenance import digest_of_images
 from pddm_jax.training.recipe import Recipe, make_recipe
 from pddm_jax.training.resume import check_same_run
-from pddm_jax.training.run_files import Config
 from pddm_jax.training.setup import Training
 
 IMAGE_SIZE = 64
@@ -83,20 +80,32 @@ class Given:
         if not isinstance(self.network, str):
             check_module(self.network, "a name or ")
         if not (isinstance(self.objective, str) or callable(self.objective)):
-            raise ValueError(f"objective must be a name or a function, got {_kind(self.objective)}")
+            raise ValueError(f"objective must be a name or a function, got {kind_of(self.objective)}")
         if self.optimizer is not None and not isinstance(self.optimizer, optax.GradientTransformation):
             raise ValueError(
-                f"optimizer must be an optax.GradientTransformation, got {_kind(self.optimizer)}"
+                f"optimizer must be an optax.GradientTransformation, got {kind_of(self.optimizer)}"
             )
         for name in ("steps", "seed"):
             value = _plain(getattr(self, name))
             RULES[ARGUMENTS[name]].check(name, value)
             object.__setattr__(self, name, value)
         if not isinstance(self.fields, Mapping):
-            raise ValueError(f"config must be a dict of fields by name, got {_kind(self.fields)}")
+            raise ValueError(f"config must be a dict of fields by name, got {kind_of(self.fields)}")
         for name in self.fields:
             _check_field(name)
+            self._check_used(name)
         self.config(PATHS, None)
+
+    def _check_used(self, name: str) -> None:
+        """Raise a ValueError for a field that what was given stands in place of."""
+        group, field = name.partition(".")[0], name.rpartition(".")[2]
+        own = {
+            "optimizer": self.optimizer is not None,
+            "objective": not isinstance(self.objective, str),
+            "network": isinstance(self.network, EmbeddingNetwork) and field != "unit_dim",
+        }
+        if own.get(group):
+            raise ValueError(f"config: {name} is not used, since {group} is an object of your own")
 
     def config(self, kind: str, classes: int | None) -> FrozenConfigDict:
         """The config for images of a kind, `ARRAYS` or `PATHS`, of so many classes."""
@@ -118,18 +127,18 @@ class Given:
             group, _, field = name.rpartition(".")
             (fields[group] if group else fields)[field] = _plain(value)
         config = accepted(ConfigDict(fields))
-        for field in ("pretrained", "remat"):
+        for field in ("pretrained", "remat", "freeze_batch_stats"):
             if isinstance(self.network, nn.Module) and fields["network"][field]:
                 raise ValueError(f"network.{field} is for networks by name, not for a module")
         own = {"network": self.network, "optimizer": self.optimizer, "objective": self.objective}
-        named = {name: _text(x) for name, x in own.items() if x is not None and not isinstance(x, str)}
+        named = {name: describe(x) for name, x in own.items() if x is not None and not isinstance(x, str)}
         return FrozenConfigDict({**config.to_dict(), "python": named}) if named else config
 
     def recipe(self, config: FrozenConfigDict) -> Recipe:
         """The recipe of the config, with what was given in place of what it names."""
         recipe = make_recipe(config)
         if not isinstance(self.objective, str):
-            recipe = recipe._replace(loss=self.objective, objective={"name": _text(self.objective)})
+            recipe = recipe._replace(loss=self.objective, objective={"name": describe(self.objective)})
         if isinstance(self.network, nn.Module):
             recipe = recipe._replace(network=own_network(config, self.network))
         if self.optimizer is not None:
@@ -152,6 +161,7 @@ class Given:
             images, test = hold_out(images, config.data.val_class_fraction, config.seed)
             config = self.config(kind, classes_of_two(images))
         recipe = _with_test_images_fitted(self.recipe(config), images)
+        _check_size(config, images, "data.image_size" in self.fields)
         warm_start.check_file(config)
         check_folder("workdir", workdir)
         check_machine(config, jax.device_count(), jax.process_count())
@@ -159,7 +169,7 @@ class Given:
         PKSampler(images.labels, p, k, range(1), config.seed)  # raises if there are too few classes
         training = Training(config, workdir, recipe, images, test, train_sha256, data_mesh())
         check_loss(training)
-        for warning in warnings(config):
+        for warning in [] if self.optimizer else warnings(config):
             say(f"warning: {warning}")
         with Lock(workdir, "workdir"):
             check_same_run(workdir, config)
@@ -182,18 +192,24 @@ def _check_classes(images: Images, test: Images | None) -> None:
         raise ValueError("test_labels must have a class with two images or more, got none")
 
 
+def _check_size(config: FrozenConfigDict, images: Images, sized: bool) -> None:
+    """Raise a ValueError for fields that do not fit images that keep their size; `sized`: one is given."""
+    if config.data.augment != "shift":
+        return
+    if sized:
+        raise ValueError(
+            'data.image_size needs data.augment="crop": the images of an array keep their size'
+        )
+    side = min(images.images[0].shape[:2])
+    if config.data.shift >= side:
+        raise ValueError(f"data.shift must be below the image size, {side} pixels, got {config.data.shift}")
+
+
 def _with_test_images_fitted(recipe: Recipe, images: Images) -> Recipe:
     """The recipe, which gives test images of any size the shape of the training images, as `Run.embed`."""
     train, test = recipe.transform
     shape = test(images.images[0]).shape
     return recipe._replace(transform=Transform(train, partial(fitted, test, shape)))
-
-
-def check_module(network: object, other: str = "") -> None:
-    """Raise a ValueError unless the argument `network` is a Flax module."""
-    if not isinstance(network, nn.Module):
-        todo = f": pass {network.__name__}()" if isinstance(network, type) else ""
-        raise ValueError(f"network must be {other}a flax.linen.Module, got {_kind(network)}{todo}")
 
 
 def _check_field(name: object) -> None:
@@ -211,45 +227,13 @@ def _check_field(name: object) -> None:
         raise ValueError(f"config has no field {name!r}{hint}")
 
 
-def own_network(config: Config | FrozenConfigDict, network: nn.Module) -> EmbeddingNetwork:
-    """A module as the network of a run: with the layer of embeddings that the config describes."""
-    if isinstance(network, EmbeddingNetwork):
-        return network
-    names = "embedding_dim", "dtype", "freeze_batch_stats", "microbatches"
-    return embedding_network(network, **{name: config["network"][name] for name in names})
-
-
-def check_loss(training: Training) -> None:
-    """Raise a ValueError unless the objective returns a scalar and a dict of scalars."""
-    images = jax.ShapeDtypeStruct((2, *training.image_shape), jnp.uint8)
-    try:
-        state = jax.eval_shape(training.fresh_state)
-        variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
-        embeddings = jax.eval_shape(training.recipe.network.apply, variables, images)
-    except (TypeError, ValueError, FlaxError) as error:
-        told = " ".join(str(error).split())
-        raise ValueError(f"network does not take images of shape {[*images.shape]}: {told}") from error
-    p, k = training.config.data.classes_per_batch, training.config.data.images_per_class
-    batch = jax.ShapeDtypeStruct((p * k, embeddings.shape[1]), embeddings.dtype)
-    labels = jax.ShapeDtypeStruct((p * k,), jnp.int32)
-    try:
-        inspect.signature(training.recipe.loss).bind(state.params, batch, labels)
-    except TypeError as error:
-        raise ValueError(f"objective must take (params, embeddings, labels): {error}") from error
-    found = jax.eval_shape(training.recipe.loss, state.params, batch, labels)
-    pair = isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Mapping)
-    if not pair or any(getattr(x, "shape", None) != () for x in (found[0], *found[1].values())):
-        raise ValueError(
-            "objective must return a scalar loss and a dict of scalars, got "
-            f"{one_line(str(jax.tree.map(lambda x: getattr(x, 'shape', x), found)))}"
-        )
-
-
 def digest_of(images: Images) -> str:
-    """SHA-256 of labels and pixels in memory, or of class names and counts for files."""
-    if isinstance(images.images, Encoded):
-        return digest_of_images(images)
+    """SHA-256 of labels and pixels in memory, or of class names, labels and file names, in order."""
     sha = hashlib.sha256(np.ascontiguousarray(images.labels).data)
+    if isinstance(images.images, Encoded):
+        names = [Path(images.images.name(number)).name for number in range(len(images.labels))]
+        sha.update("\n".join([digest_of_images(images), *names]).encode("utf-8", "surrogateescape"))
+        return sha.hexdigest()
     for number in range(len(images.images)):
         pixels = np.ascontiguousarray(images.images[number])
         sha.update(str(pixels.shape).encode())
@@ -260,16 +244,3 @@ def digest_of(images: Images) -> str:
 def _plain(value: Any) -> Any:
     """A scalar of NumPy as the number or string of Python that it is; anything else as it is."""
     return value.item() if isinstance(value, np.generic) else value
-
-
-def _kind(value: object) -> str:
-    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
-
-
-def _text(value: object) -> str:
-    """What config.json holds of an object: the repr of a module, the name of a function."""
-    if isinstance(value, nn.Module):
-        return " ".join(repr(value).split())
-    if isinstance(value, optax.GradientTransformation):
-        return "given"
-    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"

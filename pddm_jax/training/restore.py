@@ -69,7 +69,8 @@ def load(
     own = config.get("python", {}).get("network")
     if own and network is None:
         raise ValueError(
-            f"{workdir} was trained with a network given from Python, {own}: give it as network"
+            f"{workdir} was trained with a network given from Python, {own}: load it by "
+            "pddm_jax.load(workdir, network=...)"
         )
     try:
         network, width = network or network_of(config), config["network"]["unit_dim"]
@@ -80,7 +81,8 @@ def load(
         path, told = workdir / "config.json", " ".join(str(error).split())
         raise ValueError(f"{path} is damaged, no network can be made from it: {told}; {REWRITE}") from error
     scored = bool(config["data"]["val_class_fraction"])
-    state, told = restore_chosen(workdir / "checkpoints", fresh, scored)
+    weights_only = _is_own_optimizer(config)
+    state, told = restore_chosen(workdir / "checkpoints", fresh, scored, weights_only)
     if (workdir / "results.json").exists():
         _check_reported(workdir, state, told)
     if told and not quiet and jax.process_index() == 0:
@@ -88,9 +90,14 @@ def load(
     return Trained(network, state)
 
 
+def _is_own_optimizer(config: Config) -> bool:
+    """Whether the optimizer was given from Python."""
+    return bool(config.get("python", {}).get("optimizer"))
+
+
 def _optimizer_of(config: Config) -> optax.GradientTransformation:
     """The optimizer of the run; one without a state if it was given from Python."""
-    if config.get("python", {}).get("optimizer"):
+    if _is_own_optimizer(config):
         return optax.identity()
     return make_optimizer(**config["optimizer"], steps=config["train"]["steps"])
 

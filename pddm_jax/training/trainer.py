@@ -12,7 +12,7 @@ from pddm_jax.data import Images
 from pddm_jax.sharding import global_batches
 from pddm_jax.system.console import say
 from pddm_jax.training import rerun
-from pddm_jax.training.checkpoint import Checkpoints
+from pddm_jax.training.checkpoint import Checkpoints, Preempted
 from pddm_jax.training.diagnosis import Collapse, MiningCounts, counts_of_old
 from pddm_jax.training.loop import Diverged, fit
 from pddm_jax.training.resume import began, go_on, is_due, rows_of
@@ -103,6 +103,15 @@ def _record(training: Training, checkpoints: Checkpoints, diverged: Diverged) ->
         state = rerun.run_to(step, state, training.train_step, global_batches(batches, training.mesh))
     whole = training.whole_batch(step)
     return rerun.record(training.workdir, training.config, diverged, state, whole, training.classes)
+
+
+def train_or_save(training: Training) -> Trained:
+    """`train`, which says so if a signal ended it."""
+    try:
+        return train(training)
+    except Preempted as error:
+        say(f"ended by {error.name}: all is saved, and the same command goes on from there")
+        raise
 
 
 def train(training: Training) -> Trained:

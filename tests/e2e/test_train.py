@@ -1,5 +1,6 @@
 """`pddm_jax.train` with networks, optimizers, objectives and images of all kinds; and what it refuses."""
 
+import functools
 import json
 
 import flax.linen as nn
@@ -13,7 +14,7 @@ from PIL import Image
 
 import pddm_jax
 from pddm_jax.embed import embed
-from pddm_jax.networks import embedding_network
+from pddm_jax.networks import EmbeddingNetwork, embedding_network
 from pddm_jax.system.lock import Lock
 from tests.helpers.small_runs import (
     CLASSES,
@@ -28,7 +29,11 @@ from tests.helpers.small_runs import (
 
 
 def train(workdir, images=None, labels=LABELS, **more):
-    given = {"network": Flat(), "steps": 2, "config": FIELDS} | more
+    given = {"network": Flat(), "steps": 2} | more
+    if "config" not in given:
+        own = {"optimizer": "optimizer" in more, "network": isinstance(given["network"], EmbeddingNetwork)}
+        keep = {name: x for name, x in FIELDS.items() if not own.get(name.partition(".")[0])}
+        given["config"] = keep | {"network.unit_dim": 3}
     return pddm_jax.train(noisy(1) if images is None else images, labels, workdir=workdir, **given)
 
 
@@ -475,3 +480,89 @@ def test_a_workdir_that_is_a_file_is_refused(tmp_path):
         train(tmp_path / "file")
     one_line(error)
     assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
+
+
+# ------------------------------------------------------------------------------------------- identity
+
+
+class Activated(nn.Module):
+    """A layer and an activation, whose repr has the address of a function."""
+
+    act: object
+
+    @nn.compact
+    def __call__(self, images):
+        return self.act(nn.Dense(5)(images.reshape(len(images), -1)))
+
+
+LEAKY = functools.partial(nn.leaky_relu, negative_slope=0.2)
+
+
+def test_a_module_is_known_again_without_addresses_and_told_from_others(tmp_path):
+    run = train(tmp_path / "run", network=Activated(LEAKY))
+    text = json.loads((tmp_path / "run" / "config.json").read_text())["python"]["network"]
+    assert "negative_slope=0.2" in text
+    assert "0x" not in text
+    again = Activated(functools.partial(nn.leaky_relu, negative_slope=0.2))
+    assert_equal_bits(pddm_jax.load(tmp_path / "run", network=again), run)
+    assert_equal_bits(train(tmp_path / "run", network=again), run)
+    with pytest.raises(ValueError, match="another network") as error:
+        pddm_jax.load(tmp_path / "run", network=Activated(nn.tanh))
+    one_line(error)
+    train(tmp_path / "named", network="small_cnn")
+    with pytest.raises(ValueError, match="'small_cnn': load it without a network"):
+        pddm_jax.load(tmp_path / "named", network=again)
+
+
+def test_another_optimizer_does_not_go_on_with_a_run(tmp_path):
+    fields = {name: x for name, x in FIELDS.items() if not name.startswith("optimizer.")}
+    train(tmp_path, optimizer=optax.adam(1e-3), config=fields)
+    for other in (optax.adam(1.0), optax.sgd(1.0), optax.identity()):
+        with pytest.raises(ValueError, match=r"python\.optimizer") as error:
+            train(tmp_path, optimizer=other, steps=4, config=fields)
+        one_line(error)
+    assert train(tmp_path, optimizer=optax.adam(1e-3), steps=4, config=fields).step == 4
+
+
+def test_an_optimizer_without_a_state_goes_on(tmp_path):
+    fields = {name: x for name, x in FIELDS.items() if not name.startswith("optimizer.")}
+    run = train(tmp_path / "whole", optimizer=optax.sgd(0.1), steps=4, config=fields)
+    train(tmp_path / "parts", optimizer=optax.sgd(0.1), steps=2, config=fields)
+    assert_equal_bits(train(tmp_path / "parts", optimizer=optax.sgd(0.1), steps=4, config=fields), run)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (
+            {"optimizer": optax.sgd(0.1), "config": {"optimizer.warmup": 3}},
+            r"optimizer\.warmup is not used",
+        ),
+        (
+            {"objective": lambda *_: (0.0, {}), "config": {"objective.alpha": 0.1}},
+            r"objective\.alpha is not",
+        ),
+        (
+            {"network": embedding_network(Flat(), 8), "config": {"network.embedding_dim": 32}},
+            r"network\.embedding_dim is not used",
+        ),
+        ({"config": FIELDS | {"network.freeze_batch_stats": True}}, r"network\.freeze_batch_stats is for"),
+        ({"config": FIELDS | {"data.image_size": 32}}, r"data\.image_size needs data\.augment"),
+        ({"config": FIELDS | {"data.shift": 8}}, r"data\.shift must be below the image size, 8 pixels"),
+    ],
+)
+def test_fields_that_would_not_be_used_are_refused(more, words, tmp_path):
+    with pytest.raises(ValueError, match=words) as error:
+        train(tmp_path / "run", **more)
+    one_line(error)
+    assert not (tmp_path / "run").exists()
+
+
+def test_files_in_another_order_are_other_images(tmp_path):
+    write_pngs(tmp_path / "images", 4, 4)
+    paths = sorted((tmp_path / "images").rglob("*.png"))
+    labels, fields = [path.parent.name for path in paths], FIELDS | {"data.image_size": 8}
+    train(tmp_path / "run", paths, labels, network="small_cnn", config=fields)
+    swapped = [paths[1], paths[0], *paths[2:]]
+    with pytest.raises(ValueError, match="images that have changed"):
+        train(tmp_path / "run", swapped, labels, network="small_cnn", steps=4, config=fields)
