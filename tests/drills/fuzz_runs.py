@@ -53,7 +53,7 @@ def whole():
     config.data.update(root=str(base / "photos"), image_size=16, classes_per_batch=2, images_per_class=2)
     config.network.update(embedding_dim=5, unit_dim=4)
     given = json.loads(config.to_json())
-    config = given | {"image_shape": list(SHAPE)}
+    config = given | {"image_shape": list(SHAPE), "devices": 1, "train_sha256": "0" * 64}
     workdir = base / "whole"
     workdir.mkdir()
     (workdir / "config.json").write_text(json.dumps(config), encoding="utf-8")
