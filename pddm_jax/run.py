@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32, Int
 
 from pddm_jax.checks import check_choice
 from pddm_jax.data import ordered_batches
-from pddm_jax.data.from_python import as_images, fitted, labelled
+from pddm_jax.data.from_python import as_images, fitted, train_and_test
 from pddm_jax.data.transforms import Transform
 from pddm_jax.evaluate.retrieval import nearest
 from pddm_jax.losses.objectives import OBJECTIVES, Loss
@@ -199,8 +199,9 @@ def train(
 
     Args:
         images: an array uint8 [n, h, w] or [n, h, w, c] with 1 or 3 channels; or a sequence of arrays, PIL
-            images or paths, each of any size; or, without labels, a folder of class folders. Images of
-            one array keep their size; others are cropped and resized to `data.image_size` (64) pixels.
+            images or paths, each of any size; or, without labels, a folder of class folders: of one with
+            train/ and test/, the train part. Images of one array keep their size; others are cropped and
+            resized to `data.image_size` (64) pixels.
         labels: one for each image: integers or strings.
         workdir: folder of the run's files: checkpoints, metrics.jsonl, config.json.
         objective: a name (`pddm_jax.losses.objectives.OBJECTIVES`), or a function of parameters,
@@ -213,7 +214,8 @@ def train(
         steps: of training, counted from the first.
         seed: of weights, batches and augmentation.
         test_images: evaluated every `train.eval_every` steps, as Recall@1 and MAP@R in metrics.jsonl;
-            of any size, as for `Run.embed`.
+            of any size, as for `Run.embed`. None: the test part of the folder `images`, if it has one and
+            `data.val_class_fraction` is not set.
         test_labels: of the test images.
         config: other fields, by name as on the command line: {"optimizer.learning_rate": 1e-3}; not those
             of data sets on disk.
@@ -231,8 +233,9 @@ def train(
     given = Given(objective, network, optimizer, steps, seed, {} if config is None else config)
     if test_images is None and test_labels is not None:
         raise ValueError("test_labels are given without test_images: give both or neither")
-    data = labelled(images, labels)
-    test = None if test_images is None else labelled(test_images, test_labels, "test_")
+    data, test = train_and_test(images, labels, test_images, test_labels)
+    if test_images is None and given.fields.get("data.val_class_fraction"):
+        test = None  # the validation classes are evaluated instead of the test part of a folder
     with given.training(path, data, test) as training:
         train_or_save(training)
     return load(path, own_module)

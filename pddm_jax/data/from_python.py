@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image, ImageOps
 
-from pddm_jax.data.images import Images, ImageSequence
+from pddm_jax.data.images import Images, ImageSequence, subset
 from pddm_jax.data.layouts.folder import find_folder
+from pddm_jax.data.quality import warn
 from pddm_jax.data.storage.decode import Encoded, Files, check, decode
 from pddm_jax.data.transforms import Pixels
 from pddm_jax.system.regular import check_regular
@@ -118,12 +119,65 @@ def _of_pil(name: str, image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
         raise ValueError(f"{name} cannot be converted to RGB: {error}") from error
 
 
+def train_and_test(
+    images: Any, labels: Any, test_images: Any = None, test_labels: Any = None
+) -> tuple[Images, Images | None]:
+    """Labelled images for training and for test; no test images: None.
+
+    A folder with class folders in train/ and test/ gives only its train part as `images`, and only its test
+    part as `test_images`. The test part of the folder `images` is used if `test_images` is None, unless all
+    of its classes have one image.
+
+    Args:
+        images: as for `as_images`; or the path of a folder of class folders, without labels.
+        labels: as for `labelled`; None for a folder.
+        test_images: as `images`.
+        test_labels: as `labels`.
+
+    Raises:
+        ValueError: as `labelled`.
+        FileNotFoundError: a path does not exist.
+    """
+    train, test = _folder_parts("", images) if labels is None else (labelled(images, labels), None)
+    if test_images is None:
+        return train, test if test and np.bincount(test.labels).max() > 1 else None
+    if test_labels is None:
+        whole, part = _folder_parts("test_", test_images)
+        return train, part or whole
+    return train, labelled(test_images, test_labels, "test_")
+
+
+def _folder_parts(prefix: str, root: Any) -> tuple[Images, Images | None]:
+    """The train and the test part of a folder; all images and None if it lacks one of them."""
+    if not isinstance(root, str | Path):
+        raise ValueError(
+            f"{prefix}labels must be given with {prefix}images, unless {prefix}images is a folder of class "
+            "folders"
+        )
+    source = find_folder(root)
+    warn(source.notes)
+    data = Images(source.images, source.labels, source.class_names)
+    if source.in_train is None or len({*source.in_train.tolist()}) < 2:
+        return _readable(data), None
+    train, test = (
+        _numbered(subset(data, np.flatnonzero(part))) for part in (source.in_train, ~source.in_train)
+    )
+    return _readable(train), _readable(test)
+
+
+def _numbered(data: Images) -> Images:
+    """The images with classes numbered from 0, in the same order."""
+    labels, numbered = np.unique(data.labels, return_inverse=True)
+    names = {number: data.class_names[label] for number, label in enumerate(labels.tolist())}
+    return Images(data.images, numbered.astype(np.int32), names)
+
+
 def labelled(images: Any, labels: Any, prefix: str = "") -> Images:
     """Labelled images; classes are numbered in the order of their sorted names.
 
     Args:
-        images: as for `as_images`; or the path of a folder of class folders, without labels.
-        labels: a label for each image, all integers or all strings; None for a folder.
+        images: as for `as_images`.
+        labels: a label for each image, all integers or all strings.
         prefix: of the names of both arguments, for errors.
 
     Raises:
@@ -131,13 +185,6 @@ def labelled(images: Any, labels: Any, prefix: str = "") -> Images:
         FileNotFoundError: a path does not exist.
     """
     name = f"{prefix}images"
-    if labels is None:
-        if not isinstance(images, str | Path):
-            raise ValueError(
-                f"{prefix}labels must be given with {name}, unless {name} is a folder of class folders"
-            )
-        source = find_folder(images)
-        return _readable(Images(source.images, source.labels, source.class_names))
     sequence = _of_equal_channels(as_images(name, images))
     if not len(sequence):
         raise ValueError(f"{name} must not be empty")

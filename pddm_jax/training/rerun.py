@@ -1,7 +1,7 @@
 """Steps that diverged: their record is written by a run, and `--replay=FILE` runs the step again."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,18 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from pddm_jax.config import defaults
 from pddm_jax.config.check import FILES, accepted, check_machine, fields
-from pddm_jax.losses.objectives import make_objective
-from pddm_jax.pddm.unit import PDDM
+from pddm_jax.config.old_names import with_new_names
 from pddm_jax.sharding import data_mesh, global_batches
 from pddm_jax.system.console import one_line
 from pddm_jax.training.loop import Diverged
-from pddm_jax.training.optimizer import make_optimizer
 from pddm_jax.training.provenance import versions
+from pddm_jax.training.recipe import without_weights
 from pddm_jax.training.replay import check_batch, examine, read_record, report, write_record
-from pddm_jax.training.restore import network_of
 from pddm_jax.training.state import TrainState, TrainStep, init_state
 from pddm_jax.types import Batch
+
+OWN = ("network", "objective", "optimizer")
+"""Parts of a run that `pddm_jax.train` takes as objects of Python; config.json lists them in `python`."""
 
 
 def run_to(step: int, state: TrainState, train_step: TrainStep, batches: Iterator[Batch]) -> TrainState:
@@ -62,6 +63,9 @@ def record(
             write_record(path, about, state, batch)
     except OSError as error:
         return f"the step could not be saved for --replay: {error}"
+    own = _from_python(about["config"])
+    if own:
+        return f"the step is saved in {path}, but --replay cannot run it again: {own} given from Python"
     return f"--replay={path} runs the step again and tells where"
 
 
@@ -70,24 +74,26 @@ def replay(path: Path) -> str:
 
     Raises:
         OSError: there is no such file.
-        ValueError: it is no record, or a damaged one.
+        ValueError: it is no record, or a damaged one; or its run had parts that were given from Python.
     """
     about, _, batch = found = read_record(path)
+    own = _from_python(about["config"])
+    if own:
+        raise ValueError(f"{path} cannot be run again by --replay: {own} given from Python")
     try:
         config = _config(about["config"])
         check_batch(batch, config.data.classes_per_batch * config.data.images_per_class)
         mesh = _mesh(len(batch.labels))
-        network, loss, optimizer, unit = _parts(config)
-        like = init_state(
-            network, unit, optimizer, batch.images.shape[1:], config.seed, mesh, about["classes"]
-        )
+        recipe = without_weights(config)
+        modules = recipe.network, recipe.unit, recipe.optimizer
+        like = init_state(*modules, batch.images.shape[1:], config.seed, mesh, about["classes"])
         state = found.state(like)
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise ValueError(
             f"{path} is damaged, or was written by an incompatible version: {one_line(str(error))}"
         ) from error
     (batch,) = global_batches([batch], mesh)
-    logs, findings = examine(network, loss, optimizer, mesh, state, batch)
+    logs, findings = examine(recipe.network, recipe.loss, recipe.optimizer, mesh, state, batch)
     here = ", ".join(f"{name} {float(value):.4g}" for name, value in logs.items())
     there = ", ".join(f"{name} {value}" for name, value in about["not_finite"].items())
     differing = [
@@ -104,9 +110,16 @@ def replay(path: Path) -> str:
     )
 
 
-def _config(fields_of_run: dict[str, Any]) -> FrozenConfigDict:
+def _from_python(fields_of_run: Mapping[str, Any]) -> str:
+    """The parts of a run that were given from Python, as the subject and verb of a sentence; "" if none."""
+    own = fields_of_run.get("python")
+    names = [name for name in OWN if own.get(name)] if isinstance(own, Mapping) else []
+    return f"its {' and its '.join(names)} {'were' if len(names) > 1 else 'was'}" if names else ""
+
+
+def _config(fields_of_run: Mapping[str, Any]) -> FrozenConfigDict:
     """The config of a record, checked: without its files, of which a step reads none."""
-    config = ConfigDict(fields_of_run)
+    config = ConfigDict(with_new_names({name: x for name, x in fields_of_run.items() if name != "python"}))
     for name, default in fields(defaults.get_config("tuned")):
         group, _, field = name.partition(".")
         if field and field not in config[group]:  # which earlier runs do not have
@@ -118,15 +131,6 @@ def _config(fields_of_run: dict[str, Any]) -> FrozenConfigDict:
     checked = accepted(config)
     check_machine(checked, 1)
     return checked
-
-
-def _parts(config: FrozenConfigDict) -> tuple[Any, Any, Any, PDDM]:
-    """Network, loss, optimizer and unit of a config, without the weights that it begins with."""
-    given = {field: x for field, x in config.objective.items() if field != "name" and x is not None}
-    p, k = config.data.classes_per_batch, config.data.images_per_class
-    loss, _ = make_objective(config.objective.name, pairs=p * k * (k - 1) // 2, **given)
-    optimizer = make_optimizer(**config.optimizer, steps=config.train.steps)
-    return network_of(config), loss, optimizer, PDDM(config.network.unit_dim, config.network.unit_dim)
 
 
 def _mesh(images: int) -> Any:

@@ -15,7 +15,7 @@ from experiments.command import LOWER, Experiment
 from pddm_jax.config.check import accepted, check_machine
 from pddm_jax.config.rules import RULES
 from pddm_jax.losses.objectives import make_objective
-from pddm_jax.system import cli
+from pddm_jax.system import cli, errors
 from pddm_jax.training import recipe
 from pddm_jax.training.optimizer import make_optimizer
 from tests.drills.fuzz_core import REFUSED, VALUE, Target, Wrong, attempt, check_line
@@ -149,8 +149,10 @@ def define_and_parse(name, arguments):
     former, sys.argv = sys.argv, ["python", *arguments]
     try:
         warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)  # of ml_collections
-        experiment.define()
-        command = cli.Command(experiment.main, experiment.define, LOWER, "", experiment.parse)
+        command = cli.Command(
+            experiment.main, experiment.define, LOWER, "", experiment.parse, distributed=True
+        )
+        command.define_flags()
         command.parsed(sys.argv)
         config = accepted(flags.FLAGS.config)
         cli.given_path("--workdir", flags.FLAGS.workdir)
@@ -178,8 +180,8 @@ def check_config(case):
 
     outcome = attempt(parse, (), (Exception,))
     if outcome.error is not None:
-        code, line = cli.verdict(outcome.error, LOWER)
-        if code != cli.MISTAKE:
+        code, line = errors.verdict(outcome.error, LOWER)
+        if code != errors.MISTAKE:
             raise Wrong(f"exit code {code}: {line[:300]}")
         check_line(line, ("error: ",))
         return REFUSED

@@ -20,6 +20,7 @@ from pddm_jax.training import rerun as replay_command
 from pddm_jax.training.checkpoint import Checkpoints
 from pddm_jax.training.optimizer import make_optimizer
 from pddm_jax.training.resume import began
+from pddm_jax.training.run_files import read_config, read_results
 from pddm_jax.training.state import init_state
 from pddm_jax.training.writer import read_rows
 from pddm_jax.types import Batch
@@ -52,7 +53,7 @@ def whole():
     config.data.update(root=str(base / "photos"), image_size=16, classes_per_batch=2, images_per_class=2)
     config.network.update(embedding_dim=5, unit_dim=4)
     given = json.loads(config.to_json())
-    config = given | {"image_shape": list(SHAPE)}
+    config = given | {"image_shape": list(SHAPE), "devices": 1, "train_sha256": "0" * 64}
     workdir = base / "whole"
     workdir.mkdir()
     (workdir / "config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -115,9 +116,7 @@ def check_run(case):
     same = (workdir / name).exists() and (workdir / name).read_bytes() == (whole()[0] / name).read_bytes()
     words = str(workdir), "data.", "network.", "checkpoint", "the config", "objective"
     if call == "load":
-        outcome = attempt(
-            lambda: restore.load(workdir, restore.read_config(workdir), SHAPE, data_mesh()), words
-        )
+        outcome = attempt(lambda: restore.load(workdir, read_config(workdir), SHAPE, data_mesh()), words)
         if outcome.error is None:
             found = digest(outcome.value.state)
             if found not in whole()[1].values():
@@ -138,9 +137,7 @@ def check_run(case):
         if outcome.error is None and not isinstance(outcome.value, str):
             raise Wrong(f"{outcome.value}")
     else:
-        outcome = attempt(
-            lambda: (began(workdir), restore.read_results(workdir) if not without else None), words
-        )
+        outcome = attempt(lambda: (began(workdir), read_results(workdir) if not without else None), words)
     if same and outcome.error is not None and not removed:
         raise Wrong(f"refuses a whole run: {outcome.error}")
     return settled(outcome)

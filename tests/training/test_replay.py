@@ -7,15 +7,17 @@ import zipfile
 import jax
 import numpy as np
 import pytest
+from ml_collections import FrozenConfigDict
 
 from experiments.configs import quickstart
 from pddm_jax.losses.objectives import make_objective
 from pddm_jax.networks import make_network
 from pddm_jax.pddm.unit import PDDM
 from pddm_jax.sharding import data_mesh
+from pddm_jax.training.loop import Diverged
 from pddm_jax.training.optimizer import make_optimizer
 from pddm_jax.training.replay import Finding, examine, read_record, report, write_record
-from pddm_jax.training.rerun import replay
+from pddm_jax.training.rerun import record, replay
 from pddm_jax.training.state import init_state
 from pddm_jax.training.step import make_train_step
 from pddm_jax.types import Batch
@@ -238,3 +240,53 @@ def test_a_replay_needs_no_file_of_the_run_and_no_newer_field(problem, tmp_path)
     del config["data"]["max_pixels"]
     rewritten(path, about=told_of(path, config=config))
     assert replay(path).splitlines()[0].startswith("step 5 of contrastive on glyphs")
+
+
+def test_a_record_with_old_names_of_fields_is_run_again(problem, tmp_path):
+    path = written(problem, tmp_path, state_of(problem))
+    config = json.loads(problem[0].to_json()) | {"python": {}}
+    del config["evaluation"]
+    config["network"]["parts"] = config["network"].pop("microbatches")
+    config["objective"]["per"] = config["objective"].pop("mining_scope")
+    config["optimizer"]["unit_factor"] = config["optimizer"].pop("pddm_lr_multiplier")
+    rewritten(path, about=told_of(path, config=config))
+    assert replay(path).splitlines()[0].startswith("step 5 of contrastive on glyphs")
+
+
+def test_a_record_of_frozen_statistics_needs_no_weights(problem, tmp_path):
+    path = written(problem, tmp_path, state_of(problem))
+    config = json.loads(problem[0].to_json())
+    config["network"] |= {"pretrained": "/nowhere/weights.pth", "freeze_batch_stats": True}
+    rewritten(path, about=told_of(path, config=config))
+    assert replay(path).splitlines()[0].startswith("step 5 of contrastive on glyphs")
+
+
+def diverged(problem, tmp_path, own):
+    """What a run tells of the record of a diverged step."""
+    config, *_, batch = problem
+    config = FrozenConfigDict({**config.to_dict(), **({"python": own} if own else {})})
+    return record(tmp_path, config, Diverged(5, {"loss": np.nan}), state_of(problem), batch, 0)
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ({"objective": "mine.loss"}, "its objective was given from Python"),
+        (
+            {"network": "Flat()", "optimizer": "given"},
+            "its network and its optimizer were given from Python",
+        ),
+    ],
+)
+def test_a_step_with_parts_from_python_is_saved_and_not_run_again(own, words, problem, tmp_path):
+    path = tmp_path / "diverged-step-5.npz"
+    told = diverged(problem, tmp_path, own)
+    assert told == f"the step is saved in {path}, but --replay cannot run it again: {words}"
+    assert read_record(path).about["step"] == 5
+    with pytest.raises(ValueError, match=f"diverged-step-5.npz cannot be run again by --replay: {words}$"):
+        replay(path)
+
+
+def test_a_step_of_parts_by_name_is_run_again(problem, tmp_path):
+    assert diverged(problem, tmp_path, None).startswith(f"--replay={tmp_path / 'diverged-step-5.npz'} runs")
+    assert replay(tmp_path / "diverged-step-5.npz").splitlines()[1] == "in the run: loss nan"
