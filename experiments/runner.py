@@ -48,11 +48,11 @@ def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
         Preempted: SIGTERM or SIGHUP was received, and the state is saved.
     """
     checked = validate(config, workdir)
-    results = _finished(workdir, checked)
+    results = stored_results(workdir, checked)
     if results is None:
         with Lock(workdir, "--workdir"), ExitStack() as stack:
             check_same_run(workdir, checked)  # the previous holder may have started one
-            results = _finished(workdir, checked)
+            results = stored_results(workdir, checked)
             if results is None:
                 return _train_and_evaluate(checked, workdir, experiment, stack)
     if jax.process_index() == 0:
@@ -77,16 +77,22 @@ def validate(config: ConfigDict, workdir: Path) -> FrozenConfigDict:
         )
     check_folder("--workdir", workdir, writes=False)  # a finished run is only read
     check_same_run(workdir, checked)
-    if _finished(workdir, checked) is None:
+    if stored_results(workdir, checked) is None:
         check_folder("--workdir", workdir)
         check_machine(checked, jax.device_count(), jax.process_count())
         make_objective(checked.objective.name, **objective_fields(checked))
     return checked
 
 
-def _finished(workdir: Path, config: FrozenConfigDict) -> Results | None:
+def stored_results(workdir: Path, config: FrozenConfigDict) -> Results | None:
+    """The results of the finished run in workdir; None if it must be trained or evaluated.
+
+    Raises:
+        ValueError: as `finished`.
+    """
     evaluation = EVALUATIONS[config.evaluation]
-    return finished(workdir, config, evaluation.name, (evaluation.table, evaluation.columns))
+    readers, protocol = (evaluation.table, evaluation.columns), evaluation.protocol(config)
+    return finished(workdir, config, evaluation.name, readers, protocol=protocol)
 
 
 def _train_and_evaluate(

@@ -40,6 +40,8 @@ class Evaluation(NamedTuple):
     prepare: Callable[[FrozenConfigDict, Split | ClosedSet], Any] = lambda config, split: None
     closed_sets: bool = False  # whether the training data may be a closed set
     fields: str | None = None  # the config group that it reads
+    # Fields of the protocol that the config sets, and that may change when a finished run is repeated.
+    protocol: Callable[[FrozenConfigDict], Results] = lambda config: {}
 
 
 def align(rows: list[list[str]]) -> str:
