@@ -15,7 +15,6 @@ from pddm_jax.losses.objectives import OBJECTIVES
 from pddm_jax.pddm.scoring import score_matrix, score_rows
 from pddm_jax.system.console import say
 
-
 ALL = "all"
 """`pddm_ranking` of results whose PDDM ranking orders all images by score."""
 
@@ -101,8 +100,8 @@ def _ranking_note(results: Results) -> str:
         return ""
     if "pddm_ranking" not in results["protocol"]:
         return (
-            "\npddm: all images ordered by score, as in earlier versions; to apply train.pddm_rerank_depth, "
-            "delete results.json and repeat the command"
+            "\npddm: all images ordered by score, as in earlier versions; to apply "
+            "train.pddm_rerank_depth, delete results.json and repeat the command"
         )
     ranking = results["protocol"]["pddm_ranking"]
     return (

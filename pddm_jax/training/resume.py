@@ -142,7 +142,8 @@ def finished(
         name = changed[0]
         raise ValueError(
             f"{workdir} holds results with {name} {stored[name]!r} (here {protocol[name]!r}), but no "
-            f"checkpoint of step {results['steps']}, so it cannot be evaluated again; choose another --workdir"
+            f"checkpoint of step {results['steps']}, so it cannot be evaluated again; choose another "
+            "--workdir"
         )
     return None
 
