@@ -29,7 +29,7 @@ from pddm_jax.training.provenance import digest, digest_of_images, versions
 from pddm_jax.training.recipe import Recipe, make_recipe, objective_fields
 from pddm_jax.training.resume import check_same_run, finished, mend_config
 from pddm_jax.training.setup import Training
-from pddm_jax.training.trainer import Trained, train
+from pddm_jax.training.trainer import FinishedTraining, train
 from pddm_jax.training.writer import Row
 
 
@@ -108,12 +108,7 @@ def _train_and_evaluate(
     _announce(training, parts, experiment)
     trained = _fit(training)
     stack.enter_context(signals.at_once("all is saved; run the same command again to evaluate it", 0))
-    embed = partial(trained.embed, trained.state)
-    protocol, measures = evaluation.measure(
-        EvaluationContext(
-            config, workdir, parts.split, parts.train, parts.seen, trained.state, embed, prepared
-        )
-    )
+    protocol, measures = evaluation.measure(_context(training, parts, trained, prepared))
     results = {
         "experiment": experiment,
         "evaluation": evaluation.name,
@@ -150,7 +145,7 @@ def _announce(training: Training, parts: data.Parts, experiment: str) -> None:
         say(f"training starts from the weights of {warm_start.describe(training.recipe.pretrained)}")
 
 
-def _fit(training: Training) -> Trained:
+def _fit(training: Training) -> FinishedTraining:
     try:
         return train(training)
     except Preempted as error:
@@ -158,7 +153,23 @@ def _fit(training: Training) -> Trained:
         raise
 
 
-def _protocol(training: Training, parts: data.Parts, trained: Trained, of_evaluation: Results) -> Results:
+def _context(
+    training: Training, parts: data.Parts, trained: FinishedTraining, prepared: Any
+) -> EvaluationContext:
+    """The trained network and the data to evaluate it on."""
+    embed = partial(trained.embed, trained.state)
+    embed_test = partial(embed, parts.split.test)
+    if not training.validates:  # the test images were evaluated during training
+        embed_test = partial(trained.embed.evaluated, trained.state)
+    of_data = parts.split, parts.train, parts.seen
+    return EvaluationContext(
+        training.config, training.workdir, *of_data, trained.state, embed, embed_test, prepared
+    )
+
+
+def _protocol(
+    training: Training, parts: data.Parts, trained: FinishedTraining, of_evaluation: Results
+) -> Results:
     """The protocol of the results: data, split, training and checkpoint."""
     config, recipe = training.config, training.recipe
     images = {"train": parts.train, "test": parts.split.test}
@@ -197,7 +208,9 @@ def _training_results(config: FrozenConfigDict, rows: list[Row]) -> Results:
     }
 
 
-def _write(config: FrozenConfigDict, workdir: Path, trained: Trained, results: dict[str, Any]) -> None:
+def _write(
+    config: FrozenConfigDict, workdir: Path, trained: FinishedTraining, results: dict[str, Any]
+) -> None:
     """Write the convergence plot, then results.json, which marks a run as finished."""
     if jax.process_index() == 0:
         title = f"{config.objective.name} on {config.data.name}, seed {config.seed}"

@@ -23,6 +23,7 @@ class EvaluationContext(NamedTuple):
     seen: Images | None  # held-out images of the training classes
     state: TrainState
     embed: Callable[[Images], np.ndarray]
+    embed_test: Callable[[], np.ndarray]  # the embeddings of split.test
     prepared: Any  # the result of `Evaluation.prepare`
 
 

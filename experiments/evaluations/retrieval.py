@@ -32,7 +32,7 @@ def measure(context: EvaluationContext) -> tuple[Results, Results]:
     """Rank the other test images for each test image, and write gallery.png."""
     config, test = context.config, context.split.test
     say(f"ranking {len(test.labels)} images of {len(test.class_names)} unseen classes")
-    embeddings, depth = context.embed(test), max(metrics.KS)
+    embeddings, depth = context.embed_test(), max(metrics.KS)
     found = {"euclidean": metrics.query_measures(embeddings, test.labels, depth)}
     if OBJECTIVES[config.objective.name].learns_score:
         rerank = config.train.pddm_rerank_depth or None
