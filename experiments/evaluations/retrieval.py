@@ -46,12 +46,16 @@ def measure(context: EvaluationContext) -> tuple[Results, Results]:
         plots.gallery(test, embeddings, found["euclidean"], config.seed, context.workdir / "gallery.png")
     summaries = {name: metrics.summarize(ranking, metrics.KS) for name, ranking in found.items()}
     queries, left_out = summaries["euclidean"].queries, summaries["euclidean"].left_out
-    protocol = {"gallery": "all test images except the query", "queries": queries}
-    protocol |= {"queries_left_out": left_out} | pddm_ranking(config)
+    protocol: Results = {
+        "gallery": "all test images except the query",
+        "queries": queries,
+        "queries_left_out": left_out,
+        **pddm_ranking(config),
+    }
     return protocol, measures(summaries) | {"nmi": nmi}
 
 
-def pddm_ranking(config: FrozenConfigDict) -> dict[str, str | None]:
+def pddm_ranking(config: FrozenConfigDict) -> Results:
     """The field `pddm_ranking` of the protocol; its value is None if no PDDM score is trained."""
     depth = config.train.pddm_rerank_depth
     ranking = f"the {depth} nearest images of each query ordered by score, then the others by distance"
