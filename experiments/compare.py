@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from experiments import command, plots, runner
-from experiments.evaluations import EVALUATIONS
+from experiments.evaluations import EVALUATIONS, retrieval
 from experiments.evaluations.base import Results
 from pddm_jax.checks import check_choice
 from pddm_jax.losses.objectives import OBJECTIVES
@@ -43,9 +43,8 @@ def compare(config: ConfigDict, workdir: Path, objectives: list[str], seeds: lis
             "--objectives and --seeds must each have at least one value and no duplicates, "
             f"got {','.join(objectives)} and {','.join(map(str, seeds))}"
         )
-    for seed in seeds:
-        for name in objectives:  # all of them before the first is run
-            runner.validate(one(config, name, seed), workdir / f"{name}-{seed}")
+    folders = {f"{name}-{seed}": one(config, name, seed) for seed in seeds for name in objectives}
+    ranking = _one_ranking(workdir, folders)  # validates all runs before the first begins
     results: dict[str, list[Results]] = {name: [] for name in objectives}
     curves: dict[str, list[plots.Curve]] = {name: [] for name in objectives}
     for seed in seeds:
@@ -57,7 +56,7 @@ def compare(config: ConfigDict, workdir: Path, objectives: list[str], seeds: lis
             jax.clear_caches()
     columns = EVALUATIONS[config.evaluation].columns
     summary = {name: summarize([columns(run) for run in runs]) for name, runs in results.items()}
-    table = as_table(summary, results[objectives[0]][0], seeds)
+    table = as_table(summary, results[objectives[0]][0], seeds, ranking)
     if jax.process_index() == 0:
         write_json(workdir / "compare.json", {"seeds": seeds, "objectives": summary})
         write_text(workdir / "compare.md", table)
@@ -65,6 +64,32 @@ def compare(config: ConfigDict, workdir: Path, objectives: list[str], seeds: lis
         title = f"{config.data.name}: {over if len(seeds) > 1 else f'seed {seeds[0]}'}"
         plots.convergence(curves, title, workdir / "convergence.png")
     return table
+
+
+def _one_ranking(workdir: Path, folders: dict[str, ConfigDict]) -> str | None:
+    """The way in which all runs rank by PDDM score; None if none of them does.
+
+    Raises:
+        ValueError: finished runs rank in another way than the others; and as `runner.validate` raises.
+    """
+    found: dict[str, str] = {}
+    for folder, config in folders.items():
+        checked = runner.validate(config, workdir / folder)
+        ranking = EVALUATIONS[checked.evaluation].protocol(checked).get("pddm_ranking")
+        if ranking is None:
+            continue
+        results = runner.stored_results(workdir / folder, checked)
+        if results is not None:
+            ranking = results["protocol"].get("pddm_ranking", retrieval.ALL)  # absent in earlier versions
+        found.setdefault(ranking, folder)
+    if len(found) > 1:
+        ways = "; ".join(f"{ranking} in {folder}" for ranking, folder in found.items())
+        raise ValueError(
+            f"the runs in {workdir} rank by PDDM score in different ways: {ways}; give "
+            "--config.train.pddm_rerank_depth=0, which ranks all images, or delete the results.json that "
+            "differ, and their runs are evaluated again"
+        )
+    return next(iter(found), None)
 
 
 def one(config: ConfigDict, objective: str, seed: int) -> ConfigDict:
@@ -86,8 +111,10 @@ def summarize(runs: list[dict[str, float | None]]) -> Summary:
     }
 
 
-def as_table(summary: dict[str, Summary], example: Results, seeds: list[int]) -> str:
-    """A Markdown table, by its first column, best first."""
+def as_table(
+    summary: dict[str, Summary], example: Results, seeds: list[int], ranking: str | None = None
+) -> str:
+    """A Markdown table, by its first column, best first; its footer names the ranking by PDDM score."""
 
     def cell(values: list[float] | None) -> str:
         if values is None:
@@ -99,11 +126,11 @@ def as_table(summary: dict[str, Summary], example: Results, seeds: list[int]) ->
     lines = [f"| objective | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
     for name, of in sorted(summary.items(), key=lambda item: -sum(item[1][first] or [])):
         lines.append(f"| {name} | {' | '.join(cell(of[column]) for column in columns)} |")
-    protocol = example["protocol"]
+    protocol, by_score = example["protocol"], f" PDDM score ranks: {ranking}." if ranking else ""
     return "\n".join(lines) + (
         f"\n\n{protocol['data']}, {example['steps']} steps; "
         f"mean ± standard deviation over seeds {', '.join(map(str, seeds))}, in per cent; "
-        f"{example['versions']['device']}, jax {example['versions']['jax']}.\n"
+        f"{example['versions']['device']}, jax {example['versions']['jax']}.{by_score}\n"
     )
 
 

@@ -28,7 +28,7 @@ from pddm_jax.training.provenance import digest, digest_of_images, versions
 from pddm_jax.training.recipe import Recipe, make_recipe, objective_fields
 from pddm_jax.training.resume import check_same_run, finished, mend_config
 from pddm_jax.training.setup import Training
-from pddm_jax.training.trainer import Trained, train_or_save
+from pddm_jax.training.trainer import FinishedTraining, train_or_save
 from pddm_jax.training.writer import Row
 
 
@@ -47,11 +47,11 @@ def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
         Preempted: SIGTERM or SIGHUP was received, and the state is saved.
     """
     checked = validate(config, workdir)
-    results = _finished(workdir, checked)
+    results = stored_results(workdir, checked)
     if results is None:
         with Lock(workdir, "--workdir"), ExitStack() as stack:
             check_same_run(workdir, checked)  # the previous holder may have started one
-            results = _finished(workdir, checked)
+            results = stored_results(workdir, checked)
             if results is None:
                 return _train_and_evaluate(checked, workdir, experiment, stack)
     if jax.process_index() == 0:
@@ -76,16 +76,22 @@ def validate(config: ConfigDict, workdir: Path) -> FrozenConfigDict:
         )
     check_folder("--workdir", workdir, writes=False)  # a finished run is only read
     check_same_run(workdir, checked)
-    if _finished(workdir, checked) is None:
+    if stored_results(workdir, checked) is None:
         check_folder("--workdir", workdir)
         check_machine(checked, jax.device_count(), jax.process_count())
         make_objective(checked.objective.name, **objective_fields(checked))
     return checked
 
 
-def _finished(workdir: Path, config: FrozenConfigDict) -> Results | None:
+def stored_results(workdir: Path, config: FrozenConfigDict) -> Results | None:
+    """The results of the finished run in workdir; None if it must be trained or evaluated.
+
+    Raises:
+        ValueError: as `finished`.
+    """
     evaluation = EVALUATIONS[config.evaluation]
-    return finished(workdir, config, evaluation.name, (evaluation.table, evaluation.columns))
+    readers, protocol = (evaluation.table, evaluation.columns), evaluation.protocol(config)
+    return finished(workdir, config, evaluation.name, readers, protocol=protocol)
 
 
 def _train_and_evaluate(
@@ -101,12 +107,7 @@ def _train_and_evaluate(
     _announce(training, parts, experiment)
     trained = train_or_save(training)
     stack.enter_context(signals.at_once("all is saved; run the same command again to evaluate it", 0))
-    embed = partial(trained.embed, trained.state)
-    protocol, measures = evaluation.measure(
-        EvaluationContext(
-            config, workdir, parts.split, parts.train, parts.seen, trained.state, embed, prepared
-        )
-    )
+    protocol, measures = evaluation.measure(_context(training, parts, trained, prepared))
     results = {
         "experiment": experiment,
         "evaluation": evaluation.name,
@@ -143,7 +144,23 @@ def _announce(training: Training, parts: data.Parts, experiment: str) -> None:
         say(f"training starts from the weights of {warm_start.describe(training.recipe.pretrained)}")
 
 
-def _protocol(training: Training, parts: data.Parts, trained: Trained, of_evaluation: Results) -> Results:
+def _context(
+    training: Training, parts: data.Parts, trained: FinishedTraining, prepared: Any
+) -> EvaluationContext:
+    """The trained network and the data to evaluate it on."""
+    embed = partial(trained.embed, trained.state)
+    embed_test = partial(embed, parts.split.test)
+    if not training.validates:  # the test images were evaluated during training
+        embed_test = partial(trained.embed.evaluated, trained.state)
+    of_data = parts.split, parts.train, parts.seen
+    return EvaluationContext(
+        training.config, training.workdir, *of_data, trained.state, embed, embed_test, prepared
+    )
+
+
+def _protocol(
+    training: Training, parts: data.Parts, trained: FinishedTraining, of_evaluation: Results
+) -> Results:
     """The protocol of the results: data, split, training and checkpoint."""
     config, recipe = training.config, training.recipe
     images = {"train": parts.train, "test": parts.split.test}
@@ -182,7 +199,9 @@ def _training_results(config: FrozenConfigDict, rows: list[Row]) -> Results:
     }
 
 
-def _write(config: FrozenConfigDict, workdir: Path, trained: Trained, results: dict[str, Any]) -> None:
+def _write(
+    config: FrozenConfigDict, workdir: Path, trained: FinishedTraining, results: dict[str, Any]
+) -> None:
     """Write the convergence plot, then results.json, which marks a run as finished."""
     if jax.process_index() == 0:
         title = f"{config.objective.name} on {config.data.name}, seed {config.seed}"

@@ -23,6 +23,7 @@ class EvaluationContext(NamedTuple):
     seen: Images | None  # held-out images of the training classes
     state: TrainState
     embed: Callable[[Images], np.ndarray]
+    embed_test: Callable[[], np.ndarray]  # the embeddings of split.test
     prepared: Any  # the result of `Evaluation.prepare`
 
 
@@ -40,6 +41,8 @@ class Evaluation(NamedTuple):
     prepare: Callable[[FrozenConfigDict, Split | ClosedSet], Any] = lambda config, split: None
     closed_sets: bool = False  # whether the training data may be a closed set
     fields: str | None = None  # the config group that it reads
+    # Fields of the protocol that the config sets, and that may change when a finished run is repeated.
+    protocol: Callable[[FrozenConfigDict], Results] = lambda config: {}
 
 
 def align(rows: list[list[str]]) -> str:

@@ -15,6 +15,9 @@ from pddm_jax.losses.objectives import OBJECTIVES
 from pddm_jax.pddm.scoring import score_matrix, score_rows
 from pddm_jax.system.console import say
 
+ALL = "all"
+"""`pddm_ranking` of results whose PDDM ranking orders all images by score."""
+
 
 def prepare(config: FrozenConfigDict, split: Split | ClosedSet) -> None:
     """Raise a ValueError if no test class has two images, since then no query has a match."""
@@ -29,7 +32,7 @@ def measure(context: EvaluationContext) -> tuple[Results, Results]:
     """Rank the other test images for each test image, and write gallery.png."""
     config, test = context.config, context.split.test
     say(f"ranking {len(test.labels)} images of {len(test.class_names)} unseen classes")
-    embeddings, depth = context.embed(test), max(metrics.KS)
+    embeddings, depth = context.embed_test(), max(metrics.KS)
     found = {"euclidean": metrics.query_measures(embeddings, test.labels, depth)}
     if OBJECTIVES[config.objective.name].learns_score:
         rerank = config.train.pddm_rerank_depth or None
@@ -43,20 +46,21 @@ def measure(context: EvaluationContext) -> tuple[Results, Results]:
         plots.gallery(test, embeddings, found["euclidean"], config.seed, context.workdir / "gallery.png")
     summaries = {name: metrics.summarize(ranking, metrics.KS) for name, ranking in found.items()}
     queries, left_out = summaries["euclidean"].queries, summaries["euclidean"].left_out
-    protocol = {"gallery": "all test images except the query", "queries": queries}
-    protocol |= {"queries_left_out": left_out, "pddm_ranking": _pddm_ranking(config)}
+    protocol: Results = {
+        "gallery": "all test images except the query",
+        "queries": queries,
+        "queries_left_out": left_out,
+        **pddm_ranking(config),
+    }
     return protocol, measures(summaries) | {"nmi": nmi}
 
 
-def _pddm_ranking(config: FrozenConfigDict) -> str | None:
-    if not OBJECTIVES[config.objective.name].learns_score:
-        return None
+def pddm_ranking(config: FrozenConfigDict) -> Results:
+    """The field `pddm_ranking` of the protocol; its value is None if no PDDM score is trained."""
     depth = config.train.pddm_rerank_depth
-    return (
-        f"the {depth} nearest images of each query ordered by score, then the others by distance"
-        if depth
-        else "all"
-    )
+    ranking = f"the {depth} nearest images of each query ordered by score, then the others by distance"
+    learns_score = OBJECTIVES[config.objective.name].learns_score
+    return {"pddm_ranking": (ranking if depth else ALL) if learns_score else None}
 
 
 def measures(summaries: dict[str, metrics.Measures]) -> Results:
@@ -86,13 +90,28 @@ def table(results: Results) -> str:
     objective, protocol = results["protocol"]["objective"]["name"], results["protocol"]
     count = protocol.get("queries_left_out", 0)
     left_out = f"\n{count} queries left out: no other image of their class" if count else ""
-    ranking = protocol.get("pddm_ranking") or "all"
-    how = "\npddm: {} (train.pddm_rerank_depth=0 orders all images by score)"
-    notes = ("" if ranking == "all" else how.format(ranking)) + left_out + nmi
+    notes = _ranking_note(results) + left_out + nmi
     return (
         f"{results['experiment']}: {objective} on {protocol['data']}, seed {protocol['seed']}; "
         f"{protocol['images']['test']} images of {protocol['classes']['test']} unseen classes; "
         f"{results['steps']} steps in {results['seconds']} s\n{align([head, *rows])}{notes}"
+    )
+
+
+def _ranking_note(results: Results) -> str:
+    """A line on the PDDM ranking, where that is not what its name says."""
+    if not results["recall_at_k"]["pddm"]:
+        return ""
+    if "pddm_ranking" not in results["protocol"]:
+        return (
+            "\npddm: all images ordered by score, as in earlier versions; to apply "
+            "train.pddm_rerank_depth, delete results.json and repeat the command"
+        )
+    ranking = results["protocol"]["pddm_ranking"]
+    return (
+        ""
+        if ranking == ALL
+        else f"\npddm: {ranking} (train.pddm_rerank_depth=0 orders all images by score)"
     )
 
 
@@ -107,4 +126,4 @@ def columns(results: Results) -> dict[str, float | None]:
     }
 
 
-EVALUATION = Evaluation("retrieval", measure, table, columns, prepare)
+EVALUATION = Evaluation("retrieval", measure, table, columns, prepare, protocol=pddm_ranking)

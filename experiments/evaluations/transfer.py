@@ -77,7 +77,8 @@ def measure(context: EvaluationContext) -> tuple[Results, Results]:
         means = class_means([(gallery, known.labels)])
     else:
         means = class_means(_blocks(context, known))
-    embeddings = context.embed(test)
+    own = fields.name is None and isinstance(context.split, ClosedSet)  # then closed is context.split
+    embeddings = context.embed_test() if own else context.embed(test)
     scores: dict[str, ScoreFn | None] = {"means": None}
     if OBJECTIVES[config.objective.name].learns_score:
         unit = jax.device_get(context.state.params["unit"])

@@ -53,7 +53,7 @@ def measure(context: EvaluationContext) -> tuple[Results, Results]:
         vectors[np.searchsorted(labels, part)] for part in (seen, unseen, np.union1d(seen, unseen))
     )
     maps = learn(config, context.embed(train), np.searchsorted(seen, train.labels), of_seen)
-    embeddings, rows = context.embed(test), np.searchsorted(unseen, test.labels)
+    embeddings, rows = context.embed_test(), np.searchsorted(unseen, test.labels)
     found = {name: ranks(semantic_map, embeddings, rows, of_unseen) for name, semantic_map in maps.items()}
     hits = {"chance": {str(k): min(k / len(unseen), 1.0) for k in KS}}
     if config.zero_shot.descriptions is None:

@@ -130,7 +130,13 @@ def _check_pretrained(config: FrozenConfigDict) -> None:
 
 
 def _check_evaluation(config: FrozenConfigDict) -> None:
-    """Check the fields of evaluations that the config has."""
+    """Check the groups of evaluations that the config has, and their fields."""
+    for group in ("transfer", "zero_shot"):
+        if group in config and config.evaluation != group:
+            raise ValueError(
+                f"evaluation is {config.evaluation!r}, but the config has the group {group!r}, which only "
+                f"evaluation {group!r} reads: set config.evaluation = {group!r}, or remove the group"
+            )
     root = config.get("transfer", {}).get("root")
     if root is not None and not expanded("transfer.root", root).exists():
         raise FileNotFoundError(f"transfer.root: {root} does not exist")

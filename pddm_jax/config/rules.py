@@ -100,7 +100,7 @@ RULES = {
     "data.classes": PATH,
     "data.ground_truth": PATH,
     "data.image_size": optional(integer(1, 16_384)),
-    "data.max_pixels": optional(integer(1, 2**40)),
+    "data.max_pixels": integer(1, 2**40),
     "data.crop": choice(("none", "bbox")),
     "data.on_error": choice(("stop", "skip")),
     "data.test_classes": optional(text("a number of classes or the path of a file")),

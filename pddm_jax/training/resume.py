@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ml_collections import FrozenConfigDict
@@ -103,13 +104,17 @@ def finished(
     config: FrozenConfigDict,
     evaluation: str,
     readers: Sequence[Callable[[Results], Any]] = (),
+    protocol: Mapping[str, Any] = MappingProxyType({}),
 ) -> Results | None:
-    """The results of a finished run; None if training steps remain.
+    """The results of a finished run; None if training steps remain, or if it must be evaluated again.
 
-    Each of `readers` is called with the results; if one fails, the results are damaged.
+    Each of `readers` is called with the results; if one fails, the results are damaged. `protocol` holds
+    fields of the protocol that the config sets: a run with another value is evaluated again. Results of
+    earlier versions, which lack such a field, are returned as they are.
 
     Raises:
-        ValueError: results.json is damaged, or belongs to another evaluation.
+        ValueError: results.json is damaged, or belongs to another evaluation; or the run must be evaluated
+            again, but its last checkpoint is missing.
     """
     if not (workdir / "results.json").exists():
         return None
@@ -129,7 +134,18 @@ def finished(
             f"{workdir / 'results.json'} is damaged, or was written by another version: its measures raise "
             f"{error!r}; delete it and repeat the command of the run, which evaluates the run again"
         ) from error
-    return results
+    stored = results["protocol"]
+    changed = [name for name, value in protocol.items() if stored.get(name, value) != value]
+    if not changed:
+        return results
+    if results["steps"] not in steps_in(workdir / "checkpoints"):
+        name = changed[0]
+        raise ValueError(
+            f"{workdir} holds results with {name} {stored[name]!r} (here {protocol[name]!r}), but no "
+            f"checkpoint of step {results['steps']}, so it cannot be evaluated again; choose another "
+            "--workdir"
+        )
+    return None
 
 
 def is_due(step: int, every: int, steps: int) -> bool:
@@ -172,4 +188,6 @@ def go_on(workdir: Path, theirs: dict[str, Any], train: dict[str, Any]) -> None:
         write_sealed(workdir / "config.json", theirs | {"train": train})
     results = workdir / "results.json"
     if results.exists():
-        results.replace(workdir / f"results-{theirs['train']['steps']}.json")
+        steps = read_results(workdir)["steps"]
+        if steps < train["steps"]:  # otherwise the run is evaluated again, which replaces the results
+            results.replace(workdir / f"results-{steps}.json")

@@ -83,7 +83,7 @@ class Schedule:
         """Write a row with the measures of the evaluated images, and return their Recall@1."""
         evaluated = self.training.evaluated
         assert evaluated is not None
-        embeddings = self.embed(state, evaluated)
+        embeddings = self.embed.evaluated(state)
         means = metrics.summarize(metrics.query_measures(embeddings, evaluated.labels), [1])
         recall = means.recall_at_k[1]
         found = {"recall_at_1": recall, "map_at_r": means.map_at_r, **self.collapse.row(step, embeddings)}

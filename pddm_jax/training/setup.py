@@ -113,10 +113,7 @@ class Training:
 
 
 class Embedder:
-    """Embeds images, and caches the latest embeddings of the evaluated images.
-
-    The final evaluation reuses them if it embeds the same images at the same step.
-    """
+    """Embeds images; caches the latest embeddings of the images that are evaluated during training."""
 
     def __init__(self, training: Training) -> None:
         self._training = training
@@ -130,9 +127,6 @@ class Embedder:
             Diverged: some embeddings are not finite.
         """
         training, step = self._training, int(state.step)
-        is_evaluated = images is training.evaluated
-        if is_evaluated and self._kept is not None and self._kept[0] == step:
-            return self._kept[1]
         devices = training.mesh.size
         size, workers = -(-EMBED // devices) * devices, training.config.data.workers
         place = jax.process_index(), jax.process_count()
@@ -141,6 +135,16 @@ class Embedder:
         wrong = int((~np.isfinite(embeddings).all(1)).sum())
         if wrong:
             raise Diverged(step, {f"embeddings of {wrong} of {len(embeddings)} images": float("nan")})
-        if is_evaluated:
-            self._kept = step, embeddings
         return embeddings
+
+    def evaluated(self, state: TrainState) -> np.ndarray:
+        """The embeddings of the evaluated images; a second call at the same step returns the same array.
+
+        Raises:
+            Diverged: some embeddings are not finite.
+        """
+        images, step = self._training.evaluated, int(state.step)
+        assert images is not None
+        if self._kept is None or self._kept[0] != step:
+            self._kept = step, self(state, images)
+        return self._kept[1]

@@ -1,14 +1,12 @@
 """The training of a run: resume from a checkpoint, train to the last step, record a step that diverges."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
-from pddm_jax.data import Images
 from pddm_jax.sharding import global_batches
 from pddm_jax.system.console import say
 from pddm_jax.training import rerun
@@ -22,11 +20,11 @@ from pddm_jax.training.state import TrainState
 from pddm_jax.training.writer import Known, Row, Writer, known_rows
 
 
-class Trained(NamedTuple):
+class FinishedTraining(NamedTuple):
     """The result of training."""
 
     state: TrainState  # at the last step, or at the best one by validation
-    embed: Callable[[TrainState, Images], np.ndarray]
+    embed: Embedder
     rows: list[Row]
 
 
@@ -105,7 +103,7 @@ def _record(training: Training, checkpoints: Checkpoints, diverged: Diverged) ->
     return rerun.record(training.workdir, training.config, diverged, state, whole, training.classes)
 
 
-def train_or_save(training: Training) -> Trained:
+def train_or_save(training: Training) -> FinishedTraining:
     """`train`, which says so if a signal ended it."""
     try:
         return train(training)
@@ -114,7 +112,7 @@ def train_or_save(training: Training) -> Trained:
         raise
 
 
-def train(training: Training) -> Trained:
+def train(training: Training) -> FinishedTraining:
     """Train to the last step, resuming from the newest checkpoint if there is one.
 
     Raises:
@@ -142,4 +140,4 @@ def train(training: Training) -> Trained:
         best = checkpoints.best_step() if int(state.step) == training.steps else None
         if best is not None:
             state = checkpoints.restore(best, state)
-    return Trained(state, embed, writer.rows)
+    return FinishedTraining(state, embed, writer.rows)

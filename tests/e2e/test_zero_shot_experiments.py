@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -42,7 +43,8 @@ def test_characters_never_seen_are_known_by_their_names(glyph_root, tmp_path):
         return coarse / np.linalg.norm(coarse, axis=1, keepdims=True)
 
     beside = evaluation.prepare(config, split)
-    learned = EvaluationContext(config, tmp_path, split, train, seen, None, pixels, beside)
+    embed = pixels, partial(pixels, split.test)
+    learned = EvaluationContext(config, tmp_path, split, train, seen, None, *embed, beside)
     rule, found = evaluation.measure(learned)
     assert rule["zero_shot"]["classes"] == {"seen": len(split.train.class_names), "unseen": 284}
     hits = found["hit_at_k"]
