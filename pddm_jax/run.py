@@ -193,9 +193,8 @@ def train(
 ) -> Run:
     """Train a network on labelled images, or go on where such a run in `workdir` was stopped.
 
-    A run is the same, to the bit, as that of the command with the same fields, images and number of devices
-    (a command uses one device for each core of a CPU: JAX_NUM_CPU_DEVICES). A batch has
-    `data.images_per_class` (4) images of each of `data.classes_per_batch` classes (16, or all if fewer).
+    A run is the same, to the bit, as that of the command with the same fields, images and number of devices.
+    A batch has `data.images_per_class` (4) images of each of `data.classes_per_batch` classes (16, or all).
 
     Args:
         images: an array uint8 [n, h, w] or [n, h, w, c] with 1 or 3 channels; or a sequence of arrays, PIL
@@ -208,8 +207,7 @@ def train(
             embeddings [b, d] and labels [b] that returns a loss and a dict of scalars to log. The
             parameters are {"network", "unit"}; the unit is a PDDM unit.
         network: a name (`pddm_jax.networks.NETWORKS`), or a module: images [b, h, w, c] in 0 to 1 ->
-            features [b, f]; see `pddm_jax.networks.embedding_network`. A layer of `network.embedding_dim`
-            (64; 0: none) and the normalization to unit length follow.
+            features [b, f]. The head of `network.embedding_dim` (64; 0: none) follows: `embedding_network`.
         optimizer: any transformation; None: that of the config (AdamW with a cosine schedule).
         steps: of training, counted from the first.
         seed: of weights, batches and augmentation.
