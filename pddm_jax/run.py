@@ -207,7 +207,7 @@ def train(
             embeddings [b, d] and labels [b] that returns a loss and a dict of scalars to log. The
             parameters are {"network", "unit"}; the unit is a PDDM unit.
         network: a name (`pddm_jax.networks.NETWORKS`), or a module: images [b, h, w, c] in 0 to 1 ->
-            features [b, f]. The head of `network.embedding_dim` (64; 0: none) follows: `embedding_network`.
+            features [b, f]. The head of `network.embedding_dim` (64; 0: none) follows, and its norm is 1.
         optimizer: any transformation; None: that of the config (AdamW with a cosine schedule).
         steps: of training, counted from the first.
         seed: of weights, batches and augmentation.
