@@ -193,7 +193,7 @@ def train(
 ) -> Run:
     """Train a network on labelled images, or go on where such a run in `workdir` was stopped.
 
-    A run is the same, to the bit, as that of the command with the same fields, images and number of devices.
+    A run equals, bit for bit, that of the command with the same fields, images and number of devices.
     A batch has `data.images_per_class` (4) images of each of `data.classes_per_batch` classes (16, or all).
 
     Args:
