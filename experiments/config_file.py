@@ -1,5 +1,6 @@
 """Config files: `--config=FILE.py[:VARIANT]`, read with one-line errors for any fault of the file."""
 
+import re
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,9 +74,14 @@ def given(arguments: list[str]) -> Iterator[str]:
 
 
 def check_names(arguments: list[str]) -> None:
-    """Raise a ValueError for an argument that uses the old name of a field."""
+    """Raise a ValueError for an argument that uses the old name of a field, or no name."""
     for argument in arguments:
-        field = argument.partition("=")[0].lstrip("-").removeprefix("config.")
+        flag = argument.partition("=")[0]
+        field = flag.lstrip("-").removeprefix("config.")
+        if re.match("--?config[.]", flag) and not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", field):
+            raise ValueError(
+                f"{flag} names no field: give --config.FIELD=VALUE or --config.GROUP.FIELD=VALUE"
+            )
         if field in NEW_NAMES:
             raise ValueError(f"--config.{field} was renamed: use --config.{NEW_NAMES[field]}")
 

@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import FrozenConfigDict
 
 from pddm_jax.config.old_names import with_new_names
+from pddm_jax.data.from_python import ARRAYS, PATHS
 from pddm_jax.system.console import tell
 from pddm_jax.system.files import write_sealed
 from pddm_jax.training.checkpoint_files import Damaged, read_record, steps_in
@@ -80,12 +81,22 @@ def check_same_run(workdir: Path, config: FrozenConfigDict) -> None:
         raise ValueError(
             f"{workdir} holds a run of {theirs['train']['steps']} train.steps, and its learning rate "
             f"depends on that number (optimizer.schedule {config.optimizer.schedule!r}): it cannot be "
-            f"extended to {config.train.steps}; start a new run from its weights with "
-            f"--config.network.pretrained={workdir} and another --workdir"
+            f"extended to {config.train.steps}; {anew(workdir, config)}"
         )
     differing = ", ".join(f"{name} {there!r} (here {here!r})" for name, there, here in found)
     if differing:
         raise ValueError(f"{workdir} holds a run of another config: {differing}; choose another --workdir")
+
+
+def anew(workdir: Path, config: FrozenConfigDict) -> str:
+    """What to do if the run in `workdir` cannot be extended: begin another run with its weights."""
+    if config.get("python", {}).get("network"):
+        return "choose another workdir"
+    if config.data.name in (ARRAYS, PATHS):
+        given = f'config={{"network.pretrained": {str(workdir)!r}}} and another workdir'
+    else:
+        given = f"--config.network.pretrained={workdir} and another --workdir"
+    return f"start a new run from its weights with {given}"
 
 
 def differences(a: Any, b: Any, name: str = "") -> list[tuple[str, Any, Any]]:

@@ -13,7 +13,7 @@ from pddm_jax.training import rerun
 from pddm_jax.training.checkpoint import Checkpoints, Preempted
 from pddm_jax.training.diagnosis import Collapse, MiningCounts, counts_of_old
 from pddm_jax.training.loop import Diverged, fit
-from pddm_jax.training.resume import began, go_on, is_due, rows_of
+from pddm_jax.training.resume import anew, began, go_on, is_due, rows_of
 from pddm_jax.training.schedule import Schedule
 from pddm_jax.training.setup import Embedder, Training
 from pddm_jax.training.state import TrainState
@@ -82,8 +82,7 @@ def _leave_out_last(training: Training, checkpoints: Checkpoints, before: Mappin
         raise ValueError(
             f"{training.workdir} holds a run of {end} train.steps; a run of {steps} does not evaluate at "
             f"step {end}, and there is no earlier checkpoint to resume from (train.max_to_keep "
-            f"{config.train.max_to_keep}): start a new run from its weights with "
-            f"--config.network.pretrained={training.workdir} and another --workdir"
+            f"{config.train.max_to_keep}): {anew(training.workdir, config)}"
         )
 
 

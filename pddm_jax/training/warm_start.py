@@ -1,14 +1,18 @@
 """The weights that a run begins with, where they are not random: of a published file, or of another run."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from pddm_jax.data.from_python import ARRAYS, PATHS
 from pddm_jax.networks.pretrained.load import file_sha256, load_pretrained, weights_path
-from pddm_jax.sharding import replicated
+from pddm_jax.sharding import data_mesh, replicated
+from pddm_jax.system.digests import digest_of
+from pddm_jax.training.checkpoint_files import steps_in
 from pddm_jax.training.restore import load, network_of
 from pddm_jax.training.run_files import Config, read_config, read_results
 from pddm_jax.training.state import TrainState
@@ -29,7 +33,7 @@ def origin(config: Config) -> dict[str, Any] | None:
 
     Raises:
         OSError: they are not there, or the run is not finished.
-        ValueError: the run trained another network.
+        ValueError: the run trained another network, or one that was given from Python.
     """
     spec = config["network"]["pretrained"]
     if not spec:
@@ -37,11 +41,64 @@ def origin(config: Config) -> dict[str, Any] | None:
     path = weights_path(spec)
     if not path.is_dir():
         return {"from": spec, "sha256": file_sha256(path)}
-    results = read_results(path)
-    theirs, ours = results["protocol"]["network"]["name"], config["network"]["name"]
+    run = None if (path / "results.json").exists() else _config_from_python(path)
+    theirs = (run or read_results(path)["protocol"])["network"]["name"]
+    ours = config["network"]["name"]
     if theirs != ours:
         raise ValueError(f"network.pretrained: {spec} is a run of network.name {theirs!r}, not {ours!r}")
+    results = read_results(path) if run is None else _results_from_python(path, run)
     return {"from": spec, "params_sha256": results["params_sha256"], "protocol": results["protocol"]}
+
+
+def _config_from_python(path: Path) -> Config | None:
+    """The fields of a run of `pddm_jax.train`, which writes no results.json; None for any other folder.
+
+    Raises:
+        ValueError: its network was given from Python.
+    """
+    try:
+        config = read_config(path)
+    except FileNotFoundError:
+        return None
+    own = config.get("python", {})
+    if own.get("network"):
+        raise ValueError(
+            f"network.pretrained: the network of {path} was given from Python, {own['network']}: only the "
+            "weights of networks by name can be used"
+        )
+    return config if own or config["data"]["name"] in (ARRAYS, PATHS) else None
+
+
+def _results_from_python(path: Path, config: Config) -> dict[str, Any]:
+    """Of a run of `pddm_jax.train` what `origin` takes from results.json, from its checkpoint.
+
+    Raises:
+        FileNotFoundError: it has no checkpoint of its last step.
+        ValueError: its checkpoints are damaged.
+    """
+    last, end = steps_in(path / "checkpoints")[-1:], config["train"]["steps"]
+    if last != [end]:
+        raise FileNotFoundError(
+            f"{path} holds no finished run: it has "
+            + (f"{last[0]} of {end} steps" if last else "no checkpoint")
+        )
+    state = load(path, config, tuple(config["image_shape"]), data_mesh()).state
+    chosen_by = "best by validation" if config["data"]["val_class_fraction"] else "last"
+    protocol = {
+        "data": config["data"]["name"],
+        "split": "images given from Python",
+        "checkpoint": f"step {int(state.step)}, {chosen_by}",
+        "network": config["network"],
+        "objective": config["objective"] | {"name": _objective_of(config)},
+        "seed": config["seed"],
+        "train_sha256": config.get("train_sha256"),
+    }
+    return {"params_sha256": digest_of(state.params, state.batch_stats), "protocol": protocol}
+
+
+def _objective_of(config: Config) -> str:
+    name: str = config.get("python", {}).get("objective") or config["objective"]["name"]
+    return name
 
 
 def check_file(config: Config) -> None:

@@ -37,6 +37,12 @@ def test_a_value_for_a_group_of_fields_is_refused_by_its_name(value):
         fuzz_configs.define_and_parse("quickstart", [f"--config.data={value}"])
 
 
+@pytest.mark.parametrize("name", ["", "1x", "data.", "seed!", "data..root"])
+def test_a_flag_without_a_name_of_a_field_is_refused(name):
+    with pytest.raises(ValueError, match=rf"--config\.{name} names no field"):
+        fuzz_configs.define_and_parse("quickstart", [f"--config.{name}=1"])
+
+
 @pytest.mark.parametrize("text", ["", "a\nb: x", "x \x1b[1m", "x" * 9999, "no name of it", "x at 0x7f00"])
 def test_what_is_not_one_readable_line_is_a_failure(text):
     with pytest.raises(Wrong):

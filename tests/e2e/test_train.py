@@ -186,7 +186,9 @@ def test_a_loss_that_is_nan_names_the_step(tmp_path):
 
     with pytest.raises(FloatingPointError, match=r"step 1\b") as error:
         train(tmp_path, objective=breaks, steps=3, config=FIELDS | {"train.log_every": 1})
-    one_line(error)
+    assert "--replay cannot run it again: its network and its objective were given from Python" in one_line(
+        error
+    )
 
 
 # ------------------------------------------------------------------------------ labels and images
