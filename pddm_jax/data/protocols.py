@@ -86,9 +86,9 @@ def folder(source: Source, seed: int) -> Split:
         shared = [source.class_names[label] for label in np.intersect1d(train, test).tolist()]
         if shared:
             raise ValueError(
-                f"data.root: {len(shared)} classes are in both train/ and test/, for example {shared[0]!r}, but a "
-                "test class must have no training image: move each class into one of them; or put all "
-                "class folders into one folder without train/ and test/, and half of them, by seed, are test classes"
+                f"data.root: {len(shared)} classes are in both train/ and test/, for example "
+                f"{shared[0]!r}, but a test class must have no training image: move each class into one of "
+                "them; or put all class folders into one folder, of which half are drawn for test"
             )
         return _split(source, train, test, "classes of train/ for training, of test/ for test")
     if len(np.unique(source.labels)) < 2:
