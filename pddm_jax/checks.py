@@ -91,9 +91,8 @@ def as_rows(name: str, value: AnyArray, columns: int | None = None) -> Float[Any
         matrix: AnyArray = as_matrix(name, value, columns)
     else:
         with np.errstate(over="ignore", under="ignore"):
-            as_matrix(
-                name, value[:1] if getattr(value, "ndim", 0) else value, columns
-            )  # its type and shape
+            # Its type and shape: one row tells them.
+            as_matrix(name, value[:1] if getattr(value, "ndim", 0) > 1 else value, columns)
         matrix = np.asarray(value, np.float32 if narrow else np.float64)
     if matrix.size and not np.isfinite([float(matrix.min()), float(matrix.max())]).all():
         bad = np.flatnonzero(~np.isfinite(np.asarray(matrix)).all(axis=1))

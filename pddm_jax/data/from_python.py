@@ -53,13 +53,17 @@ def as_images(name: str, images: Any) -> ImageSequence:
         OSError: a path does not exist.
     """
     if isinstance(images, str | Path):
+        todo = "the paths of its images" if Path(images).expanduser().is_dir() else "[path]"
         raise ValueError(
-            f"{name} must be an array or a sequence, got the path {str(images)!r}: give [path]"
+            f"{name} must be an array or a sequence, got the path {str(images)!r}: give {todo}"
         )
     if hasattr(images, "__array__") and not isinstance(images, Image.Image):
         return _stacked(name, np.asarray(images))
     if not isinstance(images, Sequence):
-        raise ValueError(f"{name} must be an array or a sequence of images, got {type(images).__name__}")
+        todo = ": give [image]" if isinstance(images, Image.Image) else ""
+        raise ValueError(
+            f"{name} must be an array or a sequence of images, got {type(images).__name__}{todo}"
+        )
     if images and all(isinstance(image, str | Path) for image in images):
         paths = [Path(image).expanduser() for image in images]
         for number, path in enumerate(paths):
@@ -69,6 +73,8 @@ def as_images(name: str, images: Any) -> ImageSequence:
 
 
 def _check_file(name: str, path: Path) -> None:
+    if path.is_dir():
+        raise ValueError(f"{name} is the folder {path}: give the paths of its images")
     try:
         check_regular(path, None)
     except FileNotFoundError:
@@ -76,6 +82,11 @@ def _check_file(name: str, path: Path) -> None:
 
 
 def _stacked(name: str, images: np.ndarray) -> UInt8[np.ndarray, "n h w c"]:
+    if images.ndim == 3 and images.shape[-1] in (1, 3):
+        raise ValueError(
+            f"{name} must have shape [n, h, w] or [n, h, w, c], got {[*images.shape]}, which is one image "
+            "[h, w, c]: give it in a list"
+        )
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape[1:]:
@@ -185,6 +196,10 @@ def labelled(images: Any, labels: Any, prefix: str = "") -> Images:
         FileNotFoundError: a path does not exist.
     """
     name = f"{prefix}images"
+    if isinstance(images, str | Path) and Path(images).expanduser().is_dir():
+        raise ValueError(
+            f"{name} is the folder {images}, and its subfolders are the classes: give no {prefix}labels"
+        )
     sequence = _of_equal_channels(as_images(name, images))
     if not len(sequence):
         raise ValueError(f"{name} must not be empty")

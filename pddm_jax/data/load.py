@@ -90,7 +90,10 @@ def load_data(fields: Mapping[str, Any], *, closed_set: bool, seed: int) -> Spli
     """
     name = fields["name"]
     if name in (ARRAYS, PATHS):
-        raise ValueError(f"data.name {name!r} is reserved for images given from Python: choose a data set")
+        raise ValueError(
+            f"data.name {name!r} is reserved for images given from Python: choose a data set (in embed: "
+            "--data and --root)"
+        )
     check_choice("data.name", name, (*DATASETS, *LISTED))
     if not closed_set or name in DATASETS:
         return load(**_common(fields), crop=fields["crop"], test_classes=fields["test_classes"], seed=seed)

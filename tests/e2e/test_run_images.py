@@ -355,3 +355,20 @@ def test_embeddings_of_another_width_are_refused(grey):
         with pytest.raises(ValueError, match=r"\b[xy]\b") as error:
             grey.score(*given)
         one_line(error)
+
+
+def test_one_image_and_a_folder_are_told_how_to_be_given(grey, tmp_path):
+    for image in (np.zeros((8, 10, 1), np.uint8), np.zeros((8, 10, 3), np.uint8)):
+        with pytest.raises(ValueError, match=r"one image .* give it in a list"):
+            grey.embed(image)
+        assert len(grey.embed([image])) == 1
+    with pytest.raises(ValueError, match=r"give \[image\]"):
+        grey.embed(Image.new("L", (10, 8)))
+    with pytest.raises(ValueError, match=r"is the folder .*: give the paths of its images"):
+        grey.embed([str(tmp_path)])
+    with pytest.raises(ValueError, match="give the paths of its images"):
+        grey.embed(str(tmp_path))
+    with pytest.raises(ValueError, match=r"images is the folder .*: give no labels"):
+        pddm_jax.train(str(tmp_path), [0, 1], workdir=tmp_path / "run")
+    with pytest.raises(ValueError, match=r"queries must be a matrix .* \(4,\)"):
+        grey.nearest(np.zeros(4, np.float32), np.zeros((3, 4), np.float32), 1)
