@@ -1,8 +1,6 @@
 """Batches for training and for test, read ahead by Grain; random numbers are keyed by an image's place."""
 
-import os
 from collections.abc import Callable, Generator
-from multiprocessing import resource_tracker
 from typing import Any
 
 import grain
@@ -14,7 +12,7 @@ from pddm_jax.data.images import Images, ImageSequence
 from pddm_jax.data.sampler import PKSampler
 from pddm_jax.data.streams import IMAGE, stream
 from pddm_jax.data.transforms import Transform
-from pddm_jax.system.processes import cores
+from pddm_jax.system.processes import cores, start_tracker
 from pddm_jax.types import Batch
 
 
@@ -77,29 +75,10 @@ def _read_ahead(
     if workers:
         if not flags.FLAGS.is_parsed():  # outside an absl app; Grain's processes read absl flags
             flags.FLAGS.mark_as_parsed()
-        _start_tracker()
+        start_tracker()
         ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=2))
     reader = iter(ahead)
     try:
         yield from reader
     finally:
         reader.close()
-
-
-def _start_tracker() -> None:
-    """Start the process that removes the shared memory of workers, without its warnings.
-
-    When reading ends early, batches are left in shared memory. The tracker removes them, and would warn of
-    leaks after the last line of the command.
-    """
-    name = "PYTHONWARNINGS"
-    former = os.environ.get(name)
-    quiet = "ignore:resource_tracker:UserWarning"
-    os.environ[name] = f"{former},{quiet}" if former else quiet
-    try:
-        resource_tracker.ensure_running()
-    finally:
-        if former is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = former

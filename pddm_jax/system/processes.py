@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import wait
 from threading import Thread
 from typing import TypeVar
@@ -34,6 +34,7 @@ def in_processes(
     if workers <= 1:
         yield from map(function, items)
         return
+    start_tracker()
     # A fork server has imported everything and has no threads; this process may have some.
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__, function.__module__])
@@ -44,6 +45,25 @@ def in_processes(
             raise OSError("a worker process was killed (out of memory?)") from error
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def start_tracker() -> None:
+    """Start the process that removes the semaphores and shared memory of workers, without its warnings.
+
+    When a command is killed, or reading ends early, some are left. The tracker removes them, and would warn
+    of leaks after the last line of the command.
+    """
+    name = "PYTHONWARNINGS"
+    former = os.environ.get(name)
+    quiet = "ignore:resource_tracker:UserWarning"
+    os.environ[name] = f"{former},{quiet}" if former else quiet
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if former is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = former
 
 
 def _start_worker() -> None:
