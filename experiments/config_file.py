@@ -78,7 +78,7 @@ def check_names(arguments: list[str]) -> None:
     for argument in arguments:
         flag = argument.partition("=")[0]
         field = flag.lstrip("-").removeprefix("config.")
-        if re.match("--?config[.]", flag) and not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", field):
+        if re.match("--?config[.]", flag) and not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)?", field):
             raise ValueError(
                 f"{flag} names no field: give --config.FIELD=VALUE or --config.GROUP.FIELD=VALUE"
             )

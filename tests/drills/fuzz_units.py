@@ -143,7 +143,9 @@ def check_mining(case):
     if plain is None:
         return refused_labels(outcome, kind, x)
     off = ~np.eye(len(x), dtype=bool)
-    if not np.isfinite(scores[off]).all() or not finite(x):
+    with np.errstate(over="ignore"):
+        narrow = np.asarray(x).astype(np.float32)  # PDDM scores are computed in float32
+    if not np.isfinite(scores[off]).all() or not finite(narrow if fused else x):
         if per == "batch" and not fused and outcome.error is None:
             return settled(outcome)
         if len(x) == 0 or outcome.error is not None:
