@@ -37,7 +37,7 @@ def test_a_value_for_a_group_of_fields_is_refused_by_its_name(value):
         fuzz_configs.define_and_parse("quickstart", [f"--config.data={value}"])
 
 
-@pytest.mark.parametrize("name", ["", "1x", "data.", "seed!", "data..root"])
+@pytest.mark.parametrize("name", ["", "1x", "data.", "seed!", "data..root", "data.root.x"])
 def test_a_flag_without_a_name_of_a_field_is_refused(name):
     with pytest.raises(ValueError, match=rf"--config\.{name} names no field"):
         fuzz_configs.define_and_parse("quickstart", [f"--config.{name}=1"])
