@@ -115,7 +115,7 @@ def test_unknown_variants_list_what_exists():
 
 
 def test_statistics_are_not_frozen_without_weights():
-    with pytest.raises(ValueError, match=r"network\.pretrained must be given"):
+    with pytest.raises(ValueError, match=r"freeze_batch_stats is set without network\.pretrained"):
         make_recipe(cars196.get_config("tuned"))
 
 

@@ -15,7 +15,10 @@ from tests.helpers.small_runs import FIELDS, LABELS, Flat, leaves, noisy
 
 
 def train(workdir, steps=2, **more):
-    given = {"config": FIELDS | more.pop("config", {})} | more
+    fields = FIELDS | more.pop("config", {})
+    if "optimizer" in more:
+        fields = {name: x for name, x in fields.items() if not name.startswith("optimizer.")}
+    given = {"config": fields} | more
     return pddm_jax.train(noisy(1), LABELS, workdir=workdir, steps=steps, **given)
 
 
