@@ -164,8 +164,10 @@ def wide(x):
 
 
 def distances(queries, gallery):
-    """Squared distances [q, g] in 80 bits."""
-    return np.square(wide(queries)[:, None] - wide(gallery)[None]).sum(axis=2)
+    """Squared distances [q, g], in 80 bits, of differences in float64: `nearest` promises their order."""
+    x, y = (np.asarray(rows).astype(np.float64) for rows in (queries, gallery))
+    with np.errstate(all="ignore"):
+        return np.square((x[:, None] - y[None]).astype(WIDE)).sum(axis=2)
 
 
 def finite(x):
