@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import wait
 from threading import Thread
@@ -40,7 +41,9 @@ def in_processes(
     context.set_forkserver_preload([__name__, function.__module__])
     with ProcessPoolExecutor(workers, context, _start_worker) as pool:
         try:
-            yield from pool.map(function, items)
+            with _undisturbed():
+                results = pool.map(function, items)  # starts the processes
+            yield from results
         except BrokenProcessPool as error:
             raise OSError("a worker process was killed (out of memory?)") from error
         finally:
@@ -66,8 +69,24 @@ def start_tracker() -> None:
             os.environ[name] = former
 
 
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Handle SIGTERM and SIGHUP after the block: processes that are being started need their parent."""
+    numbers = {getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)}
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
 def _start_worker() -> None:
     """Ignore Ctrl-C, which the parent handles, and end when the parent ends for any reason."""
+    if hasattr(signal, "pthread_sigmask"):  # inherited from `_undisturbed`
+        signal.pthread_sigmask(signal.SIG_SETMASK, set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_exit_with_parent, daemon=True).start()
 

@@ -17,6 +17,7 @@ from pddm_jax.data.protocols import Count, Expected
 from pddm_jax.data.storage.rgb import MAX_PIXELS
 from pddm_jax.embed import embed
 from pddm_jax.networks.pretrained.load import load_pretrained
+from pddm_jax.sharding import data_mesh
 from pddm_jax.training import setup
 from pddm_jax.training.recipe import make_recipe
 from pddm_jax.training.trainer import train
@@ -153,7 +154,8 @@ def test_published_weights_are_where_training_starts_and_their_statistics_stay(
     config = config.copy_and_resolve_references()
     recipe = make_recipe(config)
     split = data.load("folder", config.data.root, None, 0)
-    state = train(config, tmp_path / "run", recipe, split.train, split.test, "").state
+    of_run = setup.Training(config, tmp_path / "run", recipe, split.train, split.test, "", data_mesh())
+    state = train(of_run).state
     weights = load_pretrained(
         "efficientnet_lite0",
         fields["pretrained"],

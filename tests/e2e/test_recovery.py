@@ -156,7 +156,7 @@ def test_where_no_checkpoint_is_intact_a_run_starts_anew(stopped, run_command, a
     (stopped / "checkpoints" / "8").mkdir()
     status, _, err = run_command(*arguments(stopped))
     assert status == 0, err
-    assert "no checkpoint" in err
+    assert "no usable checkpoint" in err
     assert "starts anew" in err
     assert_same_end(stopped, finished)
     assert names(stopped / "checkpoints") == ["12", "8", "damaged-12", "damaged-8"]
