@@ -25,7 +25,7 @@ from pddm_jax.data import ClosedSet, Split
 from pddm_jax.data.listing import Listing, listing
 from pddm_jax.data.transforms import Transform
 from pddm_jax.embedding_store import Stored, UnfinishedStore, check_same, read
-from pddm_jax.sharding import data_mesh
+from pddm_jax.sharding import data_mesh, round_up_to_devices
 from pddm_jax.system import cli
 from pddm_jax.system.lock import Lock
 from pddm_jax.training.provenance import digest, versions
@@ -110,13 +110,12 @@ def _make_task(workdir: Path, name: str | None, root: str | None, parts: Sequenc
     shape = transform.test(images[parts[0]].images[0]).shape
     trained = load(workdir, config, shape, mesh)
     network, state = trained
-    variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
     about = {
         "data": name or config["data"]["name"],
         "split": found.description,
         "rows": {part: len(of.labels) for part, of in images.items()},
         "order": "as the data set lists its images",
-        "columns": jax.eval_shape(network.apply, variables, np.zeros((1, *shape), np.uint8)).shape[1],
+        "columns": jax.eval_shape(network.apply, state.variables, np.zeros((1, *shape), np.uint8)).shape[1],
         "classes": {str(n): text for of in images.values() for n, text in of.class_names.items()},
         "step": int(state.step),
         "params_sha256": digest(state),
@@ -131,7 +130,7 @@ def _write_rows(task: Task, store: UnfinishedStore, batch: int, workers: int) ->
     network, state = task.trained
     forward = make_embed(network, task.mesh)
     count, index = jax.process_count(), jax.process_index()
-    share = -(-batch // task.mesh.size) * task.mesh.size // count
+    share = round_up_to_devices(batch, task.mesh) // count
     embeddings, done = store.embeddings, store.progress.rows
 
     images = task.listed.since(done)

@@ -20,20 +20,18 @@ from pddm_jax.evaluate.retrieval import nearest
 from pddm_jax.losses.objectives import OBJECTIVES, Loss
 from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.pddm.scoring import score_matrix
-from pddm_jax.sharding import data_mesh
+from pddm_jax.sharding import data_mesh, round_up_to_devices
 from pddm_jax.system.cli import expanded
 from pddm_jax.training.from_python import Given
 from pddm_jax.training.own_objects import check_module, check_same_module, own_network
 from pddm_jax.training.restore import load as load_state
 from pddm_jax.training.restore import transform_of
 from pddm_jax.training.run_files import Config, read_config
+from pddm_jax.training.setup import EMBED
 from pddm_jax.training.state import TrainState
 from pddm_jax.training.step import make_embed
 from pddm_jax.training.trainer import train_or_save
 from pddm_jax.types import AnyArray
-
-BATCH = 128
-"""Images that are embedded at a time, at most, as in a run's own evaluation."""
 
 BY = ("euclidean", "pddm")
 
@@ -81,9 +79,7 @@ class Run:
         sequence = as_images("images", images)
         if not len(sequence):
             return np.zeros((0, self._width), np.float32)
-        devices = jax.device_count()
-        size = min(BATCH, 1 << (len(sequence) - 1).bit_length())
-        size = -(-size // devices) * devices
+        size = round_up_to_devices(min(EMBED, 1 << (len(sequence) - 1).bit_length()), data_mesh())
         place = jax.process_index(), jax.process_count()
         batches = ordered_batches(sequence, self._transform, size, 0, *place)
         embeddings = self._forward(self.state, batches)[: len(sequence)]
@@ -138,8 +134,7 @@ class Run:
     @property
     def _width(self) -> int:
         images = jax.ShapeDtypeStruct((1, *self._shape), np.uint8)
-        variables = {"params": self.state.params["network"], "batch_stats": self.state.batch_stats}
-        return int(jax.eval_shape(self.network.apply, variables, images).shape[1])
+        return int(jax.eval_shape(self.network.apply, self.state.variables, images).shape[1])
 
     @property
     def _transform(self) -> Transform:
@@ -165,15 +160,14 @@ def load(workdir: str | Path, network: nn.Module | None = None) -> Run:
         FileNotFoundError: there is no run, or no checkpoint yet.
         ValueError: the run is damaged, or was trained with another network.
     """
-    path = _path(workdir)
+    path, given = _path(workdir), None
     if network is not None:
         check_module(network)
     config = read_config(path)
-    shape = tuple(config["image_shape"])
     if network is not None:
         check_same_module(path, config, network)
-    given = None if network is None else own_network(config, network)
-    trained = load_state(path, config, shape, data_mesh(), given, quiet=True)
+        given = own_network(config, network)
+    trained = load_state(path, config, tuple(config["image_shape"]), data_mesh(), given, quiet=True)
     return Run(path, config, trained.network, trained.state)
 
 

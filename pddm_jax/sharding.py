@@ -26,6 +26,11 @@ def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
+def round_up_to_devices(size: int, mesh: Mesh) -> int:
+    """The least multiple of the number of devices that is not below a batch size."""
+    return -(-size // mesh.size) * mesh.size
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on each device."""
     return NamedSharding(mesh, PartitionSpec())

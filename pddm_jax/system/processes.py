@@ -11,6 +11,8 @@ from multiprocessing.connection import wait
 from threading import Thread
 from typing import TypeVar
 
+from pddm_jax.system.signals import ENDING
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -72,11 +74,10 @@ def start_tracker() -> None:
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """Handle SIGTERM and SIGHUP after the block: processes that are being started need their parent."""
-    numbers = {getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)}
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    former = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield
     finally:

@@ -153,7 +153,10 @@ class Given:
             ValueError: the images do not fit the config, or workdir holds another run or is in use.
         """
         _check_classes(images, test)
-        kind, train_sha256 = ARRAYS if isinstance(images.images, np.ndarray) else PATHS, digest_of(images)
+        kind, train_sha256 = (
+            ARRAYS if isinstance(images.images, np.ndarray) else PATHS,
+            digest_of_given(images),
+        )
         config = self.config(kind, classes_of_two(images))
         if config.data.val_class_fraction:
             if test is not None:
@@ -227,7 +230,7 @@ def _check_field(name: object) -> None:
         raise ValueError(f"config has no field {name!r}{hint}")
 
 
-def digest_of(images: Images) -> str:
+def digest_of_given(images: Images) -> str:
     """SHA-256 of labels and pixels in memory, or of class names, labels and file names, in order."""
     sha = hashlib.sha256(np.ascontiguousarray(images.labels).data)
     if isinstance(images.images, Encoded):

@@ -48,8 +48,7 @@ def check_loss(training: Training) -> None:
     images = jax.ShapeDtypeStruct((2, *training.image_shape), jnp.uint8)
     try:
         state = jax.eval_shape(training.fresh_state)
-        variables = {"params": state.params["network"], "batch_stats": state.batch_stats}
-        embeddings = jax.eval_shape(training.recipe.network.apply, variables, images)
+        embeddings = jax.eval_shape(training.recipe.network.apply, state.variables, images)
     except (TypeError, ValueError, FlaxError) as error:
         told = " ".join(str(error).split())
         raise ValueError(f"network does not take images of shape {[*images.shape]}: {told}") from error

@@ -15,6 +15,7 @@ from pddm_jax import data
 from pddm_jax.checks import as_labels
 from pddm_jax.data import Images
 from pddm_jax.losses.objectives import Logs, has_classifier
+from pddm_jax.sharding import round_up_to_devices
 from pddm_jax.training import warm_start
 from pddm_jax.training.loop import Diverged
 from pddm_jax.training.recipe import Recipe
@@ -127,8 +128,7 @@ class Embedder:
             Diverged: some embeddings are not finite.
         """
         training, step = self._training, int(state.step)
-        devices = training.mesh.size
-        size, workers = -(-EMBED // devices) * devices, training.config.data.workers
+        size, workers = round_up_to_devices(EMBED, training.mesh), training.config.data.workers
         place = jax.process_index(), jax.process_count()
         batches = data.ordered_batches(images.images, training.recipe.transform, size, workers, *place)
         embeddings = self._forward(state, batches)[: len(images.labels)]

@@ -26,6 +26,11 @@ class TrainState:
     batch_stats: PyTree
     opt_state: optax.OptState
 
+    @property
+    def variables(self) -> dict[str, PyTree]:
+        """The variables that the network is applied with."""
+        return {"params": self.params["network"], "batch_stats": self.batch_stats}
+
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Logs]]
 

@@ -65,9 +65,7 @@ def make_embed(
     Every process passes its share of each batch, as `ordered_batches` gives it, and gets all embeddings.
     """
     forward = jax.jit(
-        lambda state, images: network.apply(
-            {"params": state.params["network"], "batch_stats": state.batch_stats}, images
-        ),
+        lambda state, images: network.apply(state.variables, images),
         in_shardings=(replicated(mesh), sharded(mesh)),
         out_shardings=replicated(mesh),
     )

@@ -42,11 +42,12 @@ def origin(config: Config) -> dict[str, Any] | None:
     if not path.is_dir():
         return {"from": spec, "sha256": file_sha256(path)}
     run = None if (path / "results.json").exists() else _config_from_python(path)
-    theirs = (run or read_results(path)["protocol"])["network"]["name"]
-    ours = config["network"]["name"]
+    results = {"protocol": run} if run else read_results(path)
+    theirs, ours = results["protocol"]["network"]["name"], config["network"]["name"]
     if theirs != ours:
         raise ValueError(f"network.pretrained: {spec} is a run of network.name {theirs!r}, not {ours!r}")
-    results = read_results(path) if run is None else _results_from_python(path, run)
+    if run:
+        results = _results_from_python(path, run)
     return {"from": spec, "params_sha256": results["params_sha256"], "protocol": results["protocol"]}
 
 
@@ -144,11 +145,11 @@ def with_weights(state: TrainState, config: Config, image_shape: tuple[int, ...]
     """
     fields = config["network"]
     path = weights_path(fields["pretrained"])
-    ours = {"params": state.params["network"], "batch_stats": state.batch_stats}
+    ours = state.variables
     if path.is_dir():
         run = read_config(path)
         found = load(path, run, image_shape, mesh).state
-        theirs = {"params": found.params["network"], "batch_stats": found.batch_stats}
+        theirs = found.variables
         whole = run["network"]["embedding_dim"] == fields["embedding_dim"]
     else:
         backbone = {kind: jax.device_get(parts.get("backbone", {})) for kind, parts in ours.items()}

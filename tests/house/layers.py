@@ -10,6 +10,7 @@ import ast
 import re
 import statistics
 import sys
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +28,7 @@ def module_name(path):
 MODULES = {module_name(path): path for top in PACKAGES for path in sorted((ROOT / top).rglob("*.py"))}
 
 
+@cache
 def table():
     """Rows of (modules, files as written, idea), from the top layer to the ground."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -38,6 +40,7 @@ def table():
     return rows
 
 
+@cache
 def layers():
     """The layer of each module; 0 is the ground."""
     return {module: n for n, (modules, *_) in enumerate(reversed(table())) for module in modules}
