@@ -110,8 +110,10 @@ def launch(command: Command) -> None:
     try:
         _quiet(debug)
         command.define_flags()
-        with nullcontext() if debug else Quiet():
-            app.run(command.run, flags_parser=command.parsed)
+        if not debug:
+            # Never left: tasks that Orbax abandons may only report their errors as the process ends.
+            Quiet().__enter__()
+        app.run(command.run, flags_parser=command.parsed)
     except KeyboardInterrupt:
         if debug:
             traceback.print_exc()

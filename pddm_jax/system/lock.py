@@ -8,7 +8,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 try:
     import fcntl
@@ -56,7 +55,7 @@ class Lock:
         self._file: int | None = None
         self._made = False
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Lock":
         try:
             with together():
                 problem = self._take() if jax.process_index() == 0 else ""

@@ -1,14 +1,13 @@
 """A context that suppresses the log lines of Orbax and asyncio about errors that are raised anyway."""
 
 import gc
-import inspect
 import logging
 import sys
 import threading
 import warnings
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from types import CoroutineType, TracebackType
+from typing import Any, NamedTuple
 
 
 class Quiet:
@@ -19,7 +18,7 @@ class Quiet:
     the end of the last one restores what the first one changed.
     """
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Quiet":
         _shared.enter()
         return self
 
@@ -88,11 +87,15 @@ def _is_wanted(record: logging.LogRecord) -> bool:
 
 
 class _Unraisable(NamedTuple):
-    """A `sys.unraisablehook` that ignores errors of a closed event loop."""
+    """A `sys.unraisablehook` that ignores errors of a closed event loop.
+
+    It uses no globals, which may be gone when it is called as the process ends.
+    """
 
     former: Callable[[Any], Any]
+    coroutine: type = CoroutineType
 
     def hook(self, unraisable: Any) -> None:
         is_closed = str(unraisable.exc_value) == "Event loop is closed"
-        if not is_closed and not inspect.iscoroutine(unraisable.object):
+        if not is_closed and not isinstance(unraisable.object, self.coroutine):
             self.former(unraisable)

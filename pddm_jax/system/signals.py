@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import jax
 
@@ -81,7 +81,7 @@ class Listener:
         for number, former in self._former.items():
             signal.signal(number, former)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Listener":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -121,7 +121,7 @@ class Interrupts:
         self._received = True
         raise KeyboardInterrupt
 
-    def listen(self) -> Self:
+    def listen(self) -> "Interrupts":
         """Install the handler, unless SIGINT is ignored."""
         if _can_handle(signal.SIGINT):
             signal.signal(signal.SIGINT, self)

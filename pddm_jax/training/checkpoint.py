@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
@@ -59,7 +59,7 @@ class Checkpoints:
         self._stop = ""
         self._lost_some = False
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Checkpoints":
         """Install the signal handlers and open the folder; in a distributed run JAX handles SIGTERM."""
         memory.stop_leaks()
         with ExitStack() as stack:

@@ -261,3 +261,29 @@ def test_a_command_ends_with_one_line_and_its_code(python):
     assert "Traceback" in err
     assert "ValueError: yours" in err
     assert err.splitlines()[-2:] == ["error: yours", "exit 2"]
+
+
+ABANDONED = """
+import asyncio
+from pddm_jax.system import cli
+
+async def fail():
+    raise ValueError("of the task")
+
+global_tasks = []
+
+def main(_):
+    loop = asyncio.new_event_loop()
+    tasks = [loop.create_task(fail())]
+    loop.run_until_complete(asyncio.wait(tasks))
+    {keep}
+    raise ValueError("of the command")
+
+cli.launch(cli.Command(main, lambda: None, "nothing", "go on"))
+"""
+
+
+@pytest.mark.parametrize("keep", ["pass", "global_tasks.extend(tasks)"], ids=["traceback", "module"])
+def test_a_failed_task_that_lives_as_long_as_the_error_of_the_command_says_nothing(python, keep):
+    status, _, err = python("-c", ABANDONED.format(keep=keep))
+    assert (status, err) == (2, "error: of the command\n")
