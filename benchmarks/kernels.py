@@ -27,7 +27,7 @@ from benchmarks.lib.compiled import without_a_tpu
 from benchmarks.lib.operations import operations
 from benchmarks.lib.report import arguments, report
 from pddm_jax import PDDM
-from pddm_jax.pddm.partner_search import hardest_partners
+from pddm_jax.pddm.backends import hardest_partners
 from pddm_jax.sharding import data_mesh, replicated
 from pddm_jax.types import DTYPES
 

@@ -20,7 +20,7 @@ from benchmarks.lib.timing import interleaved
 from pddm_jax import PDDM
 from pddm_jax.numerics import l2_normalize
 from pddm_jax.pddm import backends
-from pddm_jax.pddm.partner_search import hardest_partners, search_with
+from pddm_jax.pddm.backends import hardest_partners, search_with
 from pddm_jax.pddm.tiles import UnitWidths
 from pddm_jax.sharding import device_kind
 from pddm_jax.types import DTYPES

@@ -18,8 +18,8 @@ from pddm_jax.losses import (
 )
 from pddm_jax.losses.double_header import double_header_hinge
 from pddm_jax.pddm.mining import mine_quadruplets, mine_quadruplets_fused
-from pddm_jax.pddm.scoring import pair_scores, score_matrix
-from pddm_jax.pddm.unit import PDDM
+from pddm_jax.pddm.scoring import score_matrix
+from pddm_jax.pddm.unit import PDDM, pair_scores
 from pddm_jax.types import Quadruplets
 from pddm_jax.version import __version__
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from pddm_jax.checks import as_matrix, as_scalars
 from pddm_jax.numerics import all_finite, masked_mean, nan_unless_finite, squared_distances
-from pddm_jax.pddm.scoring import as_unit, check_unit, pair_scores
+from pddm_jax.pddm.unit import as_unit, check_unit, pair_scores
 from pddm_jax.sharding import shard_like
 from pddm_jax.types import AnyArray, Params, Quadruplets, Scalar
 

@@ -13,7 +13,7 @@ from pddm_jax import losses
 from pddm_jax.checks import as_count, as_labels, as_matrix, as_scalar, check_choice
 from pddm_jax.losses.double_header import hinge_means
 from pddm_jax.pddm.mining import SCOPES, mine_by_distance, mine_fused
-from pddm_jax.pddm.scoring import as_unit, check_unit
+from pddm_jax.pddm.unit import as_unit, check_unit
 from pddm_jax.types import DTYPES, Quadruplets
 
 Logs = dict[str, Float[Array, ""]]

@@ -15,9 +15,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pddm_jax.checks import as_count, as_labels, as_matrix, check_choice
 from pddm_jax.numerics import all_distances, all_finite
-from pddm_jax.pddm.partner_search import hardest_partners
+from pddm_jax.pddm.backends import hardest_partners
 from pddm_jax.pddm.partners import NO_PARTNER, Best, Extremes, best_partners
-from pddm_jax.pddm.scoring import as_unit, check_dtype, check_unit
+from pddm_jax.pddm.unit import as_unit, check_dtype, check_unit
 from pddm_jax.types import AnyArray, Params, Quadruplets
 
 SCOPES = ("batch", "anchor", "positive")

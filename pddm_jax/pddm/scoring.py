@@ -1,4 +1,4 @@
-"""PDDM scores of given pairs, and of all pairs as a matrix."""
+"""PDDM scores of all pairs, as a matrix."""
 
 from functools import partial
 
@@ -8,8 +8,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from pddm_jax.checks import as_matrix, as_reals, check_choice
-from pddm_jax.numerics import all_finite
+from pddm_jax.checks import as_matrix
 from pddm_jax.pddm.tiles import (
     TILE,
     TileIndex,
@@ -20,84 +19,8 @@ from pddm_jax.pddm.tiles import (
     symmetric,
     tiles_per_step,
 )
-from pddm_jax.pddm.unit import PDDM
-from pddm_jax.types import DTYPES, AnyArray, Params
-
-LAYERS = ("difference", "joint", "mean", "score")
-LEAVES = ("kernel", "bias")
-
-
-def check_dtype(dtype: object) -> str:
-    """The name of a type of matrix products; ValueError unless it is float32 or bfloat16."""
-    try:
-        name = dtype if isinstance(dtype, str) else str(jnp.dtype(dtype).name)  # type: ignore[call-overload]
-    except TypeError:
-        name = repr(dtype)
-    check_choice("dtype", name, DTYPES)
-    return name
-
-
-def as_unit(params: Params) -> Params:
-    """Parameters of a unit, in float32; ValueError if they are not those of a unit."""
-    check_unit(params)
-    return {
-        layer: {name: as_reals(f"params[{layer!r}][{name!r}]", params[layer][name]) for name in LEAVES}
-        for layer in LAYERS
-    }
-
-
-def check_unit(params: Params) -> int:
-    """The width of the embeddings that a unit scores; ValueError if `params` are not those of a unit."""
-    try:
-        shapes = {layer: params[layer]["kernel"].shape for layer in LAYERS}
-        widths = {layer: params[layer]["bias"].shape for layer in LAYERS}
-        (d, h), (joint_in, joint) = shapes["difference"], shapes["joint"]
-        fits = shapes["mean"] == (d, h) and joint_in == 2 * h and shapes["score"] == (joint, 1)
-        fits &= all(widths[layer] == shapes[layer][1:] for layer in LAYERS)
-    except (AttributeError, LookupError, TypeError, ValueError):
-        fits = False
-    if not fits:
-        raise ValueError(f"params must hold the layers {list(LAYERS)} of a PDDM unit")
-    return d
-
-
-def pair_scores(
-    params: Params,
-    x: Float[AnyArray, "*s d"],
-    y: Float[AnyArray, "*s d"],
-    *,
-    dtype: DTypeLike = jnp.float32,
-) -> Float[Array, "*s"]:
-    """PDDM scores S(x, y) of given pairs; higher = more similar. See `PDDM` for formula and source.
-
-    Jit-compiled. A score is NaN where its pair or a parameter is not finite, or where it overflows.
-
-    Args:
-        params: parameters of a PDDM unit.
-        x: [..., d] embeddings, of any type.
-        y: [..., d] embeddings, of the shape of x.
-        dtype: type of the matrix products, float32 or bfloat16.
-
-    Returns:
-        [...] float32 scores.
-
-    Raises:
-        ValueError: x does not fit params, y does not fit x, or dtype is not one of the two.
-    """
-    dtype, d = check_dtype(dtype), check_unit(params)
-    x, y = as_reals("x", x), as_reals("y", y)
-    if x.shape[-1:] != (d,):
-        raise ValueError(f"x must have {d} features, as params has, got shape {x.shape}")
-    if x.shape != y.shape:
-        raise ValueError(f"y must have the shape of x, {x.shape}, got {y.shape}")
-    return _pair_scores(as_unit(params), x, y, dtype)
-
-
-@partial(jax.jit, static_argnums=3)
-def _pair_scores(params: Params, x: Array, y: Array, dtype: str) -> Float[Array, "*s"]:
-    unit = PDDM(params["mean"]["kernel"].shape[-1], params["joint"]["kernel"].shape[-1], jnp.dtype(dtype))
-    scores: Array = unit.apply({"params": params}, x, y)  # type: ignore[assignment]
-    return scores + jnp.where(all_finite(params), 0, jnp.nan).astype(jnp.float32)
+from pddm_jax.pddm.unit import as_unit, check_dtype, check_unit, pair_scores
+from pddm_jax.types import AnyArray, Params
 
 
 def score_rows(

@@ -3,10 +3,9 @@
 For loops of your own: `init_state`, `make_train_step`, `fit` and `make_embed`; docs/python.md has examples.
 """
 
-from pddm_jax.training.loop import Diverged, fit
 from pddm_jax.training.optimizer import make_optimizer
 from pddm_jax.training.state import TrainState, TrainStep, init_state
-from pddm_jax.training.step import make_embed, make_train_step
+from pddm_jax.training.step import Diverged, fit, make_embed, make_train_step
 
 __all__ = [
     "Diverged",

@@ -14,11 +14,11 @@ from pddm_jax.config.check import FILES, accepted, check_machine, fields
 from pddm_jax.config.old_names import with_new_names
 from pddm_jax.sharding import data_mesh, global_batches
 from pddm_jax.system.console import one_line
-from pddm_jax.training.loop import Diverged
 from pddm_jax.training.provenance import versions
 from pddm_jax.training.recipe import without_weights
 from pddm_jax.training.replay import check_batch, examine, read_record, report, write_record
 from pddm_jax.training.state import TrainState, TrainStep, init_state
+from pddm_jax.training.step import Diverged
 from pddm_jax.types import Batch
 
 OWN = ("network", "objective", "optimizer")

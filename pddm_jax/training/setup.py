@@ -17,10 +17,9 @@ from pddm_jax.data import Images
 from pddm_jax.losses.objectives import Logs, has_classifier
 from pddm_jax.sharding import round_up_to_devices
 from pddm_jax.training import warm_start
-from pddm_jax.training.loop import Diverged
 from pddm_jax.training.recipe import Recipe
 from pddm_jax.training.state import TrainState, init_state
-from pddm_jax.training.step import make_embed, make_train_step
+from pddm_jax.training.step import Diverged, make_embed, make_train_step
 from pddm_jax.types import Batch
 
 EMBED = 128

@@ -12,11 +12,11 @@ from pddm_jax.system.console import say
 from pddm_jax.training import rerun
 from pddm_jax.training.checkpoint import Checkpoints, Preempted
 from pddm_jax.training.diagnosis import Collapse, MiningCounts, counts_of_old
-from pddm_jax.training.loop import Diverged, fit
 from pddm_jax.training.resume import anew, began, go_on, is_due, rows_of
 from pddm_jax.training.schedule import Schedule
 from pddm_jax.training.setup import Embedder, Training
 from pddm_jax.training.state import TrainState
+from pddm_jax.training.step import Diverged, fit
 from pddm_jax.training.writer import Known, Row, Writer, known_rows
 
 

@@ -15,8 +15,8 @@ import pddm_jax
 from pddm_jax.losses.objectives import make_objective
 from pddm_jax.pddm import backends
 from pddm_jax.pddm import tiles as tile_scores
+from pddm_jax.pddm.backends import search_with
 from pddm_jax.pddm.kernels import tpu
-from pddm_jax.pddm.partner_search import search_with
 
 B, RAGGED, WIDTH, EACH = 104, 37, 12, 4  # B divides over eight devices, RAGGED does not
 SETTINGS = {(tile_scores, "STEP"): 2**13, (backends, "scan"): jax.lax.scan, (tpu, "TILE"): 16}

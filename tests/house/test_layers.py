@@ -76,7 +76,7 @@ def test_the_command_prints_what_is_beyond_a_limit(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("source", "module"),
     [
-        ("from pddm_jax.pddm.scoring import pair_scores", "pddm_jax.pddm.unit"),
+        ("from pddm_jax.pddm.scoring import score_rows", "pddm_jax.pddm.unit"),
         ("from pddm_jax.pddm import mining", "pddm_jax.pddm.scoring"),
         ("def f():\n    import pddm_jax.training.writer", "pddm_jax.types"),
         ("from pddm_jax import PDDM", "pddm_jax.losses"),

@@ -18,8 +18,8 @@ import pddm_jax
 from benchmarks.kernels import abstract_batch
 from benchmarks.lib.compiled import NO_TPU
 from pddm_jax.pddm import backends
+from pddm_jax.pddm.backends import hardest_partners, search_with
 from pddm_jax.pddm.kernels import gpu, tpu
-from pddm_jax.pddm.partner_search import hardest_partners, search_with
 from pddm_jax.pddm.partners import NO_PARTNER
 from pddm_jax.pddm.tiles import TileIndex, cut_tiles, score_tiles, tiles_per_step
 from tests.helpers import oracles
@@ -214,7 +214,7 @@ import jax
 from functools import partial
 from jax.experimental import topologies
 from benchmarks.kernels import abstract_batch
-from pddm_jax.pddm.partner_search import hardest_partners
+from pddm_jax.pddm.backends import hardest_partners
 from pddm_jax.sharding import data_mesh, replicated
 for pod in ("v5e:2x2", "v5p:2x2x1", "v6e:2x2"):
     mesh = data_mesh(topologies.get_topology_desc(platform="tpu", topology_name=pod).devices)

@@ -13,8 +13,8 @@ import pddm_jax
 from pddm_jax.losses.objectives import OBJECTIVES, make_objective
 from pddm_jax.numerics import inverse_sqrt, l2_normalize, safe_sqrt
 from pddm_jax.pddm import backends, mining
+from pddm_jax.pddm.backends import search_with
 from pddm_jax.pddm.kernels import tpu
-from pddm_jax.pddm.partner_search import search_with
 
 B, WIDTH = 8, 4
 LABELS = {

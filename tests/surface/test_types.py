@@ -11,8 +11,8 @@ import pytest
 import pddm_jax
 from pddm_jax.losses.objectives import OBJECTIVES, make_objective
 from pddm_jax.pddm import backends
+from pddm_jax.pddm.backends import search_with
 from pddm_jax.pddm.kernels import tpu
-from pddm_jax.pddm.partner_search import search_with
 
 B, WIDTH = 9, 4
 LABELS = np.array([0, 1, 2, 0, 1, 2, 0, 1, 5])

@@ -14,12 +14,11 @@ from pddm_jax.losses.objectives import make_objective
 from pddm_jax.networks import make_network
 from pddm_jax.pddm.unit import PDDM
 from pddm_jax.sharding import data_mesh
-from pddm_jax.training.loop import Diverged
 from pddm_jax.training.optimizer import make_optimizer
 from pddm_jax.training.replay import Finding, examine, read_record, report, write_record
 from pddm_jax.training.rerun import record, replay
 from pddm_jax.training.state import init_state
-from pddm_jax.training.step import make_train_step
+from pddm_jax.training.step import Diverged, make_train_step
 from pddm_jax.types import Batch
 
 SIZE = 8

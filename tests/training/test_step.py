@@ -1,6 +1,7 @@
-"""The train step, the initial state, and the forward pass that embeds."""
+"""The train step, the initial state, the loop over steps, and the forward pass that embeds."""
 
 import logging
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.sharding import data_mesh
 from pddm_jax.training.optimizer import make_optimizer
 from pddm_jax.training.state import init_state
-from pddm_jax.training.step import make_embed
+from pddm_jax.training.step import Diverged, PendingLogs, fit, make_embed
 from tests.helpers.training import LABELS, NETWORK, SGD, SHAPE, WIDTH, Linear, compiled, copy, make_problem
 
 
@@ -128,3 +129,87 @@ def test_embed_is_compiled_once(caplog):
         for n in (1, 3, 4):
             embed(state, batches[:n])
     assert "ompil" not in caplog.text
+
+
+class Counter(NamedTuple):
+    step: int
+
+
+def count(bad=()):
+    def step(state, batch):
+        number = state.step + 1
+        return Counter(number), {
+            "loss": np.float32(np.inf if number in bad else batch),
+            "other": np.float32(1),
+        }
+
+    return step
+
+
+def test_fit_goes_on_from_the_states_step_and_logs_the_step_itself():
+    seen = []
+
+    def after_step(step, state, logs):
+        assert state.step == step
+        seen.append((step, logs()["loss"] if step % 2 else None))
+        return False
+
+    final = fit(Counter(3), count(), iter(range(100)), 7, after_step)
+    assert final.step == 7
+    assert seen == [(4, None), (5, 1.0), (6, None), (7, 3.0)]
+
+
+def test_fit_stops_when_after_step_returns_true():
+    batches = iter(range(100))
+    assert fit(Counter(0), count(), batches, 50, lambda step, state, logs: step == 5).step == 5
+    assert next(batches) == 5
+
+
+@pytest.mark.parametrize("first", [1, 3, 6, 7])
+def test_fit_names_the_first_step_that_was_not_finite(first):
+    asked = []
+
+    def after_step(step, state, logs):
+        asked.append(step)
+        if step in (3, 7):
+            logs()
+        return False
+
+    with pytest.raises(FloatingPointError, match=rf"at step {first}: .*'loss': inf"):
+        fit(Counter(0), count({*range(first, 9)}), iter(range(100)), 8, after_step)
+    assert asked[-1] == (3 if first <= 3 else 7)
+
+
+def test_fit_names_one_bad_step_between_good_ones():
+    with pytest.raises(FloatingPointError, match="at step 2: "):
+        fit(Counter(0), count({2}), iter(range(9)), 5, lambda step, state, logs: step == 5 and bool(logs()))
+
+
+def test_every_step_is_observed_once_in_order(monkeypatch):
+    monkeypatch.setattr("pddm_jax.training.step.MOST_PENDING", 4)
+    seen = []
+
+    def step(state, batch):
+        return Counter(state.step + 1), {"loss": np.float32(batch)}
+
+    def after_step(step, state, logs):
+        if step in (5, 7):
+            assert logs()["loss"] == step - 1
+            logs()
+        return False
+
+    fit(Counter(2), step, iter(range(2, 99)), 13, after_step, lambda *given: seen.append(given))
+    assert seen == [(step, {"loss": step - 1}) for step in range(3, 3 + len(seen))]
+    assert seen[-1][0] >= 10  # at most three steps wait to be fetched
+
+
+def test_a_step_that_is_not_finite_is_not_observed():
+    seen = []
+    logs = PendingLogs(lambda *given: seen.append(given), 0)
+    for step, loss in ((1, 1.0), (2, np.nan), (3, 1.0)):
+        logs.add(step, {"loss": np.float32(loss), "other": np.float32(1)})
+    with pytest.raises(Diverged, match=r"training diverged at step 2: \{'loss': nan\}") as caught:
+        logs()
+    assert caught.value.step == 2
+    assert [*caught.value.values] == ["loss"]
+    assert seen == [(1, {"loss": 1.0, "other": 1.0})]
