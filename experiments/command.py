@@ -72,7 +72,7 @@ class Experiment:
         except (AttributeError, KeyError) as error:
             raise ValueError(_no_field(error)) from error
         except (TypeError, IndexError) as error:  # for example, a value for a group
-            raise ValueError(f"--config: {config_file.told(error)}") from error
+            raise ValueError(f"--config: {config_file.error_text(error)}") from error
         except flags.Error as error:
             if named := re.match(r"flag --(config\.\w+)=.* as a ConfigDict", str(error), re.DOTALL):
                 name = named[1]
@@ -102,7 +102,7 @@ class Experiment:
         if flags.FLAGS.replay is not None:
             print(rerun.replay(cli.given_path("--replay", flags.FLAGS.replay)))
             return
-        signals.at_once("no new step was made, so nothing is saved; run the same command again", 143)
+        signals.exit_on_signal("no new step was made, so nothing is saved; run the same command again", 143)
         self.body()
 
 

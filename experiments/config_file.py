@@ -41,7 +41,7 @@ def read(spec: str) -> ConfigDict:
         line = f", line {error.lineno}" if error.lineno else ""
         raise ValueError(f"--config: {name}{line}: {error.msg}") from error
     except (Exception, SystemExit) as error:
-        raise ValueError(f"--config: {name} cannot be run: {told(error)}") from error
+        raise ValueError(f"--config: {name} cannot be run: {error_text(error)}") from error
     if not callable(get_config):
         raise ValueError(
             f"--config: {name} has no function get_config: define one that returns a ConfigDict"
@@ -49,9 +49,9 @@ def read(spec: str) -> ConfigDict:
     try:
         config = get_config(variant) if colon else get_config()
     except ValueError as error:
-        raise ValueError(f"--config: {spec}: {one_line(str(error)) or told(error)}") from error
+        raise ValueError(f"--config: {spec}: {one_line(str(error)) or error_text(error)}") from error
     except (Exception, SystemExit) as error:
-        raise ValueError(f"--config: get_config of {spec} failed: {told(error)}") from error
+        raise ValueError(f"--config: get_config of {spec} failed: {error_text(error)}") from error
     if not isinstance(config, ConfigDict):
         raise ValueError(
             f"--config: get_config of {spec} must return a ConfigDict, got {type(config).__name__}"
@@ -59,7 +59,7 @@ def read(spec: str) -> ConfigDict:
     return config
 
 
-def told(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """The type and the message of an exception in one line."""
     message = one_line(str(error))
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -19,14 +19,14 @@ from pddm_jax.losses.objectives import make_objective
 from pddm_jax.sharding import data_mesh
 from pddm_jax.system import signals
 from pddm_jax.system.cli import check_folder
-from pddm_jax.system.console import say
+from pddm_jax.system.console import print_once
 from pddm_jax.system.files import write_sealed
 from pddm_jax.system.lock import Lock
 from pddm_jax.training import warm_start
 from pddm_jax.training.diagnosis import total_without
 from pddm_jax.training.provenance import digest, digest_of_images, versions
 from pddm_jax.training.recipe import Recipe, make_recipe, objective_fields
-from pddm_jax.training.resume import check_same_run, finished, mend_config
+from pddm_jax.training.resume import check_same_run, finished, repair_config
 from pddm_jax.training.setup import Training
 from pddm_jax.training.trainer import FinishedTraining, train_or_save
 from pddm_jax.training.writer import Row
@@ -55,8 +55,8 @@ def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
             if results is None:
                 return _train_and_evaluate(checked, workdir, experiment, stack)
     if jax.process_index() == 0:
-        mend_config(workdir)
-    say(f"{workdir} holds a finished run.")
+        repair_config(workdir)
+    print_once(f"{workdir} holds a finished run.")
     return results
 
 
@@ -100,13 +100,15 @@ def _train_and_evaluate(
     """Load data, build, fit, evaluate, write; signal handlers stay on `stack` until all is written."""
     evaluation, package_versions = EVALUATIONS[config.evaluation], versions()
     recipe = make_recipe(config)
-    warm_start.check_file(config)
+    warm_start.check_file(config.network.pretrained, config.network.name, recipe.network)
     parts = data.load_parts(config.data.to_dict(), closed_set=evaluation.closed_sets, seed=config.seed)
     training = _build(config, workdir, recipe, parts)
     prepared = evaluation.prepare(config, parts.split)
     _announce(training, parts, experiment)
     trained = train_or_save(training)
-    stack.enter_context(signals.at_once("all is saved; run the same command again to evaluate it", 0))
+    stack.enter_context(
+        signals.exit_on_signal("all is saved; run the same command again to evaluate it", 0)
+    )
     protocol, measures = evaluation.measure(_context(training, parts, trained, prepared))
     results = {
         "experiment": experiment,
@@ -133,15 +135,15 @@ def _build(config: FrozenConfigDict, workdir: Path, recipe: Recipe, parts: data.
 def _announce(training: Training, parts: data.Parts, experiment: str) -> None:
     """Print a summary of the run, warnings about its config, and the source of its first weights."""
     config = training.config
-    say(
+    print_once(
         f"{experiment}: {config.objective.name} on {config.data.name}, seed {config.seed}; "
         f"{config.train.steps} steps on {len(parts.train.labels)} images of "
         f"{len(parts.train.class_names)} classes ({parts.split.description})"
     )
     for warning in warnings(config):
-        say(f"warning: {warning}")
+        print_once(f"warning: {warning}")
     if training.recipe.pretrained:
-        say(f"training starts from the weights of {warm_start.describe(training.recipe.pretrained)}")
+        print_once(f"training starts from the weights of {warm_start.describe(training.recipe.pretrained)}")
 
 
 def _context(

@@ -29,7 +29,7 @@ from pddm_jax.sharding import data_mesh, round_up_to_devices
 from pddm_jax.system import cli
 from pddm_jax.system.lock import Lock
 from pddm_jax.training.provenance import digest, versions
-from pddm_jax.training.restore import Trained, load, transform_of
+from pddm_jax.training.restore import Trained, restore_trained, transform_of
 from pddm_jax.training.run_files import Config, read_config
 from pddm_jax.training.step import make_embed
 
@@ -44,7 +44,7 @@ FLAGS = flags.FLAGS
 RESUMES = "the same command goes on where it was"
 
 
-class Task(NamedTuple):
+class EmbeddingTask(NamedTuple):
     """The images to embed and the network that embeds them.
 
     Attributes:
@@ -89,7 +89,7 @@ def embed(
     """
     lock = Lock(out, "--out", out.with_name(f".{out.name}.lock"))
     with nullcontext() if out.exists() else lock:
-        task = _make_task(workdir, name, root, parts)
+        task = _make_embedding_task(workdir, name, root, parts)
         if out.exists():
             check_same(out, task.about)
             if jax.process_index() == 0:
@@ -100,15 +100,17 @@ def embed(
         return store.finish()
 
 
-def _make_task(workdir: Path, name: str | None, root: str | None, parts: Sequence[str]) -> Task:
+def _make_embedding_task(
+    workdir: Path, name: str | None, root: str | None, parts: Sequence[str]
+) -> EmbeddingTask:
     """Find the images, restore the network and describe both."""
     config, mesh = read_config(workdir), data_mesh()
     found = load_data(config, name, root)
     images = {part: getattr(found, part) for part in parts}
     listed = listing(images, root or config["data"]["root"])
-    transform = transform_of(config)
+    transform = transform_of(config["data"])
     shape = transform.test(images[parts[0]].images[0]).shape
-    trained = load(workdir, config, shape, mesh)
+    trained = restore_trained(workdir, config, shape, mesh)
     network, state = trained
     about = {
         "data": name or config["data"]["name"],
@@ -122,10 +124,10 @@ def _make_task(workdir: Path, name: str | None, root: str | None, parts: Sequenc
         "config": config,
         "versions": versions(),
     }
-    return Task(about, listed, transform, trained, mesh)
+    return EmbeddingTask(about, listed, transform, trained, mesh)
 
 
-def _write_rows(task: Task, store: UnfinishedStore, batch: int, workers: int) -> None:
+def _write_rows(task: EmbeddingTask, store: UnfinishedStore, batch: int, workers: int) -> None:
     """Embed the images from the first row that is missing; each process writes its share of every batch."""
     network, state = task.trained
     forward = make_embed(network, task.mesh)

@@ -21,8 +21,8 @@ from jaxtyping import Float32, Int
 
 from pddm_jax.config.old_names import with_new_names
 from pddm_jax.data.listing import Listing, read_names, write_names
-from pddm_jax.system.agreement import together
-from pddm_jax.system.files import explained, read_sealed, sweep, sync_folder, write_json, write_sealed
+from pddm_jax.system.agreement import in_all_processes
+from pddm_jax.system.files import explain_errors, read_sealed, sweep, sync_folder, write_json, write_sealed
 
 FILES = ("embeddings.npy", "labels.npy", "parts.npy", "names.txt")
 """Files with a digest in about.json."""
@@ -150,10 +150,10 @@ class UnfinishedStore:
         self.out, self.about = out, about
         self.folder = out.with_name(f".{out.name}.part")
         shape = len(listed.labels), about["columns"]
-        with together():
+        with in_all_processes():
             if jax.process_index() == 0:
                 self._make(listed, shape)
-        with together():
+        with in_all_processes():
             check_same(self.folder, about)
             self.progress = self._verified(shape)
         self.embeddings = _open_array(self.folder / "embeddings.npy", shape, self._todo, "r+")
@@ -171,7 +171,7 @@ class UnfinishedStore:
         else:
             check_same(folder, self.about)
             sweep(folder)
-        with explained(folder, "nothing is written yet"):
+        with explain_errors(folder, "nothing is written yet"):
             folder.mkdir(parents=True, exist_ok=True)
             np.save(folder / "labels.npy", listed.labels)
             np.save(folder / "parts.npy", listed.parts)
@@ -205,10 +205,10 @@ class UnfinishedStore:
 
     def save(self, rows: int) -> None:
         """Record that all rows before `rows` are written, once every process has written its own."""
-        with together():
+        with in_all_processes():
             self.embeddings.flush()
         before, self.progress = self.progress, Progress(rows, 0)
-        with together():
+        with in_all_processes():
             if jax.process_index() == 0:
                 crc32 = zlib.crc32(self.embeddings[before.rows : rows].data, before.crc32)
                 self.progress = Progress(rows, crc32)
@@ -216,7 +216,7 @@ class UnfinishedStore:
 
     def finish(self) -> Stored:
         """Rename the folder to OUT, and read it."""
-        with together():
+        with in_all_processes():
             if jax.process_index() == 0:
                 finish(self.folder, self.out, self.about)
         return read(self.out)

@@ -24,8 +24,7 @@ from pddm_jax.sharding import data_mesh, round_up_to_devices
 from pddm_jax.system.cli import expanded
 from pddm_jax.training.from_python import Given
 from pddm_jax.training.own_objects import check_module, check_same_module, own_network
-from pddm_jax.training.restore import load as load_state
-from pddm_jax.training.restore import transform_of
+from pddm_jax.training.restore import restore_trained, transform_of
 from pddm_jax.training.run_files import Config, read_config
 from pddm_jax.training.setup import EMBED
 from pddm_jax.training.state import TrainState
@@ -138,7 +137,7 @@ class Run:
 
     @property
     def _transform(self) -> Transform:
-        train, test = transform_of(self.config)
+        train, test = transform_of(self.config["data"])
         return Transform(train, partial(fitted, test, self._shape))
 
     @cached_property
@@ -167,7 +166,7 @@ def load(workdir: str | Path, network: nn.Module | None = None) -> Run:
     if network is not None:
         check_same_module(path, config, network)
         given = own_network(config, network)
-    trained = load_state(path, config, tuple(config["image_shape"]), data_mesh(), given, quiet=True)
+    trained = restore_trained(path, config, tuple(config["image_shape"]), data_mesh(), given, quiet=True)
     return Run(path, config, trained.network, trained.state)
 
 

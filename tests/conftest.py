@@ -201,10 +201,10 @@ def start(environment, started, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def anew(environment, started):
+def new_run_hint(environment, started):
     """`anew(...)`: a Python of its own. A variable of the environment that is None is taken out."""
 
-    def anew(*arguments, devices=1, **other):
+    def new_run_hint(*arguments, devices=1, **other):
         process = subprocess.Popen(
             [sys.executable, *map(str, arguments)],
             cwd=ROOT,
@@ -216,7 +216,7 @@ def anew(environment, started):
         started.append(process)
         return process
 
-    return anew
+    return new_run_hint
 
 
 @pytest.fixture(scope="session")
@@ -242,6 +242,6 @@ def run_command(start, end):
 
 
 @pytest.fixture(scope="session")
-def python(anew, end):
+def python(new_run_hint, end):
     """`python(...)`: a Python of its own, from start to end."""
-    return lambda *arguments, **options: end(anew(*arguments, **options))
+    return lambda *arguments, **options: end(new_run_hint(*arguments, **options))

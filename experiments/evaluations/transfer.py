@@ -22,7 +22,7 @@ from pddm_jax.data.streams import WAYS, stream
 from pddm_jax.evaluate.top_k import ScoreFn
 from pddm_jax.losses.objectives import OBJECTIVES
 from pddm_jax.pddm.scoring import score_matrix
-from pddm_jax.system.console import say
+from pddm_jax.system.console import print_once
 from pddm_jax.transfer import linear_probe
 from pddm_jax.transfer.class_means import class_means
 from pddm_jax.transfer.classification import KS, nearest_classes, per_class_accuracy, top_k_accuracy
@@ -37,14 +37,14 @@ Meeting = Callable[[Ranked, Int[np.ndarray, " n"]], float]
 """The hierarchical accuracy of ranked classes, given the labels."""
 
 
-class Task(NamedTuple):
+class Prepared(NamedTuple):
     """The closed set to classify, and the hierarchical accuracy if the config has a hierarchy."""
 
     closed: ClosedSet
     hierarchy: Meeting | None
 
 
-def prepare(config: FrozenConfigDict, split: Split | ClosedSet) -> Task:
+def prepare(config: FrozenConfigDict, split: Split | ClosedSet) -> Prepared:
     """Read the task of a config; ValueError or OSError if a field or a file is wrong."""
     fields = config.transfer
     if fields.name is not None:
@@ -53,7 +53,7 @@ def prepare(config: FrozenConfigDict, split: Split | ClosedSet) -> Task:
         check_choice("data.name", config.data.name, data.CLOSED_SETS)
     closed = closed_set(config, split)
     path = fields.hierarchy
-    return Task(closed, None if path is None else _hierarchy(Path(path), closed.train))
+    return Prepared(closed, None if path is None else _hierarchy(Path(path), closed.train))
 
 
 def closed_set(config: FrozenConfigDict, split: Split | ClosedSet) -> ClosedSet:
@@ -70,7 +70,9 @@ def measure(context: EvaluationContext) -> tuple[Results, Results]:
     config, fields = context.config, context.config.transfer
     closed, hierarchy = context.prepared
     known, test = closed.train, closed.test
-    say(f"classifying {len(test.labels)} images of {len(known.class_names)} classes ({closed.description})")
+    print_once(
+        f"classifying {len(test.labels)} images of {len(known.class_names)} classes ({closed.description})"
+    )
     gallery = None
     if fields.neighbours or fields.probe_steps:
         gallery = context.embed(known)

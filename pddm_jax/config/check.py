@@ -51,12 +51,12 @@ def accepted(config: ConfigDict | FrozenConfigDict) -> FrozenConfigDict:
     """
     if not isinstance(config, ConfigDict | FrozenConfigDict):
         raise ValueError(f"a config must be a ConfigDict, got {type(config).__name__}")
-    settled = ConfigDict(config).copy_and_resolve_references()
-    for name, value in fields(settled):
+    resolved = ConfigDict(config).copy_and_resolve_references()
+    for name, value in fields(resolved):
         if name in RULES and RULES[name].optional and isinstance(value, str) and value in NONE:
             group, _, field = name.partition(".")
-            settled[group][field] = None
-    frozen = FrozenConfigDict(settled)
+            resolved[group][field] = None
+    frozen = FrozenConfigDict(resolved)
     check_config(frozen)
     return frozen
 

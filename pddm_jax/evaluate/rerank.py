@@ -100,8 +100,8 @@ def _scores(
 
     def share(queries: Array, candidates: Array, gallery: Array, score_fn: ScoreFn) -> Array:
         each = jax.vmap(partial(of_query, gallery=gallery, score_fn=score_fn))
-        at_once = max(1, MAX_PAIRS // max(1, candidates.shape[1]))
-        scores = jax.lax.map(each, (blocks_of(queries, at_once), blocks_of(candidates, at_once)))
+        per_pass = max(1, MAX_PAIRS // max(1, candidates.shape[1]))
+        scores = jax.lax.map(each, (blocks_of(queries, per_pass), blocks_of(candidates, per_pass)))
         return scores.reshape(-1, candidates.shape[1])[: len(queries)]
 
     shard, everywhere = PartitionSpec("queries"), PartitionSpec()

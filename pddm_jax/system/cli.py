@@ -24,10 +24,10 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from pddm_jax.system import peers, signals
-from pddm_jax.system.console import one_line, tell
+from pddm_jax.system.console import one_line, print_line
 from pddm_jax.system.early import open_streams
 from pddm_jax.system.errors import INTERRUPTED, clipped, verdict
-from pddm_jax.system.quiet import Quiet
+from pddm_jax.system.quiet import SuppressLogs
 from pddm_jax.system.regular import open_regular
 
 flags.disclaim_key_flags()  # so that --help of a command shows the flags that are defined here
@@ -96,7 +96,10 @@ class Command:
             check_distributed_flags()
             if flags.FLAGS.distributed:
                 peers.join(flags.FLAGS.coordinator, flags.FLAGS.num_processes, flags.FLAGS.process_id)
-        with peers.watched(), nullcontext() if self.ended is None else signals.at_once(self.ended, 143):
+        with (
+            peers.watched(),
+            nullcontext() if self.ended is None else signals.exit_on_signal(self.ended, 143),
+        ):
             self.main(arguments)
 
 
@@ -112,18 +115,18 @@ def launch(command: Command) -> None:
         command.define_flags()
         if not debug:
             # Never left: tasks that Orbax abandons may only report their errors as the process ends.
-            Quiet().__enter__()
+            SuppressLogs().__enter__()
         app.run(command.run, flags_parser=command.parsed)
     except KeyboardInterrupt:
         if debug:
             traceback.print_exc()
-        interrupts.tell()
+        interrupts.print_line()
         sys.exit(INTERRUPTED)
     except Exception as error:
         if debug:
             traceback.print_exc()
         code, line = verdict(error, command.lower)
-        tell(line)
+        print_line(line)
         sys.exit(code)
 
 
@@ -234,4 +237,4 @@ def _tell_thread_error(ended: threading.ExceptHookArgs) -> None:
     """Write one line about an exception in a thread."""
     if ended.exc_type is not SystemExit:
         text = clipped(one_line(str(ended.exc_value)))
-        tell(f"warning: a thread ended: {ended.exc_type.__name__}: {text}")
+        print_line(f"warning: a thread ended: {ended.exc_type.__name__}: {text}")

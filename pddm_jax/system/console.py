@@ -34,7 +34,7 @@ def errors_in_one_line() -> Iterator[None]:
         raise kind(visible(text)) from error
 
 
-def tell(text: str) -> None:
+def print_line(text: str) -> None:
     """Write one line to stderr by a single write, which Ctrl-C cannot cut in two as it can `print`.
 
     If the terminal is gone (SIGHUP) or stderr is closed, nothing is shown and nothing is raised.
@@ -58,7 +58,7 @@ def mute() -> None:
     os.close(null)
 
 
-def say(text: str) -> None:
+def print_once(text: str) -> None:
     """Write one line to stderr in process 0."""
     if jax.process_index() == 0:
-        tell(text)
+        print_line(text)

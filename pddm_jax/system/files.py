@@ -52,7 +52,7 @@ def is_full(error: BaseException) -> bool:
 
 
 @contextmanager
-def explained(path: Path, kept: str = "what was written whole before is kept") -> Iterator[None]:
+def explain_errors(path: Path, kept: str = "what was written whole before is kept") -> Iterator[None]:
     """Turn the error of a full or read-only disk into one line that names the path.
 
     Raises:
@@ -89,7 +89,7 @@ def replacing(path: Path) -> Iterator[Path]:
     That waits for the disk: some milliseconds.
     """
     part = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
-    with explained(path):
+    with explain_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield part

@@ -16,9 +16,9 @@ except ImportError:  # Windows
 
 import jax
 
-from pddm_jax.system.agreement import from_first, together
-from pddm_jax.system.console import tell
-from pddm_jax.system.files import explained, sweep
+from pddm_jax.system.agreement import from_first, in_all_processes
+from pddm_jax.system.console import print_line
+from pddm_jax.system.files import explain_errors, sweep
 
 NAME = ".lock"
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EBADF}
@@ -57,7 +57,7 @@ class Lock:
 
     def __enter__(self) -> "Lock":
         try:
-            with together():
+            with in_all_processes():
                 problem = self._take() if jax.process_index() == 0 else ""
             if problem := from_first(problem):
                 raise InUse(problem)
@@ -68,7 +68,7 @@ class Lock:
 
     def _take(self) -> str:
         """Take the lock; returns the problem if another process holds it."""
-        with explained(self._folder):
+        with explain_errors(self._folder):
             self._made = not self._path.parent.is_dir()
             self._path.parent.mkdir(parents=True, exist_ok=True)
             until = time.monotonic() + FREED_WITHIN
@@ -97,7 +97,7 @@ class Lock:
     def _refused(self, file: int, error: OSError) -> str:
         holder = os.read(file, 1000)
         if error.errno in _UNSUPPORTED:
-            tell(f"{self._folder}: its file system has no locks: give it to one command at a time")
+            print_line(f"{self._folder}: its file system has no locks: give it to one command at a time")
             return ""
         if error.errno not in (errno.EAGAIN, errno.EACCES):
             raise error

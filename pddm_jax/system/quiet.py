@@ -10,7 +10,7 @@ from types import CoroutineType, TracebackType
 from typing import Any, NamedTuple
 
 
-class Quiet:
+class SuppressLogs:
     """A context that hides what Orbax logs about an error before it raises it.
 
     After a failed read or write, the other ones of TensorStore find their event loop closed or are never
@@ -18,7 +18,7 @@ class Quiet:
     the end of the last one restores what the first one changed.
     """
 
-    def __enter__(self) -> "Quiet":
+    def __enter__(self) -> "SuppressLogs":
         _shared.enter()
         return self
 

@@ -1,7 +1,7 @@
 """Handlers of SIGTERM, SIGHUP and Ctrl-C.
 
 Before there is a state to save, SIGTERM and SIGHUP end the command with one line and status 143, the status
-that shells report. During training they are only noted: the step is finished and saved, with status 0.
+that shells report. During training they are only recorded: the step is finished and saved, with status 0.
 The first Ctrl-C raises KeyboardInterrupt, the second ends the process at once.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from pddm_jax.system.console import mute, tell
+from pddm_jax.system.console import mute, print_line
 
 SIGHUP = tuple(number for number in [getattr(signal, "SIGHUP", None)] if number is not None)
 """SIGHUP, if the system has it."""
@@ -43,7 +43,7 @@ class Ended(SystemExit):
 
 
 class Listener:
-    """A handler of signals, installed until `back`; an ignored signal, as by nohup, stays ignored.
+    """A handler of signals, installed until `restore`; an ignored signal, as by nohup, stays ignored.
 
     Outside of the main thread, where Python allows no handlers, it does nothing.
 
@@ -72,11 +72,11 @@ class Listener:
             mute()
         self._act(number, frame)
 
-    def came(self) -> str:
+    def received(self) -> str:
         """The name of a received signal on which this process may act alone; empty if there is none."""
         return self.name if self._alone else ""
 
-    def back(self) -> None:
+    def restore(self) -> None:
         """Restore the former handlers."""
         for number, former in self._former.items():
             signal.signal(number, former)
@@ -85,21 +85,21 @@ class Listener:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.back()
+        self.restore()
 
 
-def noted() -> Listener:
-    """Only note the signals. In a distributed run JAX handles SIGTERM, and SIGHUP is turned into it."""
+def deferred() -> Listener:
+    """Only record the signals. In a distributed run JAX handles SIGTERM, and SIGHUP is turned into it."""
     if jax.distributed.is_initialized():
         return Listener(lambda number, frame: os.kill(os.getpid(), signal.SIGTERM), SIGHUP, alone=False)
     return Listener(lambda number, frame: None, ENDING)
 
 
-def at_once(text: str, code: int) -> Listener:
+def exit_on_signal(text: str, code: int) -> Listener:
     """Exit with a status and the line `ended by SIGNAL: text`, except in a distributed run."""
 
     def end(number: int, frame: FrameType | None) -> None:
-        tell(f"ended by {signal.Signals(number).name}: {text}")
+        print_line(f"ended by {signal.Signals(number).name}: {text}")
         raise Ended(code)
 
     return Listener(end, () if jax.distributed.is_initialized() else ENDING)
@@ -110,13 +110,13 @@ class Interrupts:
 
     def __init__(self, text: str) -> None:
         self._text = f"interrupted: {text}"
-        self._told = False
+        self._printed = False
         self._received = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Handle SIGINT."""
         if self._received:
-            self.tell()
+            self.print_line()
             os._exit(130)
         self._received = True
         raise KeyboardInterrupt
@@ -127,11 +127,11 @@ class Interrupts:
             signal.signal(signal.SIGINT, self)
         return self
 
-    def tell(self) -> None:
+    def print_line(self) -> None:
         """Write the line, once."""
-        if not self._told:
-            self._told = True
-            tell(self._text)
+        if not self._printed:
+            self._printed = True
+            print_line(self._text)
             if sys.stdout is not None:
                 sys.stdout.flush()
 

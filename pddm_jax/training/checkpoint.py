@@ -11,10 +11,10 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from pddm_jax.system import memory, signals
-from pddm_jax.system.agreement import any_problem, together
-from pddm_jax.system.console import tell
-from pddm_jax.system.files import NotWritten, explained, is_full, no_space
-from pddm_jax.system.quiet import Quiet
+from pddm_jax.system.agreement import any_problem, in_all_processes
+from pddm_jax.system.console import print_line
+from pddm_jax.system.files import NotWritten, explain_errors, is_full, no_space
+from pddm_jax.system.quiet import SuppressLogs
 from pddm_jax.system.signals import Preempted
 from pddm_jax.training import checkpoint_files
 from pddm_jax.training.checkpoint_files import CheckpointRecord, Damaged
@@ -63,9 +63,9 @@ class Checkpoints:
         """Install the signal handlers and open the folder; in a distributed run JAX handles SIGTERM."""
         memory.stop_leaks()
         with ExitStack() as stack:
-            self._signals = stack.enter_context(signals.noted())
-            stack.enter_context(Quiet())
-            with together(), explained(self._folder):
+            self._signals = stack.enter_context(signals.deferred())
+            stack.enter_context(SuppressLogs())
+            with in_all_processes(), explain_errors(self._folder):
                 if jax.process_index() == 0:
                     self._folder.mkdir(parents=True, exist_ok=True)
                     self._survey()
@@ -97,13 +97,13 @@ class Checkpoints:
         """
         self._lost_some = True
         target = checkpoint_files.set_aside(self._folder, step, "damaged")
-        tell(f"checkpoint {self._folder / str(step)} is damaged: {problem}; renamed to {target.name}")
+        print_line(f"checkpoint {self._folder / str(step)} is damaged: {problem}; renamed to {target.name}")
         for later in checkpoint_files.steps_in(self._folder):
             if later < step:
                 continue
             if self._scored:
                 checkpoint_files.set_aside(self._folder, later, "unused")
-                tell(f"step {later} is trained again: the damaged checkpoint may be the best one")
+                print_line(f"step {later} is trained again: the damaged checkpoint may be the best one")
                 continue
             try:
                 checkpoint_files.read_record(self._folder, later)
@@ -121,7 +121,7 @@ class Checkpoints:
             self._manager.check_for_errors()
         if not self._stop:
             reached = self._signals.name or "SIGTERM" if self._manager.reached_preemption(step) else ""
-            self._stop = self._signals.came() or reached
+            self._stop = self._signals.received() or reached
         return bool(self._stop)
 
     def latest_step(self) -> int | None:
@@ -153,14 +153,16 @@ class Checkpoints:
             if not problem:
                 self._scores = dict(record.scores or {})
                 if record.arrays is None and jax.process_index() == 0:
-                    tell(f"checkpoint {self._folder / str(latest)} has no digests and is not verified")
+                    print_line(
+                        f"checkpoint {self._folder / str(latest)} has no digests and is not verified"
+                    )
                 return Resumed(state, record.about)
-            with together(), explained(self._folder):
+            with in_all_processes(), explain_errors(self._folder):
                 if jax.process_index() == 0:
                     self._set_aside(step, problem)
             self._manager.reload()
         if self._lost_some and jax.process_index() == 0:
-            tell(f"no usable checkpoint in {self._folder}: the run starts anew")
+            print_line(f"no usable checkpoint in {self._folder}: the run starts anew")
         return None
 
     def leave_out(self, step: int) -> bool:
@@ -172,11 +174,11 @@ class Checkpoints:
         steps = self._manager.all_steps()
         if step not in steps:
             return True
-        with together():
+        with in_all_processes():
             others = [other for other in steps if other != step and self._is_usable(other)]
         if not others:
             return False
-        with together(), explained(self._folder):
+        with in_all_processes(), explain_errors(self._folder):
             if jax.process_index() == 0:
                 checkpoint_files.set_aside(self._folder, step, "unused")
         self._manager.reload()
@@ -199,7 +201,7 @@ class Checkpoints:
     def _attempt(self, step: int, like: TrainState) -> tuple[TrainState, CheckpointRecord, str]:
         """Read a state and its record; also the first error message of any process, or an empty string."""
         state, record, problem = like, CheckpointRecord(None), ""
-        with together():
+        with in_all_processes():
             try:
                 record = checkpoint_files.read_record(self._folder, step)
                 state = checkpoint_files.read_state(self._folder, step, like)
@@ -270,7 +272,7 @@ class Checkpoints:
                 raise no_space(self._folder, kept) from error
             if isinstance(error, NotWritten):
                 raise
-            with explained(self._folder, kept):
+            with explain_errors(self._folder, kept):
                 if isinstance(error, OSError):
                     raise
             line = " ".join(str(error).split())[:300]
@@ -293,6 +295,6 @@ class Checkpoints:
                 raise
         finally:
             self._stack.close()
-        stop = self._stop or ("" if jax.distributed.is_initialized() else self._signals.came())
+        stop = self._stop or ("" if jax.distributed.is_initialized() else self._signals.received())
         if error is None and stop:
             raise Preempted(0, stop)

@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 from pddm_jax.system.digests import digests, shapes
 from pddm_jax.system.errors import MACHINE, is_out_of_memory
 from pddm_jax.system.files import SEAL, seal_of
-from pddm_jax.system.quiet import Quiet
+from pddm_jax.system.quiet import SuppressLogs
 from pddm_jax.training.state import TrainState
 
 STATE, RECORD = "default", "record"
@@ -157,7 +157,7 @@ def read_state(folder: Path, step: int, like: TrainState, weights_only: bool = F
     if record.arrays is not None:
         _check_structure(folder / str(step), record.arrays, like, weights_only)
     try:
-        with Quiet():
+        with SuppressLogs():
             state = _restore((folder / str(step) / STATE).absolute(), like, weights_only)
     except Exception as error:
         _check_machine(folder / str(step), error)

@@ -66,13 +66,13 @@ ROUNDING = 1e-6
 class Alarm:
     """A warning that is given once, and again only after its cause was gone."""
 
-    tell: Callable[[str], None]
+    warn: Callable[[str], None]
     on: bool = False
 
     def set(self, wrong: bool, text: str) -> None:
         """Give the warning if `wrong` has become true."""
         if wrong and not self.on:
-            self.tell(f"warning: {text}")
+            self.warn(f"warning: {text}")
         self.on = wrong
 
 
@@ -81,16 +81,16 @@ class Collapse:
     """Warns when embeddings have collapsed.
 
     Attributes:
-        tell: receives the warning.
+        warn: receives the warning.
         classes: the number of training classes; embeddings of few classes use few directions.
     """
 
-    tell: Callable[[str], None]
+    warn: Callable[[str], None]
     classes: int
     alarm: Alarm = field(init=False)
 
     def __post_init__(self) -> None:
-        self.alarm = Alarm(self.tell)
+        self.alarm = Alarm(self.warn)
 
     def row(self, step: int, embeddings: Float[np.ndarray, "n d"]) -> dict[str, float]:
         """The fields to log for the embeddings of an evaluation."""
@@ -128,14 +128,14 @@ class MiningCounts:
     as an undisturbed one.
     """
 
-    tell: Callable[[str], None]
+    warn: Callable[[str], None]
     batches: int = 0
     quadruplets: float = 0.0
     without: int = 0
     alarm: Alarm = field(init=False)
 
     def __post_init__(self) -> None:
-        self.alarm = Alarm(self.tell)
+        self.alarm = Alarm(self.warn)
 
     def resume(self, known: Mapping[str, Any]) -> None:
         """Restore the counts that `known` returned when a checkpoint was saved."""

@@ -27,7 +27,7 @@ from pddm_jax.losses.objectives import Loss
 from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.sharding import data_mesh
 from pddm_jax.system.cli import check_folder
-from pddm_jax.system.console import say
+from pddm_jax.system.console import print_once
 from pddm_jax.system.lock import Lock
 from pddm_jax.training import warm_start
 from pddm_jax.training.own_objects import check_loss, check_module, describe, kind_of, own_network
@@ -165,7 +165,7 @@ class Given:
             config = self.config(kind, classes_of_two(images))
         recipe = _with_test_images_fitted(self.recipe(config), images)
         _check_size(config, images, "data.image_size" in self.fields)
-        warm_start.check_file(config)
+        warm_start.check_file(config.network.pretrained, config.network.name, recipe.network)
         check_folder("workdir", workdir)
         check_machine(config, jax.device_count(), jax.process_count())
         p, k = config.data.classes_per_batch, config.data.images_per_class
@@ -173,7 +173,7 @@ class Given:
         training = Training(config, workdir, recipe, images, test, train_sha256, data_mesh())
         check_loss(training)
         for warning in [] if self.optimizer else warnings(config):
-            say(f"warning: {warning}")
+            print_once(f"warning: {warning}")
         with Lock(workdir, "workdir"):
             check_same_run(workdir, config)
             yield training

@@ -50,8 +50,8 @@ def check_loss(training: Training) -> None:
         state = jax.eval_shape(training.fresh_state)
         embeddings = jax.eval_shape(training.recipe.network.apply, state.variables, images)
     except (TypeError, ValueError, FlaxError) as error:
-        told = " ".join(str(error).split())
-        raise ValueError(f"network does not take images of shape {[*images.shape]}: {told}") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"network does not take images of shape {[*images.shape]}: {reason}") from error
     p, k = training.config.data.classes_per_batch, training.config.data.images_per_class
     batch = jax.ShapeDtypeStruct((p * k, embeddings.shape[1]), embeddings.dtype)
     labels = jax.ShapeDtypeStruct((p * k,), jnp.int32)

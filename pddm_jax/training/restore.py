@@ -1,7 +1,8 @@
-"""A trained network, out of the folder that its run left."""
+"""The trained network of a run, restored from its workdir."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -10,7 +11,7 @@ from jax.sharding import Mesh
 from pddm_jax.data.transforms import AUGMENT, Transform, make_transform
 from pddm_jax.networks import EmbeddingNetwork, make_network
 from pddm_jax.pddm.unit import PDDM
-from pddm_jax.system.console import tell
+from pddm_jax.system.console import print_line
 from pddm_jax.system.digests import digest_of
 from pddm_jax.training.checkpoint_files import restore_chosen
 from pddm_jax.training.optimizer import make_optimizer
@@ -25,18 +26,18 @@ class Trained(NamedTuple):
     state: TrainState
 
 
-def transform_of(config: Config) -> Transform:
-    """What the run did to images."""
-    fields = {field: config["data"][field] for of_kind in AUGMENT.values() for field in of_kind}
-    return make_transform(config["data"]["augment"], config["data"]["image_size"], **fields)
+def transform_of(data: Mapping[str, Any]) -> Transform:
+    """The transform that the group `data` of a config describes."""
+    fields = {field: data[field] for of_kind in AUGMENT.values() for field in of_kind}
+    return make_transform(data["augment"], data["image_size"], **fields)
 
 
-def network_of(config: Config) -> EmbeddingNetwork:
-    """The network of the run."""
-    return make_network(**{field: config["network"][field] for field in NETWORK})
+def network_of(network: Mapping[str, Any]) -> EmbeddingNetwork:
+    """The network that the group `network` of a config describes."""
+    return make_network(**{field: network[field] for field in NETWORK})
 
 
-def load(
+def restore_trained(
     workdir: Path,
     config: Config,
     image_shape: tuple[int, ...],
@@ -44,23 +45,23 @@ def load(
     network: EmbeddingNetwork | None = None,
     quiet: bool = False,
 ) -> Trained:
-    """The network at the checkpoint that validation classes chose, or else at the last one.
+    """The network at the best checkpoint by validation, or else at the last one.
 
-    All arrays of the checkpoint are verified; of a run whose optimizer was given from Python, all but the
-    optimizer's, which are not read.
+    All arrays of the checkpoint are verified. If the optimizer was given from Python, its arrays are not
+    read.
 
     Args:
-        workdir: of the run; while it goes on its checkpoint so far is taken.
-        config: its fields.
-        image_shape: of what is given to the network: height, width, channels.
-        mesh: over which the state is replicated.
-        network: of a run whose network was given from Python; None: the one that the config names.
-        quiet: print nothing of damaged checkpoints that are passed over.
+        workdir: of the run; if the run has not finished, its newest checkpoint is read.
+        config: the config of the run.
+        image_shape: of the input of the network: height, width, channels.
+        mesh: the state is replicated over it.
+        network: the network, if it was given from Python; None: the one that the config names.
+        quiet: print nothing about damaged checkpoints.
 
     Raises:
         FileNotFoundError: there is no checkpoint yet.
-        ValueError: the network was trained on images of another shape, or the checkpoint that the run
-            was measured by is damaged; or the network must be given.
+        ValueError: the network was trained on images of another shape, the checkpoint of the reported
+            results is damaged, or the network was given from Python and is missing here.
     """
     if list(image_shape) != config.get("image_shape"):
         raise ValueError(
@@ -73,20 +74,20 @@ def load(
             "pddm_jax.load(workdir, network=...)"
         )
     try:
-        network, width = network or network_of(config), config["network"]["unit_dim"]
+        network, width = network or network_of(config["network"]), config["network"]["unit_dim"]
         classes = config.get("classes", 0)  # of the classifier; 0: none
         unit, seed, optimizer = PDDM(width, width), config["seed"], _optimizer_of(config)
         fresh = init_state(network, unit, optimizer, image_shape, seed, mesh, classes)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
-        path, told = workdir / "config.json", " ".join(str(error).split())
-        raise ValueError(f"{path} is damaged, no network can be made from it: {told}; {REWRITE}") from error
+        path, reason = workdir / "config.json", " ".join(str(error).split())
+        raise ValueError(f"{path} is damaged, and describes no network: {reason}; {REWRITE}") from error
     scored = bool(config["data"]["val_class_fraction"])
     weights_only = _is_own_optimizer(config)
-    state, told = restore_chosen(workdir / "checkpoints", fresh, scored, weights_only)
+    state, reason = restore_chosen(workdir / "checkpoints", fresh, scored, weights_only)
     if (workdir / "results.json").exists():
-        _check_reported(workdir, state, told)
-    if told and not quiet and jax.process_index() == 0:
-        tell(f"{told}; step {int(state.step)} is taken instead")
+        _check_reported(workdir, state, reason)
+    if reason and not quiet and jax.process_index() == 0:
+        print_line(f"{reason}; step {int(state.step)} is taken instead")
     return Trained(network, state)
 
 
@@ -96,17 +97,17 @@ def _is_own_optimizer(config: Config) -> bool:
 
 
 def _optimizer_of(config: Config) -> optax.GradientTransformation:
-    """The optimizer of the run; one without a state if it was given from Python."""
+    """The optimizer that the config describes; the identity if it was given from Python."""
     if _is_own_optimizer(config):
         return optax.identity()
     return make_optimizer(**config["optimizer"], steps=config["train"]["steps"])
 
 
-def _check_reported(workdir: Path, state: TrainState, told: str) -> None:
-    """Refuse parameters other than those that results.json is about."""
+def _check_reported(workdir: Path, state: TrainState, reason: str) -> None:
+    """Raise a ValueError if results.json reports other parameters."""
     if digest_of(state.params, state.batch_stats) != read_results(workdir)["params_sha256"]:
         raise ValueError(
             f"{workdir / 'results.json'} reports other parameters than the checkpoint of step "
-            f"{int(state.step)}{f' ({told})' if told else ''}: delete results.json and repeat the command "
-            "of the run, which evaluates it again"
+            f"{int(state.step)}{f' ({reason})' if reason else ''}: delete results.json and repeat the "
+            "command of the run, which evaluates it again"
         )

@@ -10,11 +10,11 @@ from ml_collections import FrozenConfigDict
 
 from pddm_jax.config.old_names import with_new_names
 from pddm_jax.data.from_python import ARRAYS, PATHS
-from pddm_jax.system.console import tell
+from pddm_jax.system.console import print_line
 from pddm_jax.system.files import write_sealed
 from pddm_jax.training.checkpoint_files import Damaged, read_record, steps_in
 from pddm_jax.training.run_files import Results, read_config, read_results
-from pddm_jax.training.writer import Known, Row
+from pddm_jax.training.writer import Row, RowsDigest
 
 MAY_DIFFER = (
     *("classes", "data.max_pixels", "data.workers", "devices", "image_shape", "train_sha256"),
@@ -27,7 +27,7 @@ reports a change of `devices`.
 """
 
 
-def began(workdir: Path) -> dict[str, Any] | None:
+def stored_config(workdir: Path) -> dict[str, Any] | None:
     """The config of the run in a workdir, as in config.json; None if there is no run.
 
     If config.json is damaged or missing, the config is read from the newest intact checkpoint.
@@ -71,7 +71,7 @@ def check_same_run(workdir: Path, config: FrozenConfigDict) -> None:
 
     A run may be extended to more steps if its learning rate does not depend on their number.
     """
-    theirs, ours = began(workdir), json.loads(config.to_json())
+    theirs, ours = stored_config(workdir), json.loads(config.to_json())
     if theirs is None:
         return
     found = [x for x in differences(theirs, ours) if x[0] not in MAY_DIFFER]
@@ -81,14 +81,14 @@ def check_same_run(workdir: Path, config: FrozenConfigDict) -> None:
         raise ValueError(
             f"{workdir} holds a run of {theirs['train']['steps']} train.steps, and its learning rate "
             f"depends on that number (optimizer.schedule {config.optimizer.schedule!r}): it cannot be "
-            f"extended to {config.train.steps}; {anew(workdir, config)}"
+            f"extended to {config.train.steps}; {new_run_hint(workdir, config)}"
         )
     differing = ", ".join(f"{name} {there!r} (here {here!r})" for name, there, here in found)
     if differing:
         raise ValueError(f"{workdir} holds a run of another config: {differing}; choose another --workdir")
 
 
-def anew(workdir: Path, config: FrozenConfigDict) -> str:
+def new_run_hint(workdir: Path, config: FrozenConfigDict) -> str:
     """What to do if the run in `workdir` cannot be extended: begin another run with its weights."""
     if config.get("python", {}).get("network"):
         return "choose another workdir"
@@ -164,7 +164,7 @@ def is_due(step: int, every: int, steps: int) -> bool:
     return step % every == 0 or step == steps
 
 
-def rows_of(known: Known, train: Mapping[str, Any]) -> Known:
+def rows_of(known: RowsDigest, train: Mapping[str, Any]) -> RowsDigest:
     """Drop the rows that only a shorter run writes, at its last step.
 
     `train` is the `train` group of the config of the longer run.
@@ -177,19 +177,19 @@ def rows_of(known: Known, train: Mapping[str, Any]) -> Known:
     return known._replace(rows=[row for row in known.rows if is_kept(row)])
 
 
-def mend_config(workdir: Path) -> None:
+def repair_config(workdir: Path) -> None:
     """Restore a damaged or missing config.json of a finished run from the newest intact checkpoint."""
     try:
         read_config(workdir)
     except (ValueError, OSError):
-        fields = began(workdir)
+        fields = stored_config(workdir)
         if fields is not None:
             path = workdir / "config.json"
             write_sealed(path, fields)
-            tell(f"{path} was damaged or missing, and has been restored from a checkpoint")
+            print_line(f"{path} was damaged or missing, and has been restored from a checkpoint")
 
 
-def go_on(workdir: Path, theirs: dict[str, Any], train: dict[str, Any]) -> None:
+def update_config(workdir: Path, theirs: dict[str, Any], train: dict[str, Any]) -> None:
     """Update config.json when a run resumes; keep the results of fewer steps as results-<steps>.json."""
     try:
         same = read_config(workdir) == theirs | {"train": train}

@@ -88,7 +88,7 @@ class Training:
         """The state with the weights of `network.pretrained`, or unchanged if that is not set."""
         if not self.config.network.pretrained:
             return state
-        return warm_start.with_weights(state, self.config, self.image_shape, self.mesh)
+        return warm_start.with_weights(state, self.config.network, self.image_shape, self.mesh)
 
     def batches(self, start: int) -> Generator[Batch]:
         """The batches that follow step `start`: of each, the share of this process."""

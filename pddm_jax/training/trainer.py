@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 import jax
 
 from pddm_jax.sharding import global_batches
-from pddm_jax.system.console import say
+from pddm_jax.system.console import print_once
 from pddm_jax.training import rerun
 from pddm_jax.training.checkpoint import Checkpoints, Preempted
 from pddm_jax.training.diagnosis import Collapse, MiningCounts, counts_of_old
-from pddm_jax.training.resume import anew, began, go_on, is_due, rows_of
+from pddm_jax.training.resume import is_due, new_run_hint, rows_of, stored_config, update_config
 from pddm_jax.training.schedule import Schedule
 from pddm_jax.training.setup import Embedder, Training
 from pddm_jax.training.state import TrainState
 from pddm_jax.training.step import Diverged, fit
-from pddm_jax.training.writer import Known, Row, Writer, known_rows
+from pddm_jax.training.writer import Row, RowsDigest, Writer, rows_digest
 
 
 class FinishedTraining(NamedTuple):
@@ -33,7 +33,7 @@ class Start(NamedTuple):
 
     state: TrainState
     fields: dict[str, Any]  # the content of config.json
-    known: Known | None  # the digest of the rows that metrics.jsonl must hold
+    known: RowsDigest | None  # the digest of the rows that metrics.jsonl must hold
     mining: Mapping[str, Any] | None  # counts of quadruplets since the last row
 
 
@@ -44,7 +44,7 @@ def resume(training: Training, checkpoints: Checkpoints) -> Start:
         ValueError: the run in the workdir has other training images, or cannot be extended.
     """
     config, workdir, state = training.config, training.workdir, training.fresh_state()
-    before = began(workdir)
+    before = stored_config(workdir)
     _leave_out_last(training, checkpoints, before)
     resumed = checkpoints.resume(state)
     state = training.pretrained(state) if resumed is None else resumed.state
@@ -64,10 +64,10 @@ def resume(training: Training, checkpoints: Checkpoints) -> Start:
         )
     here, there = training.mesh.size, before["devices"]
     other = f" on {here} devices, {there} before: results may differ because of rounding"
-    say(f"{workdir}: resumes after step {start}{other if here != there else ''}")
-    known = rows_of(known_rows(about), fields["train"]) if about else None
+    print_once(f"{workdir}: resumes after step {start}{other if here != there else ''}")
+    known = rows_of(rows_digest(about), fields["train"]) if about else None
     if jax.process_index() == 0:
-        go_on(workdir, before, fields["train"])
+        update_config(workdir, before, fields["train"])
     mining = about.get("mining") or counts_of_old(workdir / "mining.json", start)
     return Start(state, before | {"train": fields["train"]}, known, mining)
 
@@ -82,7 +82,7 @@ def _leave_out_last(training: Training, checkpoints: Checkpoints, before: Mappin
         raise ValueError(
             f"{training.workdir} holds a run of {end} train.steps; a run of {steps} does not evaluate at "
             f"step {end}, and there is no earlier checkpoint to resume from (train.max_to_keep "
-            f"{config.train.max_to_keep}): {anew(training.workdir, config)}"
+            f"{config.train.max_to_keep}): {new_run_hint(training.workdir, config)}"
         )
 
 
@@ -95,7 +95,7 @@ def _record(training: Training, checkpoints: Checkpoints, diverged: Diverged) ->
         checkpoints.wait()
         state = checkpoints.restore(latest, state)
     start, step = int(state.step), diverged.step
-    say(f"step {step} diverged: training again from step {start} to record it")
+    print_once(f"step {step} diverged: training again from step {start} to record it")
     with closing(training.batches(start)) as batches:
         state = rerun.run_to(step, state, training.train_step, global_batches(batches, training.mesh))
     whole = training.whole_batch(step)
@@ -107,7 +107,7 @@ def train_or_save(training: Training) -> FinishedTraining:
     try:
         return train(training)
     except Preempted as error:
-        say(f"ended by {error.name}: all is saved, and the same command goes on from there")
+        print_once(f"ended by {error.name}: all is saved, and the same command goes on from there")
         raise
 
 
@@ -123,7 +123,7 @@ def train(training: Training) -> FinishedTraining:
     with Checkpoints(folder, config.train.max_to_keep, training.validates) as checkpoints:
         state, fields, known, mining = resume(training, checkpoints)
         start, writes = int(state.step), jax.process_index() == 0
-        mined, collapse = MiningCounts(say), Collapse(say, len(training.images.class_names))
+        mined, collapse = MiningCounts(print_once), Collapse(print_once, len(training.images.class_names))
         if mining:
             mined.resume(mining)
         batches = training.batches(start)

@@ -1,4 +1,4 @@
-"""The weights that a run begins with, where they are not random: of a published file, or of another run."""
+"""Warm starts: the initial weights of a run, from a file of published weights or from another run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from pddm_jax.data.from_python import ARRAYS, PATHS
+from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.networks.pretrained.load import file_sha256, load_pretrained, weights_path
 from pddm_jax.sharding import data_mesh, replicated
 from pddm_jax.system.digests import digest_of
 from pddm_jax.training.checkpoint_files import steps_in
-from pddm_jax.training.restore import load, network_of
+from pddm_jax.training.restore import restore_trained
 from pddm_jax.training.run_files import Config, read_config, read_results
 from pddm_jax.training.state import TrainState
 
@@ -21,21 +22,21 @@ ANY_IMAGES = (1, 64, 64, 3)
 """A shape that every backbone takes: its parameters do not depend on it."""
 
 
-def origin(config: Config) -> dict[str, Any] | None:
-    """What is told of them: of a file its hash, of a run its parameters' hash and its protocol.
+def origin(spec: str | None, name: str) -> dict[str, Any] | None:
+    """The source of the initial weights: a file and its SHA-256, or a run, its protocol and its digest.
 
     Args:
-        config: of the run that begins; `network.pretrained` is a file as `weights_path` takes it, or the
-            workdir of a finished run.
+        spec: `network.pretrained`: a file as `weights_path` takes it, the workdir of a finished run, or
+            None.
+        name: `network.name` of the new run.
 
     Returns:
-        None where the weights are random.
+        None if there is no `spec`: the weights are random.
 
     Raises:
-        OSError: they are not there, or the run is not finished.
+        OSError: the file or run does not exist, or the run is not finished.
         ValueError: the run trained another network, or one that was given from Python.
     """
-    spec = config["network"]["pretrained"]
     if not spec:
         return None
     path = weights_path(spec)
@@ -43,16 +44,16 @@ def origin(config: Config) -> dict[str, Any] | None:
         return {"from": spec, "sha256": file_sha256(path)}
     run = None if (path / "results.json").exists() else _config_from_python(path)
     results = {"protocol": run} if run else read_results(path)
-    theirs, ours = results["protocol"]["network"]["name"], config["network"]["name"]
-    if theirs != ours:
-        raise ValueError(f"network.pretrained: {spec} is a run of network.name {theirs!r}, not {ours!r}")
+    theirs = results["protocol"]["network"]["name"]
+    if theirs != name:
+        raise ValueError(f"network.pretrained: {spec} is a run of network.name {theirs!r}, not {name!r}")
     if run:
         results = _results_from_python(path, run)
     return {"from": spec, "params_sha256": results["params_sha256"], "protocol": results["protocol"]}
 
 
 def _config_from_python(path: Path) -> Config | None:
-    """The fields of a run of `pddm_jax.train`, which writes no results.json; None for any other folder.
+    """The config of a run of `pddm_jax.train`, which writes no results.json; None for any other folder.
 
     Raises:
         ValueError: its network was given from Python.
@@ -71,11 +72,11 @@ def _config_from_python(path: Path) -> Config | None:
 
 
 def _results_from_python(path: Path, config: Config) -> dict[str, Any]:
-    """Of a run of `pddm_jax.train` what `origin` takes from results.json, from its checkpoint.
+    """The fields of results.json that `origin` needs, from the checkpoint of a run of `pddm_jax.train`.
 
     Raises:
-        FileNotFoundError: it has no checkpoint of its last step.
-        ValueError: its checkpoints are damaged.
+        FileNotFoundError: there is no checkpoint of the last step.
+        ValueError: the checkpoints are damaged.
     """
     last, end = steps_in(path / "checkpoints")[-1:], config["train"]["steps"]
     if last != [end]:
@@ -83,7 +84,7 @@ def _results_from_python(path: Path, config: Config) -> dict[str, Any]:
             f"{path} holds no finished run: it has "
             + (f"{last[0]} of {end} steps" if last else "no checkpoint")
         )
-    state = load(path, config, tuple(config["image_shape"]), data_mesh()).state
+    state = restore_trained(path, config, tuple(config["image_shape"]), data_mesh()).state
     chosen_by = "best by validation" if config["data"]["val_class_fraction"] else "last"
     protocol = {
         "data": config["data"]["name"],
@@ -102,22 +103,21 @@ def _objective_of(config: Config) -> str:
     return name
 
 
-def check_file(config: Config) -> None:
-    """Raise what `load_pretrained` would raise of a file of weights, before data is read.
-
-    It does nothing where the weights are random or another run's.
-    """
-    spec = config["network"]["pretrained"]
+def check_file(spec: str | None, name: str, network: EmbeddingNetwork) -> None:
+    """Raise the errors of `load_pretrained` before data is read, if the weights come from a file."""
     if spec and not weights_path(spec).is_dir():
-        backbone = network_of(config).backbone
-        shapes = jax.eval_shape(backbone.init, jax.random.key(0), jnp.zeros(ANY_IMAGES))
-        load_pretrained(config["network"]["name"], spec, shapes)
+        shapes = jax.eval_shape(network.backbone.init, jax.random.key(0), jnp.zeros(ANY_IMAGES))
+        load_pretrained(name, spec, shapes)
 
 
 def check_unseen(origin: Mapping[str, Any] | None, data: str, split: str, train_sha256: str) -> None:
-    """Raise a ValueError where they are of a run on another split of the data: it may know test classes.
+    """Raise a ValueError if the weights are of a run on another split, which may train on test classes.
 
-    `train_sha256` is of the images for training, as a protocol has it.
+    Args:
+        origin: the source of the weights.
+        data: `data.name` of the new run.
+        split: the description of its split.
+        train_sha256: the digest of its training images, as in its protocol.
     """
     run = (origin or {}).get("protocol", {"data": None})
     if run["data"] == data and (run["split"], run["train_sha256"]) != (split, train_sha256):
@@ -128,7 +128,7 @@ def check_unseen(origin: Mapping[str, Any] | None, data: str, split: str, train_
 
 
 def describe(origin: Mapping[str, Any]) -> str:
-    """The same in a line."""
+    """The source of the initial weights in one line."""
     if "sha256" in origin:
         return f"{origin['from']}, SHA-256 {origin['sha256']}"
     run = origin["protocol"]
@@ -136,19 +136,26 @@ def describe(origin: Mapping[str, Any]) -> str:
     return f"{origin['from']} ({trained})"
 
 
-def with_weights(state: TrainState, config: Config, image_shape: tuple[int, ...], mesh: Mesh) -> TrainState:
-    """The state with these weights: the backbone's, and of a run with an embedding as wide the head's.
+def with_weights(
+    state: TrainState, fields: Mapping[str, Any], image_shape: tuple[int, ...], mesh: Mesh
+) -> TrainState:
+    """The state with the initial weights of the backbone; also of the head, from a run of the same width.
+
+    Args:
+        state: the state with random weights.
+        fields: the group `network` of the config; `pretrained` is given.
+        image_shape: of the input of the network: height, width, channels.
+        mesh: the state is replicated over it.
 
     Raises:
         OSError: as `origin`.
-        ValueError: they do not fit: the file, or the shape of the run's images.
+        ValueError: the file does not fit the network, or the run was trained on images of another shape.
     """
-    fields = config["network"]
     path = weights_path(fields["pretrained"])
     ours = state.variables
     if path.is_dir():
         run = read_config(path)
-        found = load(path, run, image_shape, mesh).state
+        found = restore_trained(path, run, image_shape, mesh).state
         theirs = found.variables
         whole = run["network"]["embedding_dim"] == fields["embedding_dim"]
     else:

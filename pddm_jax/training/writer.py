@@ -13,9 +13,9 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
-from pddm_jax.system.agreement import from_first, together
-from pddm_jax.system.console import tell
-from pddm_jax.system.files import explained, write_text
+from pddm_jax.system.agreement import from_first, in_all_processes
+from pddm_jax.system.console import print_line
+from pddm_jax.system.files import explain_errors, write_text
 
 Row = dict[str, Any]
 
@@ -56,7 +56,7 @@ def _row(line: bytes) -> Row | None:
     return row if isinstance(row.get("seconds"), int | float) else None
 
 
-class Known(NamedTuple):
+class RowsDigest(NamedTuple):
     """The digest of the rows up to the step of a checkpoint; its size does not grow with the rows.
 
     Attributes:
@@ -72,21 +72,21 @@ class Known(NamedTuple):
     before: list[Row] | None = None
 
 
-def known_rows(about: Mapping[str, Any]) -> Known:
+def rows_digest(about: Mapping[str, Any]) -> RowsDigest:
     """The digest of the rows in the `about` of a checkpoint; earlier versions stored all rows."""
     if "metrics" in about:
-        return Known(**about["metrics"])
+        return RowsDigest(**about["metrics"])
     rows: list[Row] = about["rows"]
     before = [row for row in rows if row["step"] < rows[-1]["step"]]
     lines = "".join(_line(row) for row in before).encode()
-    return Known(len(lines), hashlib.sha256(lines).hexdigest(), rows[len(before) :], before)
+    return RowsDigest(len(lines), hashlib.sha256(lines).hexdigest(), rows[len(before) :], before)
 
 
 def _line(row: Row) -> str:
     return json.dumps(row) + "\n"
 
 
-def _settled(path: Path, start: int, known: Known | None) -> list[Row]:
+def _rows_until(path: Path, start: int, known: RowsDigest | None) -> list[Row]:
     """The rows up to a step: by the digest of its checkpoint, or as they are in the file without one.
 
     Raises:
@@ -109,11 +109,11 @@ def _settled(path: Path, start: int, known: Known | None) -> list[Row]:
                 f"{problem}; its copy {copy_of(path)} is damaged too: restore one of them, or delete "
                 f"{path.parent / 'checkpoints'} to start the run over"
             )
-        tell(f"{problem}; restored from its copy")
+        print_line(f"{problem}; restored from its copy")
     return found + known.rows
 
 
-def _verified(path: Path, known: Known) -> list[Row] | None:
+def _verified(path: Path, known: RowsDigest) -> list[Row] | None:
     """The rows of a file before the step of a checkpoint; None if their digest differs."""
     try:
         with path.open("rb") as file:
@@ -150,11 +150,11 @@ class Writer:
     """
 
     def __init__(
-        self, workdir: Path, start: int, steps: int, writes: bool, known: Known | None = None
+        self, workdir: Path, start: int, steps: int, writes: bool, known: RowsDigest | None = None
     ) -> None:
         path = self._path = workdir / "metrics.jsonl"
-        with together():
-            rows = _settled(path, start, known) if writes else []
+        with in_all_processes():
+            rows = _rows_until(path, start, known) if writes else []
         rows = json.loads(from_first(json.dumps(rows))) if start else []
         self._lines = [_line(row) for row in rows]  # a third of the memory of the rows themselves
         self._before = rows[-1]["seconds"] if rows else 0.0
@@ -168,7 +168,7 @@ class Writer:
         text = "".join(self._lines)
         write_text(path, text)
         self._file = path.open("a", encoding="utf-8")
-        with explained(workdir / "tensorboard"):
+        with explain_errors(workdir / "tensorboard"):
             write_text(copy_of(path), text)
             self._copy = copy_of(path).open("a", encoding="utf-8")
             # Not SummaryWriter: its thread can wait forever after Ctrl-C.
@@ -197,7 +197,7 @@ class Writer:
         self._newest = []
 
     def known(self, step: int) -> dict[str, Any]:
-        """The digest of the rows so far, for the checkpoint of a step; `known_rows` reads it."""
+        """The digest of the rows so far, for the checkpoint of a step; `rows_digest` reads it."""
         if self._newest and self._newest[0]["step"] < step:
             self._fold()
         return {"size": self._size, "sha256": self._sha256.hexdigest(), "rows": [*self._newest]}
@@ -211,7 +211,7 @@ class Writer:
         self._count(row)
         if not self._writes:
             return
-        with explained(self._path):
+        with explain_errors(self._path):
             for file in (self._file, self._copy):
                 file.write(line)
                 file.flush()
@@ -223,12 +223,12 @@ class Writer:
     def _show(self, postfix: str, line: str) -> None:
         """Show the postfix after the progress bar, or write the line if there is no bar."""
         if self._bar.disable:
-            tell(line)
+            print_line(line)
         else:
             self._bar.set_postfix_str(postfix)
 
     def _event(self, step: int, **content: Any) -> None:
-        with explained(self._path.parent / "tensorboard"):
+        with explain_errors(self._path.parent / "tensorboard"):
             self._events.write_event(Event(wall_time=time.time(), step=step, **content))
             self._events.flush()  # so that a kill leaves the same rows as in metrics.jsonl
 
@@ -249,7 +249,7 @@ class Writer:
             return
         self._bar.close()
         # A failure to close must not hide the error of the block.
-        with suppress(OSError) if kind is not None else explained(self._path):
+        with suppress(OSError) if kind is not None else explain_errors(self._path):
             try:
                 self._events.close()
             finally:

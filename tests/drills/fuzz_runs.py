@@ -19,7 +19,7 @@ from pddm_jax.training import replay, restore
 from pddm_jax.training import rerun as replay_command
 from pddm_jax.training.checkpoint import Checkpoints
 from pddm_jax.training.optimizer import make_optimizer
-from pddm_jax.training.resume import began
+from pddm_jax.training.resume import stored_config
 from pddm_jax.training.run_files import read_config, read_results
 from pddm_jax.training.state import init_state
 from pddm_jax.training.writer import read_rows
@@ -116,7 +116,9 @@ def check_run(case):
     same = (workdir / name).exists() and (workdir / name).read_bytes() == (whole()[0] / name).read_bytes()
     words = str(workdir), "data.", "network.", "checkpoint", "the config", "objective"
     if call == "load":
-        outcome = attempt(lambda: restore.load(workdir, read_config(workdir), SHAPE, data_mesh()), words)
+        outcome = attempt(
+            lambda: restore.restore_trained(workdir, read_config(workdir), SHAPE, data_mesh()), words
+        )
         if outcome.error is None:
             found = digest(outcome.value.state)
             if found not in whole()[1].values():
@@ -137,7 +139,9 @@ def check_run(case):
         if outcome.error is None and not isinstance(outcome.value, str):
             raise Wrong(f"{outcome.value}")
     else:
-        outcome = attempt(lambda: (began(workdir), read_results(workdir) if not without else None), words)
+        outcome = attempt(
+            lambda: (stored_config(workdir), read_results(workdir) if not without else None), words
+        )
     if same and outcome.error is not None and not removed:
         raise Wrong(f"refuses a whole run: {outcome.error}")
     return settled(outcome)
@@ -153,7 +157,7 @@ RUNS = Target(
     "runs",
     st.one_of(
         st.tuples(
-            st.sampled_from(("load", "load", "embed", "began")),
+            st.sampled_from(("load", "load", "embed", "stored_config")),
             _which,
             _edit,
             DAMAGE,
@@ -169,7 +173,9 @@ RUNS = Target(
         st.tuples(
             st.just("rows"), st.just("metrics.jsonl"), st.none(), DAMAGE, st.just(False), st.just(False)
         ),
-        st.tuples(st.just("began"), st.just("results.json"), _edit, DAMAGE, st.just(False), st.just(False)),
+        st.tuples(
+            st.just("stored_config"), st.just("results.json"), _edit, DAMAGE, st.just(False), st.just(False)
+        ),
         st.tuples(
             st.just("replay"),
             st.just("diverged-step-3.npz"),

@@ -28,7 +28,7 @@ from pddm_jax.pddm.unit import PDDM
 from pddm_jax.sharding import data_mesh
 from pddm_jax.training.checkpoint import Checkpoints
 from pddm_jax.training.optimizer import make_optimizer
-from pddm_jax.training.restore import Trained, load, transform_of
+from pddm_jax.training.restore import Trained, restore_trained, transform_of
 from pddm_jax.training.run_files import read_config
 from pddm_jax.training.state import TrainState, init_state
 from tests.conftest import LIMIT, free_address
@@ -88,13 +88,13 @@ def linear(monkeypatch):
     network = Linear()
     params = jax.jit(network.init)(jax.random.key(0), np.zeros((1, 16, 16, 3)))["params"]
     state = TrainState(np.int32(7), {"network": params}, {}, None)
-    monkeypatch.setattr(module, "load", lambda *_: Trained(network, state))
+    monkeypatch.setattr(module, "restore_trained", lambda *_: Trained(network, state))
     return lambda images: network.apply({"params": params}, images)
 
 
 def inputs(config, photos):
     """The inputs of the network in the order of folders and files, and the labels."""
-    transform, paths = transform_of(config), sorted(photos.glob("*/*.png"))
+    transform, paths = transform_of(config["data"]), sorted(photos.glob("*/*.png"))
     images = [transform.test(np.asarray(Image.open(path))) for path in paths]
     return np.stack(images), np.array([int(path.parent.name.split()[1]) for path in paths])
 
@@ -353,5 +353,5 @@ def test_a_config_of_which_no_network_can_be_made_is_named(name, value, config, 
     group, _, field = name.rpartition(".")
     (changed[group] if group else changed)[field] = value
     (tmp_path / "run" / "config.json").write_text(json.dumps(changed), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"config\.json is damaged, no network can be made from it"):
-        load(tmp_path / "run", read_config(tmp_path / "run"), (16, 16, 3), data_mesh())
+    with pytest.raises(ValueError, match=r"config\.json is damaged, and describes no network"):
+        restore_trained(tmp_path / "run", read_config(tmp_path / "run"), (16, 16, 3), data_mesh())

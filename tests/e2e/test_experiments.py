@@ -589,13 +589,13 @@ def test_a_run_that_was_asked_to_end_goes_on_to_the_same_bits(
 
 @pytest.mark.long
 def test_a_killed_run_on_all_cores_goes_on_to_the_same_bits_and_on_other_devices_it_is_told(
-    anew, run_command, arguments, tmp_path
+    new_run_hint, run_command, arguments, tmp_path
 ):
     """No number of devices is given; the killed one starts itself anew for huge pages, as a user's does."""
     whole, killed, other = (arguments(tmp_path / name) for name in ("whole", "killed", "other"))
     status, _, err = run_command(*whole, devices=None)
     assert status == 0, err
-    process = anew("-m", *killed, devices=None, GLIBC_TUNABLES=None)
+    process = new_run_hint("-m", *killed, devices=None, GLIBC_TUNABLES=None)
     wait_until(lambda: checkpoints(tmp_path / "killed"), process)
     process.kill()
     process.communicate()
@@ -642,8 +642,8 @@ def test_sigterm_while_the_first_step_is_made_saves_it_and_the_run_can_go_on(
     assert lasting(tmp_path) == lasting(finished[0])
 
 
-def test_sigterm_while_python_starts_ends_it(anew, end, arguments, tmp_path):
-    process = anew("-m", *arguments(tmp_path))
+def test_sigterm_while_python_starts_ends_it(new_run_hint, end, arguments, tmp_path):
+    process = new_run_hint("-m", *arguments(tmp_path))
     process.send_signal(signal.SIGTERM)
     status, _, err = end(process)
     assert status in (143, -signal.SIGTERM), err

@@ -17,7 +17,7 @@ from pddm_jax.data.images import subset
 from pddm_jax.data.streams import WAYS, stream
 from pddm_jax.sharding import data_mesh
 from pddm_jax.training.recipe import make_recipe
-from pddm_jax.training.restore import load, transform_of
+from pddm_jax.training.restore import restore_trained, transform_of
 from pddm_jax.training.run_files import read_config
 from pddm_jax.training.step import make_embed
 
@@ -61,8 +61,8 @@ def results(workdir):
 def test_what_is_reported_is_what_scikit_learn_finds(run, glyph_root):
     workdir, found = run[0], results(run[0])
     closed, config = load_closed_set("glyphs", str(glyph_root), 8, 0), read_config(workdir)
-    mesh, transform = data_mesh(), transform_of(config)
-    network, state = load(workdir, config, (8, 8, 1), mesh)
+    mesh, transform = data_mesh(), transform_of(config["data"])
+    network, state = restore_trained(workdir, config, (8, 8, 1), mesh)
     embed = make_embed(network, mesh)
     drawn = stream(0, WAYS).permutation(np.unique(closed.train.labels))
 

@@ -14,7 +14,7 @@ from PIL import Image
 from experiments import runner
 from pddm_jax.system.files import write_json
 from pddm_jax.training import setup
-from pddm_jax.training.resume import began, check_same_run
+from pddm_jax.training.resume import check_same_run, stored_config
 from pddm_jax.training.run_files import read_config, read_results
 from pddm_jax.training.writer import read_rows
 from tests.conftest import LIMIT, free_address
@@ -187,23 +187,23 @@ DAMAGED = [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b"{}", b"{} {}", b"[" * 100_00
 @pytest.mark.parametrize("content", DAMAGED)
 def test_a_damaged_config_is_that_of_the_checkpoint_or_named(content, stopped, finished):
     (stopped / "config.json").write_bytes(content)
-    assert began(stopped) == read_config(finished)
+    assert stored_config(stopped) == read_config(finished)
     with pytest.raises(ValueError, match=r"config\.json is damaged"):
         read_config(stopped)
     shutil.rmtree(stopped / "checkpoints")
-    assert began(stopped) is None  # nothing is lost
+    assert stored_config(stopped) is None  # nothing is lost
     (stopped / "results.json").write_text("{}")
     with pytest.raises(ValueError, match=r"config\.json is damaged"):
-        began(stopped)
+        stored_config(stopped)
 
 
 def test_a_missing_config_is_that_of_the_checkpoint_or_named(stopped, finished):
     (stopped / "config.json").unlink()
-    assert began(stopped) == read_config(finished)
+    assert stored_config(stopped) == read_config(finished)
     for step in ("8", "12"):
         shutil.rmtree(stopped / "checkpoints" / step / "record")  # as of an old run, or worse
     with pytest.raises(ValueError, match=r"holds checkpoints, but no config\.json"):
-        began(stopped)
+        stored_config(stopped)
 
 
 @pytest.mark.parametrize("content", [*DAMAGED, b'{"evaluation": 1}'])

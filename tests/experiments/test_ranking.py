@@ -8,7 +8,7 @@ import pytest
 from experiments import compare, runner
 from experiments.configs import fashion_mnist
 from pddm_jax.system.files import write_sealed
-from pddm_jax.training.resume import go_on
+from pddm_jax.training.resume import update_config
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +88,9 @@ def test_without_a_checkpoint_no_step_is_made(config, workdir):
 def test_results_of_fewer_steps_are_kept_by_their_number(config, workdir):
     folder = workdir / "pddm-0"
     theirs = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    go_on(folder, theirs, theirs["train"])
+    update_config(folder, theirs, theirs["train"])
     assert (folder / "results.json").exists()
-    go_on(folder, theirs, theirs["train"] | {"steps": 3})
+    update_config(folder, theirs, theirs["train"] | {"steps": 3})
     assert (folder / "results-2.json").exists()
     assert not (folder / "results.json").exists()
 

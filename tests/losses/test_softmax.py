@@ -17,7 +17,7 @@ from pddm_jax.training import warm_start
 from pddm_jax.training.checkpoint import Checkpoints, Preempted
 from pddm_jax.training.optimizer import make_optimizer
 from pddm_jax.training.provenance import digest
-from pddm_jax.training.restore import load, network_of
+from pddm_jax.training.restore import network_of, restore_trained
 from pddm_jax.training.run_files import read_config
 from pddm_jax.training.state import init_state
 
@@ -144,7 +144,7 @@ def test_a_run_by_softmax_learns_a_classifier_of_its_classes(finished, config):
     assert found["recall_at_k"]["pddm"] is None
     fields = read_config(workdir)
     assert fields["classes"] == 5
-    state = load(workdir, fields, SHAPE, data_mesh()).state
+    state = restore_trained(workdir, fields, SHAPE, data_mesh()).state
     kernel = state.params["classifier"]["kernel"]
     assert kernel.shape == (8, 5)
     assert (kernel != fresh(config).params["classifier"]["kernel"]).all()
@@ -168,7 +168,9 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(finished, config, tmp_p
 def fresh(config):
     fields = json.loads(config.to_json())
     optimizer = make_optimizer(**fields["optimizer"], steps=6)
-    return init_state(network_of(fields), PDDM(4, 4), optimizer, SHAPE, 0, data_mesh(), classes=5)
+    return init_state(
+        network_of(fields["network"]), PDDM(4, 4), optimizer, SHAPE, 0, data_mesh(), classes=5
+    )
 
 
 def same(a, b):
@@ -176,11 +178,11 @@ def same(a, b):
 
 
 def test_the_network_of_a_run_is_what_another_begins_with(finished, config):
-    theirs = load(finished[0], read_config(finished[0]), SHAPE, data_mesh()).state
+    theirs = restore_trained(finished[0], read_config(finished[0]), SHAPE, data_mesh()).state
     for width, whole in ((8, True), (6, False)):
         beginning = later(config, finished[0], embedding_dim=width)
         before = fresh(beginning)
-        after = warm_start.with_weights(before, beginning, SHAPE, data_mesh())
+        after = warm_start.with_weights(before, beginning.network, SHAPE, data_mesh())
         assert same(after.params["network"]["backbone"], theirs.params["network"]["backbone"])
         head = {"embedding": theirs.params["network"]["embedding"]} if whole else {}
         for name, part in (before.params["network"] | head).items():
@@ -205,11 +207,11 @@ def test_a_run_tells_what_it_began_with(finished, config, tmp_path, capsys):
 
 def test_weights_of_no_finished_run_and_of_another_network_are_refused(finished, config, tmp_path):
     with pytest.raises(OSError, match="holds no finished run"):
-        warm_start.origin(later(config, tmp_path))
+        warm_start.origin(str(tmp_path), "small_cnn")
     with pytest.raises(ValueError, match=r"network\.name 'small_cnn', not 'resnet50'"):
-        warm_start.origin(later(config, finished[0], name="resnet50"))
+        warm_start.origin(str(finished[0]), "resnet50")
     with pytest.raises(ValueError, match=r"images of shape \[12, 12, 1\], not \[9, 9, 1\]"):
-        warm_start.with_weights(fresh(config), later(config, finished[0]), (9, 9, 1), data_mesh())
+        warm_start.with_weights(fresh(config), later(config, finished[0]).network, (9, 9, 1), data_mesh())
 
 
 def test_weights_of_a_run_that_may_have_seen_the_test_are_refused():

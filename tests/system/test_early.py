@@ -85,8 +85,8 @@ def test_streams_that_are_open_stay():
 
 def test_nothing_is_told_where_stderr_is_closed(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
-    console.tell("x")
+    console.print_line("x")
     file = io.StringIO()
     file.close()
     monkeypatch.setattr(sys, "stderr", file)
-    console.tell("x")
+    console.print_line("x")

@@ -9,7 +9,7 @@ import pytest
 
 from pddm_jax.system.files import (
     NotWritten,
-    explained,
+    explain_errors,
     held,
     replacing,
     sweep_abandoned,
@@ -74,11 +74,11 @@ def test_what_json_cannot_hold_is_not_written(value, tmp_path):
 def test_a_file_and_its_name_are_on_the_disk_in_turn(tmp_path, monkeypatch):
     order, fsync = [], os.fsync
 
-    def noted(number):
+    def recorded(number):
         order.append(("fsync", stat.S_ISDIR(os.fstat(number).st_mode), (tmp_path / "x").exists()))
         fsync(number)
 
-    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(os, "fsync", recorded)
     with replacing(tmp_path / "x") as part:
         part.write_bytes(b"x")
     assert order == [("fsync", False, False), ("fsync", True, True)]
@@ -86,7 +86,7 @@ def test_a_file_and_its_name_are_on_the_disk_in_turn(tmp_path, monkeypatch):
 
 def test_a_folder_below_a_file_is_told(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(NotWritten, match="is a file"), explained(tmp_path / "file" / "run"):
+    with pytest.raises(NotWritten, match="is a file"), explain_errors(tmp_path / "file" / "run"):
         raise NotADirectoryError(errno.ENOTDIR, "Not a directory")
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pddm_jax.data.prepare.command import RESUMES
 from pddm_jax.system import signals
-from pddm_jax.system.quiet import Quiet
+from pddm_jax.system.quiet import SuppressLogs
 from pddm_jax.training.checkpoint import Checkpoints, Preempted
 
 
@@ -65,7 +65,7 @@ def test_outside_of_the_main_thread_nothing_is_listened_for(tmp_path):
     before = [signal.getsignal(number) for number in (*signals.ENDING, signal.SIGINT)]
 
     def train():
-        with Checkpoints(tmp_path, 1) as checkpoints, signals.at_once("x", 143):
+        with Checkpoints(tmp_path, 1) as checkpoints, signals.exit_on_signal("x", 143):
             signals.Interrupts("x").listen()
             return checkpoints.preempted(1)
 
@@ -76,7 +76,7 @@ def test_outside_of_the_main_thread_nothing_is_listened_for(tmp_path):
 def test_a_handler_of_c_stays(monkeypatch):
     monkeypatch.setattr(signal, "getsignal", lambda number: None)
     monkeypatch.setattr(signal, "signal", lambda *_: pytest.fail("it cannot be given back"))
-    signals.noted().back()
+    signals.deferred().restore()
     signals.Interrupts("x").listen()
 
 
@@ -99,8 +99,8 @@ def test_an_inner_context_does_not_end_the_outer_one(monkeypatch):
     monkeypatch.setattr(sys, "unraisablehook", seen.append)
     before = changed()
     late = SimpleNamespace(exc_value=RuntimeError("Event loop is closed"), object=None)
-    with Quiet():
-        with pytest.raises(ValueError, match="mine"), Quiet():
+    with SuppressLogs():
+        with pytest.raises(ValueError, match="mine"), SuppressLogs():
             raise ValueError("mine")
         assert not shows("absl", "orbax/x.py")
         assert not shows("asyncio", text="Task exception was never retrieved")
@@ -114,7 +114,7 @@ def test_an_inner_context_does_not_end_the_outer_one(monkeypatch):
 def test_contexts_that_overlap_end_with_the_last_one():
     with warnings.catch_warnings():
         before = changed()
-        first, second = Quiet().__enter__(), Quiet().__enter__()
+        first, second = SuppressLogs().__enter__(), SuppressLogs().__enter__()
         first.__exit__(None, None, None)
         assert changed() != before
         warnings.filterwarnings("ignore", "of another, meanwhile")
@@ -125,7 +125,7 @@ def test_contexts_that_overlap_end_with_the_last_one():
 
 def test_a_hook_that_came_later_stays(monkeypatch):
     monkeypatch.setattr(sys, "unraisablehook", print)
-    with Quiet():
+    with SuppressLogs():
         sys.unraisablehook = repr
     assert sys.unraisablehook is repr
 
@@ -143,7 +143,7 @@ from pathlib import Path
 from pddm_jax.system import lock, regular, signals
 assert [number.name for number in signals.ENDING] == ["SIGTERM"]
 assert not signals._terminal_is_gone()
-signals.noted().back()
+signals.deferred().restore()
 regular.open_regular(Path(sys.argv[1])).close()
 """
     status, _, err = python("-c", code, __file__)

@@ -7,7 +7,7 @@ from ml_collections import FrozenConfigDict
 
 from experiments.configs import quickstart
 from pddm_jax.system.files import read_sealed, write_sealed
-from pddm_jax.training.resume import began, finished
+from pddm_jax.training.resume import finished, stored_config
 from pddm_jax.training.run_files import read_config, read_results
 from tests.helpers.training import save
 
@@ -81,11 +81,11 @@ def test_of_a_damaged_config_the_checkpoint_knows_the_fields(name, config, tmp_p
     save(tmp_path / "checkpoints", {1: 0.5}, about={"config": config})
     lacking = {key: x for key, x in config.items() if key != name}
     (tmp_path / "config.json").write_text(json.dumps(lacking))
-    assert began(tmp_path) == config
+    assert stored_config(tmp_path) == config
     write_sealed(tmp_path / "config.json", config)
     path = tmp_path / "config.json"
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
-    assert began(tmp_path) == config
+    assert stored_config(tmp_path) == config
 
 
 def test_results_that_no_table_can_be_made_of_are_refused_by_name(config, tmp_path):

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from pddm_jax.training import writer as writer_module
 from pddm_jax.training.resume import rows_of
-from pddm_jax.training.writer import Writer, copy_of, known_rows, read_rows
+from pddm_jax.training.writer import Writer, copy_of, read_rows, rows_digest
 
 
 def write(workdir, start, steps, writes=True):
@@ -132,7 +132,7 @@ def test_damaged_rows_are_named_unless_the_checkpoint_knows_them(content, told, 
     with pytest.raises(ValueError, match="is damaged"):
         write(tmp_path, 5, [])
     rows = [{"step": 1, "loss": float("nan"), "seconds": 1.5}, {"step": 5, "seconds": 2}]
-    known = known_rows({"rows": rows})
+    known = rows_digest({"rows": rows})
     with Writer(tmp_path, 5, 10, True, known):
         assert told in capsys.readouterr().err
     assert steps_in(tmp_path) == [1, 5]
@@ -171,7 +171,7 @@ def written(workdir, rows=ROWS):
     with Writer(workdir, 0, 9, True) as writer:
         for row in rows:
             writer.row(row["step"], {"loss": row["loss"]})
-        return known_rows({"metrics": json.loads(json.dumps(writer.known(rows[-1]["step"])))}), writer.rows
+        return rows_digest({"metrics": json.loads(json.dumps(writer.known(rows[-1]["step"])))}), writer.rows
 
 
 def cut(path):
@@ -229,7 +229,7 @@ def test_rows_of_the_last_step_of_fewer_are_dropped_however_often_it_is_killed(t
 
 def test_rows_that_an_earlier_version_kept_whole_mend_the_file(tmp_path):
     _, rows = written(tmp_path)
-    known = known_rows({"rows": rows})
+    known = rows_digest({"rows": rows})
     digit(tmp_path / "metrics.jsonl")
     copy_of(tmp_path / "metrics.jsonl").unlink()
     with Writer(tmp_path, 5, 9, True, known) as writer:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pddm_jax.data.prepare.shards import Done, Task, make
+from pddm_jax.data.prepare.shards import Done, ShardTask, make_shard
 from pddm_jax.system.files import write_json
 
 
-def in_beam(tasks: Sequence[Task], out: Path, runner: str, options: Sequence[str]) -> list[Done]:
+def in_beam(tasks: Sequence[ShardTask], out: Path, runner: str, options: Sequence[str]) -> list[Done]:
     """Write the shards of tasks by a Beam pipeline; results are in the order of the tasks.
 
     The pipeline holds only the place of each task: tasks and results pass through files in `out`, which are
@@ -79,7 +79,7 @@ def _make(numbered: tuple[int, int, int, str], plan: str) -> tuple[int, Done]:
         data = file.read(piece.size)
     if hashlib.sha256(data).hexdigest() != piece.sha256:
         raise ValueError(f"{plan} was changed since it was written: start again")
-    return number, make(pickle.loads(data))
+    return number, make_shard(pickle.loads(data))
 
 
 def _write(done: list[tuple[int, Done]], results: str) -> None:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from pddm_jax.data.layouts.base import Source, summarize
 from pddm_jax.data.load import NAMES, find
 from pddm_jax.data.prepare.beam import in_beam
-from pddm_jax.data.prepare.shards import Done, Task, make
+from pddm_jax.data.prepare.shards import Done, ShardTask, make_shard
 from pddm_jax.data.quality import same_bytes
 from pddm_jax.data.storage.decode import Key
 from pddm_jax.data.storage.records import Index, Shard, read_index, write_index
@@ -33,7 +33,7 @@ def prepare(
     out: Path,
     shard_images: int,
     skip: bool,
-    run: Callable[[Sequence[Task]], Iterable[Done]] = lambda tasks: map(make, tasks),
+    run: Callable[[Sequence[ShardTask]], Iterable[Done]] = lambda tasks: map(make_shard, tasks),
 ) -> list[str]:
     """Write the shards of a source, then their index; shards that already hold its images are kept.
 
@@ -62,7 +62,7 @@ def prepare(
     _check_out(out, name, names, paths)
     shards, skipped = [], []
     keys: dict[int, Key] = {}
-    tasks = [Task(path, images.take(part), skip) for path, part in zip(paths, parts, strict=True)]
+    tasks = [ShardTask(path, images.take(part), skip) for path, part in zip(paths, parts, strict=True)]
     with tqdm(total=len(images), desc="preparing", unit="image", disable=None) as bar:
         for path, part, done in zip(paths, parts, run(tasks), strict=True):
             if done.error:
@@ -148,10 +148,12 @@ def main(arguments: list[str]) -> None:
     print(f"{out}: {len(source.images) - len(skipped)} images of {FLAGS.source}; {len(skipped)} skipped")
 
 
-def _make_shards(tasks: Sequence[Task], out: Path, workers: int, beam_flags: list[str]) -> Iterable[Done]:
+def _make_shards(
+    tasks: Sequence[ShardTask], out: Path, workers: int, beam_flags: list[str]
+) -> Iterable[Done]:
     """Make the shards by worker processes, or by the runner of Beam in --runner."""
     if FLAGS.runner is None:
-        return in_processes(make, tasks, workers)
+        return in_processes(make_shard, tasks, workers)
     return in_beam(tasks, out.absolute(), FLAGS.runner, beam_flags)
 
 

@@ -8,7 +8,7 @@ from pddm_jax.data.storage.decode import Encoded, Key, key_of
 from pddm_jax.data.storage.records import INDEX, open_shard, write_shard
 
 
-class Task(NamedTuple):
+class ShardTask(NamedTuple):
     """A shard to be written."""
 
     path: Path
@@ -25,7 +25,7 @@ class Done(NamedTuple):
     keys: list[Key] = []  # noqa: RUF012 (of a NamedTuple: never changed)
 
 
-def make(task: Task) -> Done:
+def make_shard(task: ShardTask) -> Done:
     """Write a shard, unless the file already holds these images; one image is in memory at a time.
 
     An error is returned as text, so that processes and pipelines return the same.
@@ -42,7 +42,7 @@ def make(task: Task) -> Done:
         return Done(0, [], str(error))
 
 
-def _records(task: Task, skipped: list[int], keys: list[Key]) -> Iterator[bytes]:
+def _records(task: ShardTask, skipped: list[int], keys: list[Key]) -> Iterator[bytes]:
     """The encoded images, empty where one is skipped; appends to `skipped` and `keys`."""
     for number in range(len(task.images)):
         try:
@@ -57,7 +57,7 @@ def _records(task: Task, skipped: list[int], keys: list[Key]) -> Iterator[bytes]
         yield data
 
 
-def _held(task: Task) -> tuple[list[int], list[Key]] | None:
+def _held(task: ShardTask) -> tuple[list[int], list[Key]] | None:
     """The skipped images and all keys of a shard that already holds these images; else None."""
     path, images, skip = task
     if not path.is_file():
