@@ -14,6 +14,7 @@ from experiments import config_file, machine
 from experiments.evaluations import EVALUATIONS
 from experiments.runner import run
 from pddm_jax.config.check import accepted
+from pddm_jax.config.rules import RULES
 from pddm_jax.system import cli, signals
 from pddm_jax.training import rerun
 
@@ -77,6 +78,10 @@ class Experiment:
             if named := re.match(r"flag --(config\.\w+)=.* as a ConfigDict", str(error), re.DOTALL):
                 name = named[1]
                 raise ValueError(f"--{name} is a group of fields: give --{name}.FIELD=VALUE") from error
+            if value := re.match(
+                r"flag --config\.([\w.]+)=(.*): (invalid literal|could not convert)", str(error)
+            ):
+                raise ValueError(f"{value[1]} must be {RULES[value[1]].words}, got {value[2]!r}") from error
             raise ValueError(re.sub(r"^[A-Z][A-Za-z]*:+ ", "", str(error))) from error
         for optional in self.none:
             group, field = optional.split(".", 1)

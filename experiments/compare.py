@@ -126,10 +126,11 @@ def as_table(
     lines = [f"| objective | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
     for name, of in sorted(summary.items(), key=lambda item: -sum(item[1][first] or [])):
         lines.append(f"| {name} | {' | '.join(cell(of[column]) for column in columns)} |")
+    over = "mean ± standard deviation over seeds" if len(seeds) > 1 else "seed"
     protocol, by_score = example["protocol"], f" PDDM score ranks: {ranking}." if ranking else ""
     return "\n".join(lines) + (
         f"\n\n{protocol['data']}, {example['steps']} steps; "
-        f"mean ± standard deviation over seeds {', '.join(map(str, seeds))}, in per cent; "
+        f"{over} {', '.join(map(str, seeds))}, in per cent; "
         f"{example['versions']['device']}, jax {example['versions']['jax']}.{by_score}\n"
     )
 

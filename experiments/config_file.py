@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from pddm_jax.config.old_names import NEW_NAMES
-from pddm_jax.config.rules import NONE, RULES
+from pddm_jax.config.rules import GROUPS, NONE, RULES, suggestion
 from pddm_jax.system.cli import check_file
 from pddm_jax.system.console import one_line
 
@@ -74,7 +74,7 @@ def given(arguments: list[str]) -> Iterator[str]:
 
 
 def check_names(arguments: list[str]) -> None:
-    """Raise a ValueError for an argument that uses the old name of a field, or no name."""
+    """Raise a ValueError for an argument that uses the old name of a field, or the name of none."""
     for argument in arguments:
         flag = argument.partition("=")[0]
         field = flag.lstrip("-").removeprefix("config.")
@@ -84,6 +84,8 @@ def check_names(arguments: list[str]) -> None:
             )
         if field in NEW_NAMES:
             raise ValueError(f"--config.{field} was renamed: use --config.{NEW_NAMES[field]}")
+        if flag.lstrip("-") != field and field not in RULES and field not in GROUPS:
+            raise ValueError(f"the config has no field {field}: {suggestion(field)}")
 
 
 def without_none(arguments: list[str]) -> Arguments:

@@ -1,5 +1,6 @@
 """The allowed values of every config field."""
 
+import difflib
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
@@ -169,3 +170,19 @@ RULES = {
     "zero_shot.published": WORDS,
 }
 """The rule of every field of every config, by dotted name."""
+
+
+GROUPS = {name.partition(".")[0] for name in RULES if "." in name}
+
+
+def suggestion(name: str) -> str:
+    """What may be meant by a name that is no field: the nearest field, or the fields of its group."""
+    group, _, field = name.rpartition(".")
+    fields = [rule.removeprefix(f"{group}.") for rule in RULES if rule.startswith(f"{group}.")]
+    if near := difflib.get_close_matches(field, fields, 1) if fields else []:
+        return f"did you mean {group}.{near[0]}?"
+    if fields:
+        return f"{group} has the fields {', '.join(fields)}"
+    if near := difflib.get_close_matches(name, RULES, 1):
+        return f"did you mean {near[0]}?"
+    return "pddm_jax/config/defaults.py lists all fields"

@@ -1,6 +1,5 @@
 """The set-up of a run whose images, network, optimizer or objective are given from Python."""
 
-import difflib
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from pddm_jax.config import defaults
 from pddm_jax.config.check import accepted, check_machine, warnings
 from pddm_jax.config.old_names import NEW_NAMES
-from pddm_jax.config.rules import RULES
+from pddm_jax.config.rules import RULES, suggestion
 from pddm_jax.data import Images, PKSampler, hold_out
 from pddm_jax.data.from_python import ARRAYS, PATHS, fitted
 from pddm_jax.data.storage.decode import Encoded
@@ -225,9 +224,7 @@ def _check_field(name: object) -> None:
     if name in OF_DATA_SETS:
         raise ValueError(f"config: {name} is for the data sets of commands, not for images from Python")
     if name not in RULES or str(name).startswith(("transfer.", "zero_shot.")):
-        near = difflib.get_close_matches(str(name), RULES, 1)
-        hint = f": did you mean {near[0]}?" if near else ""
-        raise ValueError(f"config has no field {name!r}{hint}")
+        raise ValueError(f"config has no field {name!r}: {suggestion(str(name))}")
 
 
 def digest_of_given(images: Images) -> str:

@@ -43,7 +43,7 @@ def stored_config(workdir: Path) -> dict[str, Any] | None:
             return fields
         raise ValueError(
             f"{workdir / 'config.json'} is damaged: devices or train_sha256 is missing or has the "
-            "wrong type; choose another --workdir"
+            "wrong type; choose another workdir"
         )
     except FileNotFoundError:
         steps = steps_in(folder)
@@ -59,7 +59,7 @@ def stored_config(workdir: Path) -> dict[str, Any] | None:
     if steps:
         raise ValueError(
             problem
-            or f"{workdir} holds checkpoints, but no config.json: restore it, or choose another --workdir"
+            or f"{workdir} holds checkpoints, but no config.json: restore it, or choose another workdir"
         )
     if problem and (workdir / "results.json").exists():
         raise ValueError(problem)
@@ -85,7 +85,7 @@ def check_same_run(workdir: Path, config: FrozenConfigDict) -> None:
         )
     differing = ", ".join(f"{name} {there!r} (here {here!r})" for name, there, here in found)
     if differing:
-        raise ValueError(f"{workdir} holds a run of another config: {differing}; choose another --workdir")
+        raise ValueError(f"{workdir} holds a run of another config: {differing}; choose another workdir")
 
 
 def new_run_hint(workdir: Path, config: FrozenConfigDict) -> str:
@@ -95,7 +95,7 @@ def new_run_hint(workdir: Path, config: FrozenConfigDict) -> str:
     if config.data.name in (ARRAYS, PATHS):
         given = f'config={{"network.pretrained": {str(workdir)!r}}} and another workdir'
     else:
-        given = f"--config.network.pretrained={workdir} and another --workdir"
+        given = f"--config.network.pretrained={workdir} and another workdir"
     return f"start a new run from its weights with {given}"
 
 
@@ -133,7 +133,7 @@ def finished(
     if results["evaluation"] != evaluation:
         raise ValueError(
             f"{workdir} holds a run with evaluation {results['evaluation']!r}, not {evaluation!r}; "
-            "choose another --workdir"
+            "choose another workdir"
         )
     if results["steps"] < config.train.steps:
         return None
@@ -154,7 +154,7 @@ def finished(
         raise ValueError(
             f"{workdir} holds results with {name} {stored[name]!r} (here {protocol[name]!r}), but no "
             f"checkpoint of step {results['steps']}, so it cannot be evaluated again; choose another "
-            "--workdir"
+            "workdir"
         )
     return None
 

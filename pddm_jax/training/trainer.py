@@ -60,7 +60,7 @@ def resume(training: Training, checkpoints: Checkpoints) -> Start:
     assert before is not None  # there are checkpoints
     if before["train_sha256"] != training.train_sha256:
         raise ValueError(
-            f"{workdir} holds a run on training images that have changed since; choose another --workdir"
+            f"{workdir} holds a run on training images that have changed since; choose another workdir"
         )
     here, there = training.mesh.size, before["devices"]
     other = f" on {here} devices, {there} before: results may differ because of rounding"

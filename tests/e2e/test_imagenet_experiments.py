@@ -58,6 +58,7 @@ def results(workdir):
     return json.loads((workdir / "results.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.long
 def test_what_is_reported_is_what_scikit_learn_finds(run, glyph_root):
     workdir, found = run[0], results(run[0])
     closed, config = load_closed_set("glyphs", str(glyph_root), 8, 0), read_config(workdir)
@@ -91,6 +92,7 @@ def test_what_is_reported_is_what_scikit_learn_finds(run, glyph_root):
     assert [*found["accuracy"]] == ["7", "60"]
 
 
+@pytest.mark.long
 def test_the_results_carry_their_protocol(run):
     found = results(run[0])
     protocol = found["protocol"]

@@ -45,6 +45,7 @@ def small(monkeypatch):
     return small
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("crop", ["none", "bbox"])
 def test_a_protocol_by_class_id_runs_to_its_results(crop, small, monkeypatch, tmp_path):
     birds(tmp_path / "data")
@@ -59,6 +60,7 @@ def test_a_protocol_by_class_id_runs_to_its_results(crop, small, monkeypatch, tm
     assert 0 <= found["nmi"] <= 1
 
 
+@pytest.mark.long
 def test_a_stopped_run_does_not_go_on_over_other_images(small, tmp_path):
     root = tmp_path / "data"
     for n in range(16):
@@ -73,6 +75,7 @@ def test_a_stopped_run_does_not_go_on_over_other_images(small, tmp_path):
     runner.run(config, tmp_path / "run", "folder")
 
 
+@pytest.mark.long
 def test_a_run_from_before_the_limit_of_pixels_goes_on_and_may_have_another(small, tmp_path):
     for n in range(16):
         picture(tmp_path / "data" / f"class {n % 4}" / f"{n}.png", n)

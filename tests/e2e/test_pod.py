@@ -122,6 +122,7 @@ def test_an_experiments_own_config_is_found():
     assert compiled.experiment_config("quickstart").data.name == "glyphs"
 
 
+@pytest.mark.long
 def test_a_step_says_what_it_takes_and_the_bound_is_the_longest_of_three():
     config = compiled.pod_config(
         "small_cnn", 16, 16, {"embedding_dim": 4, "unit_dim": 4, "dtype": "bfloat16"}

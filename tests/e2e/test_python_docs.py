@@ -4,10 +4,12 @@ import re
 
 import jax
 import numpy as np
+import pytest
 
 from tests.conftest import ROOT
 
 
+@pytest.mark.long
 def test_the_examples_of_the_documentation_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")

@@ -131,6 +131,7 @@ def largest(folder):
 # ---------------------------------------------------------------------------------------- damaged files
 
 
+@pytest.mark.long
 def test_a_run_whose_files_are_damaged_goes_on_to_the_same_bits(stopped, run_command, arguments, finished):
     flip(largest(stopped / "checkpoints" / "12" / "default"))
     (stopped / "config.json").write_bytes(b"")
@@ -162,6 +163,7 @@ def test_where_no_checkpoint_is_intact_a_run_starts_anew(stopped, run_command, a
     assert names(stopped / "checkpoints") == ["12", "8", "damaged-12", "damaged-8"]
 
 
+@pytest.mark.long
 def test_a_finished_run_with_a_damaged_checkpoint_gives_no_other_parameters(
     finished, run_command, tmp_path
 ):
@@ -184,6 +186,7 @@ def test_a_finished_run_with_a_damaged_checkpoint_gives_no_other_parameters(
 DAMAGED = [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b"{}", b"{} {}", b"[" * 100_000]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("content", DAMAGED)
 def test_a_damaged_config_is_that_of_the_checkpoint_or_named(content, stopped, finished):
     (stopped / "config.json").write_bytes(content)
@@ -197,6 +200,7 @@ def test_a_damaged_config_is_that_of_the_checkpoint_or_named(content, stopped, f
         stored_config(stopped)
 
 
+@pytest.mark.long
 def test_a_missing_config_is_that_of_the_checkpoint_or_named(stopped, finished):
     (stopped / "config.json").unlink()
     assert stored_config(stopped) == read_config(finished)
@@ -221,6 +225,7 @@ def config_of(workdir):
     return config
 
 
+@pytest.mark.long
 def test_embeddings_that_are_not_finite_end_training_as_a_step_does(finished, monkeypatch, tmp_path):
     config = config_of(finished)
     config.train.update(steps=2, eval_every=2)
@@ -232,6 +237,7 @@ def test_embeddings_that_are_not_finite_end_training_as_a_step_does(finished, mo
     assert not names(tmp_path / "checkpoints")
 
 
+@pytest.mark.long
 def test_a_finished_run_is_shown_where_nothing_can_be_written(finished, monkeypatch):
     config = config_of(finished)
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
@@ -326,6 +332,7 @@ def test_a_finished_run_is_extended_to_what_the_longer_one_is(finished, run_comm
         check_same_run(tmp_path / "short", FrozenConfigDict(config))
 
 
+@pytest.mark.long
 def test_a_run_whose_rate_depends_on_its_steps_is_not_extended(stopped):
     config = read_config(stopped)
     longer = ConfigDict(config | {"train": config["train"] | {"steps": 2 * STEPS}})

@@ -108,6 +108,7 @@ def called(run_command, commanded, photos, tmp_path_factory):
     return base
 
 
+@pytest.mark.long
 def test_train_and_the_command_give_the_same_parameters(commanded, called):
     ours, theirs = pddm_jax.load(called / "run"), pddm_jax.load(commanded / "run")
     assert ours.step == theirs.step == STEPS
@@ -118,12 +119,14 @@ def test_train_and_the_command_give_the_same_parameters(commanded, called):
             np.testing.assert_array_equal(returned[name], leaf, err_msg=name)
 
 
+@pytest.mark.long
 def test_train_and_the_command_evaluate_alike(commanded, called):
     found = rows(called / "run")
     assert found == rows(commanded / "run")
     assert [row["step"] for row in found if "recall_at_1" in row] == [2, 4]
 
 
+@pytest.mark.long
 def test_embed_and_the_command_give_the_same_embeddings(commanded, called):
     ours, theirs = np.load(called / "embedded.npy"), np.load(commanded / "embedded" / "embeddings.npy")
     assert ours.shape == (144, 4)
@@ -145,6 +148,7 @@ def undisturbed(tmp_path_factory):
     return train(tmp_path_factory.mktemp("undisturbed") / "run")
 
 
+@pytest.mark.long
 def test_more_steps_end_as_an_undisturbed_run(undisturbed, tmp_path):
     assert train(tmp_path, 1).step == 1
     assert train(tmp_path, 3).step == 3
@@ -264,6 +268,7 @@ def experiments(start, end, few_glyphs, tmp_path_factory):
     return base
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_of_an_experiment_is_loaded(name, experiments, capfd):
     workdir = experiments / name
@@ -283,6 +288,7 @@ def test_a_run_of_an_experiment_is_loaded(name, experiments, capfd):
     assert {*run.state.params} == {"network", "unit"} | ({"classifier"} if name == "softmax" else set())
 
 
+@pytest.mark.long
 def test_a_workdir_is_a_string_or_a_path(experiments, monkeypatch):
     run = pddm_jax.load(experiments / "softmax")
     monkeypatch.chdir(experiments)
@@ -306,12 +312,14 @@ def damage(workdir, step):
     largest.write_bytes(content)
 
 
+@pytest.mark.long
 def test_an_unfinished_run_is_loaded_at_its_last_checkpoint(unfinished, experiments):
     assert_equal_bits(pddm_jax.load(unfinished), pddm_jax.load(experiments / "softmax"))
     shutil.rmtree(unfinished / "checkpoints" / "3")
     assert pddm_jax.load(unfinished).step == 2
 
 
+@pytest.mark.long
 def test_an_unfinished_run_with_a_damaged_checkpoint_is_that_of_the_one_before(unfinished, tmp_path, capfd):
     shutil.copytree(unfinished, tmp_path / "whole")
     shutil.rmtree(tmp_path / "whole" / "checkpoints" / "3")
@@ -323,6 +331,7 @@ def test_an_unfinished_run_with_a_damaged_checkpoint_is_that_of_the_one_before(u
     assert_equal_bits(run, pddm_jax.load(tmp_path / "whole"))
 
 
+@pytest.mark.long
 def test_a_finished_run_with_a_damaged_checkpoint_is_refused(experiments, tmp_path):
     shutil.copytree(experiments / "softmax", tmp_path / "run")
     damage(tmp_path / "run", 3)
@@ -331,6 +340,7 @@ def test_a_finished_run_with_a_damaged_checkpoint_is_refused(experiments, tmp_pa
     lines_of(error)
 
 
+@pytest.mark.long
 def test_what_is_no_run_is_refused(unfinished, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("", encoding="utf-8")
@@ -346,6 +356,7 @@ def test_what_is_no_run_is_refused(unfinished, tmp_path):
     assert str(unfinished) in lines_of(error)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"seed": 0}', "\0"])
 def test_a_damaged_config_is_named(content, unfinished):
     (unfinished / "config.json").write_text(content, encoding="utf-8")

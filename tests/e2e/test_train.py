@@ -170,6 +170,7 @@ def test_an_objective_of_ones_own_is_logged(tmp_path):
     assert rows(by_name.workdir)[0]["loss"] == pytest.approx(found[0]["loss"], rel=1e-5)
 
 
+@pytest.mark.long
 def test_an_objective_of_ones_own_trains_the_unit(plain, tmp_path):
     still = train(tmp_path / "still", optimizer=optax.set_to_zero())
     run = train(tmp_path / "run", objective=by_unit)
@@ -232,6 +233,7 @@ def test_files_pictures_arrays_and_a_folder_train_alike(photos, tmp_path):
     np.testing.assert_array_equal(by_paths.embed(arrays), by_paths.embed(paths))
 
 
+@pytest.mark.long
 def test_images_of_any_size_have_64_pixels_by_default(photos, tmp_path):
     run = train(tmp_path, photos, None)
     assert run.config["image_shape"] == [64, 64, 3]
@@ -298,6 +300,7 @@ def test_validation_classes_choose_the_checkpoint(tmp_path):
     assert measured[run.step] == max(measured.values())
 
 
+@pytest.mark.long
 def test_a_network_may_scale_its_images_itself(tmp_path):
     network = embedding_network(Flat(), 5, mean=100.0, std=50.0)
     run = train(tmp_path, network=network)
@@ -314,6 +317,7 @@ def test_a_workdir_in_use_is_refused(tmp_path):
     assert "workdir" in one_line(error)
 
 
+@pytest.mark.long
 def test_another_optimizer_is_refused_where_its_state_does_not_fit(tmp_path):
     train(tmp_path, optimizer=optax.sgd(0.1), steps=1)
     with pytest.raises(ValueError, match="optimizer") as error:
@@ -321,6 +325,7 @@ def test_another_optimizer_is_refused_where_its_state_does_not_fit(tmp_path):
     one_line(error)
 
 
+@pytest.mark.long
 def test_the_command_embeds_by_a_run_from_python(photos, tmp_path):
     run = train(tmp_path / "run", photos, None, network="small_cnn", config=FIELDS | {"data.image_size": 8})
     stored = embed(tmp_path / "run", tmp_path / "out", name="folder", root=str(photos))
@@ -500,6 +505,7 @@ class Activated(nn.Module):
 LEAKY = functools.partial(nn.leaky_relu, negative_slope=0.2)
 
 
+@pytest.mark.long
 def test_a_module_is_known_again_without_addresses_and_told_from_others(tmp_path):
     run = train(tmp_path / "run", network=Activated(LEAKY))
     text = json.loads((tmp_path / "run" / "config.json").read_text())["python"]["network"]
@@ -516,6 +522,7 @@ def test_a_module_is_known_again_without_addresses_and_told_from_others(tmp_path
         pddm_jax.load(tmp_path / "named", network=again)
 
 
+@pytest.mark.long
 def test_another_optimizer_does_not_go_on_with_a_run(tmp_path):
     fields = {name: x for name, x in FIELDS.items() if not name.startswith("optimizer.")}
     train(tmp_path, optimizer=optax.adam(1e-3), config=fields)

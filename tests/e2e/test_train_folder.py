@@ -36,6 +36,7 @@ def parted(tmp_path_factory):
     return root
 
 
+@pytest.mark.long
 def test_a_folder_with_parts_trains_on_one_and_evaluates_the_other(parted, tmp_path):
     given = {"test_images": parted / "test", "objective": "softmax"}
     expected = train(tmp_path / "expected", parted / "train", **given)

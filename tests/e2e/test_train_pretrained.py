@@ -35,6 +35,7 @@ def from_run(workdir, **fields):
     return {"config": {"network.pretrained": str(workdir), "optimizer.learning_rate": 1e-12} | fields}
 
 
+@pytest.mark.long
 def test_a_run_begins_with_the_weights_of_another(first, tmp_path):
     ours, theirs = leaves(train(tmp_path, 1, **from_run(first.workdir))), leaves(first)
     kernels = [name for name in theirs if name.startswith("['params']['network']") and "kernel" in name]
@@ -52,6 +53,7 @@ def test_its_origin_is_the_checkpoint_and_the_config(first):
     json.dumps(origin)
 
 
+@pytest.mark.long
 def test_an_objective_and_an_optimizer_may_be_given(tmp_path):
     first = train(tmp_path / "first", objective=own_loss, optimizer=optax.sgd(0.1))
     more = from_run(first.workdir, **{"train.checkpoint_every": 1})
@@ -80,6 +82,7 @@ def test_what_cannot_be_begun_with_is_refused_in_one_line(first, tmp_path):
         train(tmp_path / "run", network="alexnet", **from_run(first.workdir))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("network", "words"), [("small_cnn", "network.pretrained"), (Flat(), "extended")])
 def test_a_run_that_cannot_be_extended_says_what_to_do(network, words, tmp_path):
     fields = {"optimizer.schedule": "cosine"}

@@ -27,6 +27,7 @@ def assert_hits(hits):
     assert [*hits.values()] == sorted(hits.values())
 
 
+@pytest.mark.long
 def test_characters_never_seen_are_known_by_their_names(glyph_root, tmp_path):
     """Already by their pixels: every fifth character, seen and unseen, without a network."""
     config = get_config()

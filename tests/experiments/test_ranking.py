@@ -51,6 +51,7 @@ def make_old(folder):
     return results(folder)
 
 
+@pytest.mark.long
 def test_another_depth_evaluates_a_finished_run_again(config, workdir):
     folder = workdir / "pddm-0"
     before, rows = results(folder), (folder / "metrics.jsonl").read_bytes()
@@ -67,6 +68,7 @@ def test_another_depth_evaluates_a_finished_run_again(config, workdir):
     assert (folder / "results.json").stat().st_mtime_ns == shown
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("depth", [0, 30])
 def test_results_of_earlier_versions_are_shown_as_they_are(depth, config, workdir):
     old = make_old(workdir / "pddm-0")
@@ -77,6 +79,7 @@ def test_results_of_earlier_versions_are_shown_as_they_are(depth, config, workdi
     assert table.endswith("delete results.json and repeat the command")
 
 
+@pytest.mark.long
 def test_without_a_checkpoint_no_step_is_made(config, workdir):
     folder = workdir / "pddm-0"
     shutil.rmtree(folder / "checkpoints")
@@ -85,6 +88,7 @@ def test_without_a_checkpoint_no_step_is_made(config, workdir):
         runner.run(with_depth(config, 0), folder, "test")
 
 
+@pytest.mark.long
 def test_results_of_fewer_steps_are_kept_by_their_number(config, workdir):
     folder = workdir / "pddm-0"
     theirs = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -95,6 +99,7 @@ def test_results_of_fewer_steps_are_kept_by_their_number(config, workdir):
     assert not (folder / "results.json").exists()
 
 
+@pytest.mark.long
 def test_compare_names_its_ranking_and_refuses_two(config, workdir):
     table = compare.compare(with_depth(config, 20), workdir, ["pddm"], [0])
     assert " PDDM score ranks: the 20 nearest images of each query ordered by score, then" in table

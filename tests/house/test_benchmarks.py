@@ -41,6 +41,7 @@ def test_functions_take_turns_and_medians_are_theirs(monkeypatch):
     assert took == {"a": 2.0, "b": 6.0}  # the first call of a round is not counted
 
 
+@pytest.mark.long
 def test_what_grows_is_one_computation_in_three_forms():
     forms = growth.forms(16, 8)
     scores = forms["score_matrix"]()

@@ -138,6 +138,7 @@ def later(config, workdir, **network):
     return config
 
 
+@pytest.mark.long
 def test_a_run_by_softmax_learns_a_classifier_of_its_classes(finished, config):
     workdir, found = finished
     assert found["protocol"]["objective"] == {"name": "softmax", "temperature": 0.05}
@@ -177,6 +178,7 @@ def same(a, b):
     return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), a, b)))
 
 
+@pytest.mark.long
 def test_the_network_of_a_run_is_what_another_begins_with(finished, config):
     theirs = restore_trained(finished[0], read_config(finished[0]), SHAPE, data_mesh()).state
     for width, whole in ((8, True), (6, False)):
@@ -192,6 +194,7 @@ def test_the_network_of_a_run_is_what_another_begins_with(finished, config):
             assert same(after.params[name], before.params[name])
 
 
+@pytest.mark.long
 def test_a_run_tells_what_it_began_with(finished, config, tmp_path, capsys):
     found = run(later(config, finished[0]), tmp_path / "run", "test")
     told = found["protocol"]["network"]["pretrained"]
@@ -205,6 +208,7 @@ def test_a_run_tells_what_it_began_with(finished, config, tmp_path, capsys):
     assert f"weights of {finished[0]} (softmax on fashion_mnist" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_weights_of_no_finished_run_and_of_another_network_are_refused(finished, config, tmp_path):
     with pytest.raises(OSError, match="holds no finished run"):
         warm_start.origin(str(tmp_path), "small_cnn")

@@ -57,6 +57,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(name, fields, more, tole
     assert_close(found, expected, tolerance)
 
 
+@pytest.mark.long
 def test_the_backbones_normalisations_see_a_part_and_the_heads_the_batch_and_memory_is_for_a_part(narrow):
     whole, parts = (make_network("resnet50", 4, microbatches=parts) for parts in (1, 4))
     variables = jax.jit(whole.init)(jax.random.key(0), BATCH)

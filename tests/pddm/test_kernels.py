@@ -101,6 +101,7 @@ def unit_and_images(b, d, h, c):
     return jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params), x
 
 
+@pytest.mark.long
 def test_kernel_for_gpus_scores_as_loops_do(monkeypatch):
     monkeypatch.setattr(gpu, "TILE", 8)
     monkeypatch.setattr(gpu, "PROGRAMS", 4)  # two for each tile, of two turns

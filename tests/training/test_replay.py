@@ -67,6 +67,7 @@ def test_a_record_comes_back_to_the_bit(problem, tmp_path):
     assert found.about["not_finite"] == {"loss": "nan"}
 
 
+@pytest.mark.long
 def test_the_step_of_a_record_is_that_of_the_run(problem):
     _, parts, mesh, batch = problem
     logs, findings = examine(*parts, mesh, state_of(problem), batch)
@@ -81,6 +82,7 @@ def test_the_step_of_a_record_is_that_of_the_run(problem):
         np.testing.assert_allclose(largest[name], np.abs(leaf).max(), rtol=1e-4)
 
 
+@pytest.mark.long
 def test_a_replay_tells_where_it_is_not_finite_first(problem, tmp_path):
     state = state_of(problem)
     kernel = state.params["network"]["embedding"]["kernel"]
