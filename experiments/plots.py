@@ -77,7 +77,7 @@ def gallery(
     queries = np.array(typical + failures)
     neighbors = dict(zip(queries.tolist(), nearest_others(embeddings, queries, columns), strict=True))
     parts = {
-        "Queries (left) and their neighbors by Euclidean distance: same class green, other class red": typical,
+        "Queries (left), neighbors by Euclidean distance: same class green, other red and dashed": typical,
         "Worst failures: the first of the class comes latest": failures,
     }
     parts = {title: queries for title, queries in parts.items() if queries}
