@@ -12,9 +12,9 @@ from pddm_jax.data.transforms import AUGMENT, Transform, make_transform
 from pddm_jax.networks import EmbeddingNetwork, make_network
 from pddm_jax.pddm.unit import PDDM
 from pddm_jax.system.console import print_line
-from pddm_jax.system.digests import digest_of
 from pddm_jax.training.checkpoint_files import restore_chosen
 from pddm_jax.training.optimizer import make_optimizer
+from pddm_jax.training.provenance import digest
 from pddm_jax.training.run_files import NETWORK, REWRITE, Config, read_results
 from pddm_jax.training.state import TrainState, init_state
 
@@ -105,7 +105,7 @@ def _optimizer_of(config: Config) -> optax.GradientTransformation:
 
 def _check_reported(workdir: Path, state: TrainState, reason: str) -> None:
     """Raise a ValueError if results.json reports other parameters."""
-    if digest_of(state.params, state.batch_stats) != read_results(workdir)["params_sha256"]:
+    if digest(state) != read_results(workdir)["params_sha256"]:
         raise ValueError(
             f"{workdir / 'results.json'} reports other parameters than the checkpoint of step "
             f"{int(state.step)}{f' ({reason})' if reason else ''}: delete results.json and repeat the "

@@ -12,8 +12,8 @@ from pddm_jax.data.from_python import ARRAYS, PATHS
 from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.networks.pretrained.load import file_sha256, load_pretrained, weights_path
 from pddm_jax.sharding import data_mesh, replicated
-from pddm_jax.system.digests import digest_of
 from pddm_jax.training.checkpoint_files import steps_in
+from pddm_jax.training.provenance import digest
 from pddm_jax.training.restore import restore_trained
 from pddm_jax.training.run_files import Config, read_config, read_results
 from pddm_jax.training.state import TrainState
@@ -95,7 +95,7 @@ def _results_from_python(path: Path, config: Config) -> dict[str, Any]:
         "seed": config["seed"],
         "train_sha256": config.get("train_sha256"),
     }
-    return {"params_sha256": digest_of(state.params, state.batch_stats), "protocol": protocol}
+    return {"params_sha256": digest(state), "protocol": protocol}
 
 
 def _objective_of(config: Config) -> str:
