@@ -86,7 +86,7 @@ class Experiment:
         for optional in self.none:
             group, field = optional.split(".", 1)
             if field not in flags.FLAGS.config.get(group, {}):
-                raise ValueError(f"the config has no field {optional}")
+                raise ValueError(f"{optional} is not a field of this config")
             flags.FLAGS.config[group][field] = None
         return rest
 
@@ -119,7 +119,7 @@ def _no_field(error: Exception) -> str:
     lines = [
         re.sub(r'^Did you mean ("\w+").*', r"did you mean \1?", line) for line in str(cause).splitlines()
     ]
-    return f"the config has no field {'; '.join(lines)}"
+    return f"not a field of this config: {'; '.join(lines)}"
 
 
 def workdir() -> Path:

@@ -85,7 +85,7 @@ def check_names(arguments: list[str]) -> None:
         if field in NEW_NAMES:
             raise ValueError(f"--config.{field} was renamed: use --config.{NEW_NAMES[field]}")
         if flag.lstrip("-") != field and field not in RULES and field not in GROUPS:
-            raise ValueError(f"the config has no field {field}: {suggestion(field)}")
+            raise ValueError(f"{field} is not a config field: {suggestion(field)}")
 
 
 def without_none(arguments: list[str]) -> Arguments:

@@ -126,7 +126,9 @@ def _train_and_evaluate(
 def _build(config: FrozenConfigDict, workdir: Path, recipe: Recipe, parts: data.Parts) -> Training:
     """Set up the training; ValueError if the data does not fit the config."""
     train_sha256 = digest_of_images(parts.split.train)
-    warm_start.check_unseen(recipe.pretrained, config.data.name, parts.split.description, train_sha256)
+    warm_start.check_no_test_leakage(
+        recipe.pretrained, config.data.name, parts.split.description, train_sha256
+    )
     p, k = config.data.classes_per_batch, config.data.images_per_class
     data.PKSampler(parts.train.labels, p, k, range(1), config.seed)  # raises if there are too few classes
     return Training(config, workdir, recipe, parts.train, parts.evaluated, train_sha256, data_mesh())
@@ -143,7 +145,9 @@ def _announce(training: Training, parts: data.Parts, experiment: str) -> None:
     for warning in warnings(config):
         print_once(f"warning: {warning}")
     if training.recipe.pretrained:
-        print_once(f"training starts from the weights of {warm_start.describe(training.recipe.pretrained)}")
+        print_once(
+            f"training starts from the weights of {warm_start.describe_source(training.recipe.pretrained)}"
+        )
 
 
 def _context(

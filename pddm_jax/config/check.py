@@ -12,7 +12,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from pddm_jax import data
 from pddm_jax.config import defaults
 from pddm_jax.config.old_names import NEW_NAMES
-from pddm_jax.config.rules import MOST, NONE, RULES
+from pddm_jax.config.rules import MOST, NONE, RULES, suggestion
 from pddm_jax.data.from_python import ARRAYS
 from pddm_jax.data.load import LISTED
 from pddm_jax.system.cli import check_file, expanded
@@ -67,13 +67,13 @@ def check_config(config: FrozenConfigDict) -> None:
     for name in wanted:
         if name not in given:
             raise ValueError(
-                f"the config has no field {name}: start from get_config in pddm_jax/config/defaults.py"
+                f"{name} is missing from the config: start from get_config in pddm_jax/config/defaults.py"
             )
     for name, value in given.items():
         if name in NEW_NAMES:
             raise ValueError(f"{name} was renamed: use {NEW_NAMES[name]}")
         if name not in RULES:
-            raise ValueError(f"{name} is not a config field: pddm_jax/config/defaults.py lists all fields")
+            raise ValueError(f"{name} is not a config field: {suggestion(name)}")
         RULES[name].check(name, value)
     for name in FILES:
         if given.get(name) is not None:
@@ -157,7 +157,10 @@ def check_machine(config: FrozenConfigDict, devices: int, processes: int = 1) ->
     microbatches = config.network.microbatches
     share, rest = divmod(p * k, devices)
     if rest:
-        raise ValueError(f"a batch of {p} x {k} images cannot be divided evenly among {devices} devices")
+        raise ValueError(
+            "data.classes_per_batch x data.images_per_class must be a multiple of the number of devices, "
+            f"{devices}, got {p} x {k}"
+        )
     if share % microbatches:
         raise ValueError(
             f"network.microbatches must divide the number of images per device, {p} x {k} / {devices}, "

@@ -17,8 +17,8 @@ class ClosedSet(NamedTuple):
     description: str
 
 
-def halves(data: Images, seed: int) -> ClosedSet:
-    """Half of the images of each class, drawn by seed, for training (the larger half); the others for test.
+def split_images_in_half(data: Images, seed: int) -> ClosedSet:
+    """Half of the images of each class, drawn at random, for training (the larger half); the rest for test.
 
     Raises:
         ValueError: a class has only one image.
@@ -28,7 +28,7 @@ def halves(data: Images, seed: int) -> ClosedSet:
         name = data.class_names[int(labels[counts < 2][0])]
         raise ValueError(f"class {name!r} has only one image: training and test need at least one each")
     description = f"half of the images of each class by seed {seed}"
-    return divided(data, ~per_class_mask(data, 0.5, seed), description)
+    return split_by_mask(data, ~per_class_mask(data, 0.5, seed), description)
 
 
 def per_class_mask(data: Images, share: float, seed: int) -> Bool[np.ndarray, " n"]:
@@ -46,7 +46,7 @@ def per_class_mask(data: Images, share: float, seed: int) -> Bool[np.ndarray, " 
     return chosen
 
 
-def divided(data: Images, in_train: Bool[np.ndarray, " n"], description: str) -> ClosedSet:
+def split_by_mask(data: Images, in_train: Bool[np.ndarray, " n"], description: str) -> ClosedSet:
     """The masked images for training, the others for test.
 
     Raises:

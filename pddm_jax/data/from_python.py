@@ -102,7 +102,8 @@ def _one(name: str, image: Any) -> UInt8[np.ndarray, "h w c"]:
         return _of_pil(name, image)
     if not hasattr(image, "__array__"):
         raise ValueError(
-            f"{name} must be an array, a PIL image or a path as the others are, got {type(image).__name__}"
+            f"{name} must be an array or a PIL image, got {type(image).__name__}; do not mix "
+            "paths and images"
         )
     array = np.asarray(image)
     array = array[..., None] if array.ndim == 2 else array

@@ -187,7 +187,7 @@ def load_closed_set(
         name: of the data set.
         root: its folder; None for the default folder of glyphs.
         image_size: side in pixels of glyphs; images on disk keep their sizes.
-        seed: of the halves, and of the characters.
+        seed: of the random halves, and of the characters.
         on_error: as for `load`.
         classes: file of WordNet ids, for ImageNet that was not prepared: see `find_imagenet`.
         ground_truth: file of the classes of numbered test images, likewise.
@@ -201,7 +201,7 @@ def load_closed_set(
     check_choice("data.on_error", on_error, ("stop", "skip"))
     if name == "glyphs":
         split = glyphs.load(root, image_size, seed)
-        found = closed_set.halves(split.test, seed)
+        found = closed_set.split_images_in_half(split.test, seed)
         return found._replace(description=f"the other {split.description}; of these {found.description}")
     skip = on_error == "skip"
     source = find(name, _given(root, name), classes, ground_truth, skip)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from pddm_jax.data.closed_set import ClosedSet, divided, halves
+from pddm_jax.data.closed_set import ClosedSet, split_by_mask, split_images_in_half
 from pddm_jax.data.images import Images, Split, of_classes, split_half
 from pddm_jax.data.layouts.base import Source
 from pddm_jax.data.streams import SPLIT, stream
@@ -32,21 +32,21 @@ EXPECTED = {
     "cub200": Expected(Count(100, 5_864), Count(100, 5_924)),
     "sop": Expected(Count(11_318, 59_551), Count(11_316, 60_502)),
 }
-# The training images of each release with its validation or its test images; both have all classes.
-IMAGENET = {
+# Published counts per release: training images, then validation or test images. All contain all classes.
+IMAGENET_COUNTS = {
     "imagenet2010": [Expected(Count(1_000, 1_261_406), Count(1_000, n)) for n in (50_000, 150_000)],
     "imagenet2012": [Expected(Count(1_000, 1_281_167), Count(1_000, 50_000))],
 }
 IMAGENET10K_CLASSES = 10_184  # its number of images is not published
-# The data sets' own training and test images for classification: both have all classes.
-CLASSIFICATION = {"cars196": (8_144, 8_041), "cub200": (5_994, 5_794)}
+# Sizes of the classification splits (train, test), which contain all classes, to detect one of them alone.
+CLASSIFICATION_SIZES = {"cars196": (8_144, 8_041), "cub200": (5_994, 5_794)}
 
 
 def cars196(source: Source) -> Split:
     """CARS196: classes 1 to 98 for training (8,054 images), 99 to 196 for test (8,131).
 
     Raises:
-        ValueError: the counts differ.
+        ValueError: the counts or class ids are not the published ones.
     """
     return _by_class_id("cars196", source)
 
@@ -55,7 +55,7 @@ def cub200(source: Source) -> Split:
     """CUB-200-2011: classes 1 to 100 for training (5,864 images), 101 to 200 for test (5,924).
 
     Raises:
-        ValueError: the counts differ.
+        ValueError: the counts or class ids are not the published ones.
     """
     return _by_class_id("cub200", source)
 
@@ -64,9 +64,9 @@ def sop(source: Source) -> Split:
     """Stanford Online Products as its files divide it: 59,551 images of 11,318 classes, 60,502 of 11,316.
 
     Raises:
-        ValueError: the counts differ, or a class is in both parts.
+        ValueError: the counts or class ids are not the published ones, or a class is in both files.
     """
-    train, test = _own_parts(source)
+    train, test = _classes_by_part(source)
     shared = np.intersect1d(train, test)
     if len(shared):
         raise ValueError(f"sop: class {shared[0]} is in both Ebay_train.txt and Ebay_test.txt")
@@ -76,19 +76,19 @@ def sop(source: Source) -> Split:
 
 
 def folder(source: Source, seed: int) -> Split:
-    """The folder's own train/ and test/; if it lacks one of them, half of the classes each, by seed.
+    """Split by train/ and test/ of the folder; if one is missing, half of the classes train, by seed.
 
     Raises:
         ValueError: a class is in both train/ and test/, or there is only one class.
     """
     if source.in_train is not None and len({*source.in_train.tolist()}) == 2:
-        train, test = _own_parts(source)
+        train, test = _classes_by_part(source)
         shared = [source.class_names[label] for label in np.intersect1d(train, test).tolist()]
         if shared:
             raise ValueError(
                 f"data.root: {len(shared)} classes are in both train/ and test/, for example "
-                f"{shared[0]!r}, but a test class must have no training image: move each class into one of "
-                "them; or put all class folders into one folder, of which half are drawn for test"
+                f"{shared[0]!r}: keep each class in only one of them, or put all class folders directly "
+                "into data.root to split the classes at random"
             )
         return _split(source, train, test, "classes of train/ for training, of test/ for test")
     if len(np.unique(source.labels)) < 2:
@@ -103,13 +103,14 @@ def by_class(source: Source, test_classes: str, seed: int) -> Split:
     """A split with test classes that the caller chooses.
 
     Args:
-        source: all images of a data set; its own parts are ignored.
-        test_classes: the number of test classes, drawn by seed; or a file of their names, one on each line.
-        seed: of the classes.
+        source: all images of a data set; its own division is ignored.
+        test_classes: the number of test classes, drawn at random; or a file of their names, one per line.
+        seed: of the random choice of test classes.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it names a class that has no image, or one twice; or test or training has no class.
+        ValueError: the file lists an unknown class or lists a class twice, or no class is left for training
+            or for testing.
     """
     data = Images(source.images, source.labels, source.class_names)
     labels = np.unique(data.labels)
@@ -127,40 +128,43 @@ def by_class(source: Source, test_classes: str, seed: int) -> Split:
         choice = f"those of {test_classes}"
     if not 0 < len(test) < len(labels):
         raise ValueError(
-            f"data.test_classes: {test_classes} selects {len(test)} of {len(labels)} classes for test: "
-            "training and test need at least one each"
+            f"data.test_classes={test_classes} selects {len(test)} of {len(labels)} classes: leave at "
+            "least one class for training and one for testing"
         )
     description = f"{len(test)} of {len(labels)} classes for test, {choice}; the others for training"
     return Split(of_classes(data, np.setdiff1d(labels, test)), of_classes(data, test), description)
 
 
 def closed_set(source: Source, seed: int) -> ClosedSet:
-    """The source's own parts; if it lacks one of them, half of the images of each class, by seed.
+    """Divide by the source's own training and test images; if one is missing, half of each class at random.
 
     Raises:
-        ValueError: a class has test images, but none for training.
+        ValueError: a class has test images but no training images, or a class to be divided has only one
+            image.
     """
     data = Images(source.images, source.labels, source.class_names)
     if source.in_train is None or len({*source.in_train.tolist()}) < 2:
-        return halves(data, seed)
-    return divided(data, source.in_train, "images parted as they are on disk")
+        return split_images_in_half(data, seed)
+    return split_by_mask(data, source.in_train, "images parted as they are on disk")
 
 
 def imagenet(name: str, source: Source, seed: int) -> ClosedSet:
-    """ILSVRC 2010 and 2012 with the releases' own parts, ImageNet-10K and any other list as `closed_set`.
+    """Closed sets of ImageNet.
 
-    The test images of ILSVRC 2010 are its validation or its test images, whichever are found: the paper
-    does not say which it used.
+    ILSVRC 2010 and 2012 use the division of the release; ImageNet-10K and other class lists are divided as
+    in `closed_set`. ILSVRC 2010 is tested on the validation set or the test set, whichever is on disk: the
+    paper does not say which it used.
 
     Raises:
-        ValueError: the counts of ILSVRC differ, or the number of classes of ImageNet-10K.
+        ValueError: as `closed_set`; or the counts of ILSVRC, or the number of classes of ImageNet-10K, are
+            not the published ones.
     """
     found = closed_set(source, seed)
     counts = Expected(*(Count(len(x.class_names), len(x.labels)) for x in (found.train, found.test)))
-    if counts not in IMAGENET.get(name, [counts]):
+    if counts not in IMAGENET_COUNTS.get(name, [counts]):
         raise ValueError(
-            f"{name} is incomplete: found {_words(counts)} for training and test, expected "
-            f"{' or '.join(map(_words, IMAGENET[name]))} (read from {source.layout})"
+            f"{name} is incomplete: found {_words(counts)} for training and test, "
+            f"expected {' or '.join(map(_words, IMAGENET_COUNTS[name]))} (read from {source.layout})"
         )
     if name == "imagenet10k" and counts.train.classes != IMAGENET10K_CLASSES:
         raise ValueError(
@@ -178,9 +182,12 @@ def _by_class_id(name: str, source: Source) -> Split:
     return _split(source, train, test, f"classes 1 to {last} for training, {last + 1} to {end} for test")
 
 
-def _own_parts(source: Source) -> tuple[Int[np.ndarray, " a"], Int[np.ndarray, " b"]]:
+def _classes_by_part(source: Source) -> tuple[Int[np.ndarray, " a"], Int[np.ndarray, " b"]]:
     if source.in_train is None:
-        raise ValueError(f"{source.layout} does not list which images are for training")
+        raise ValueError(
+            f"no division into training and test images in {source.layout}: expected Ebay_train.txt and "
+            "Ebay_test.txt"
+        )
     return np.unique(source.labels[source.in_train]), np.unique(source.labels[~source.in_train])
 
 
@@ -190,12 +197,19 @@ def _split(source: Source, train: np.ndarray, test: np.ndarray, description: str
 
 
 def _check(name: str, source: Source, train: np.ndarray, test: np.ndarray, classes: np.ndarray) -> None:
-    """One ValueError with what was expected, what was found, and the likely cause."""
-    found = Expected(*(_count(source.labels, classes) for classes in (train, test)))
-    if found != EXPECTED[name] or np.isin(source.labels, [*train, *test], invert=True).any():
+    """Raise a ValueError with the likely cause unless class ids and counts are those of `EXPECTED`."""
+    foreign = np.setdiff1d(source.labels, classes)
+    if len(foreign):
         raise ValueError(
-            f"{name} is incomplete: found {_words(found)} in the training and test classes, expected "
-            f"{_words(EXPECTED[name])}; {_cause(name, source, classes)} (read from {source.layout})"
+            f"{name}: class id {foreign[0]} is outside {classes[0]} to {classes[-1]} "
+            f"(read from {source.layout})"
+        )
+    found = Expected(*(_count(source.labels, classes) for classes in (train, test)))
+    if found != EXPECTED[name]:
+        raise ValueError(
+            f"{name} is incomplete: found {_words(found)} for training and test, "
+            f"expected {_words(EXPECTED[name])}; {_cause(name, source, classes)} "
+            f"(read from {source.layout})"
         )
 
 
@@ -210,11 +224,8 @@ def _words(counts: Expected) -> str:
 
 def _cause(name: str, source: Source, classes: np.ndarray) -> str:
     total = len(source.labels)
-    if total in CLASSIFICATION.get(name, ()):
+    if total in CLASSIFICATION_SIZES.get(name, ()):
         return f"{total:,} images are one part of the split for classification: add the other"
-    foreign = np.setdiff1d(source.labels, classes)
-    if len(foreign):
-        return f"the class {foreign[0]} is not one of {classes[0]} to {classes[-1]}"
     missing = np.setdiff1d(classes, source.labels)
     if len(missing):
         ids = ", ".join(map(str, missing[:5].tolist()))

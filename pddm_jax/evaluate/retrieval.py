@@ -100,11 +100,14 @@ class _WrongScores(ValueError):
 def _checked(
     score_fn: ScoreFn, expected: tuple[int, int], queries: Array, gallery: Array
 ) -> Float[AnyArray, "a b"]:
-    """The scores; an error where they are not an array of the expected shape."""
+    """The scores; `_WrongScores` if they are not an array of the expected shape."""
     scores = score_fn(queries, gallery)
-    wanted = f"score_fn must return shape [a, b], here {[*expected]}"
+    wanted = (
+        f"score_fn must return an array of shape {[*expected]} for {expected[0]} queries and {expected[1]} "
+        "gallery embeddings"
+    )
     if not isinstance(scores, jax.Array | np.ndarray):
-        raise _WrongScores(f"{wanted}, got no array but {type(scores).__name__}")
+        raise _WrongScores(f"{wanted}, got {type(scores).__name__}")
     if scores.shape != expected:
         raise _WrongScores(f"{wanted}, got {[*scores.shape]}")
     return scores

@@ -56,10 +56,14 @@ def make_objective(
     if pairs is not None:
         as_count("pairs", pairs)
     objective, added = OBJECTIVES[name], {"softmax": softmax, **_SOFTMAX} if softmax else {}
-    if not 0 <= softmax < math.inf or (softmax and name == "softmax"):
+    if not 0 <= softmax < math.inf:
         raise ValueError(
-            "objective.softmax, the weight of the softmax loss added to another objective, must be finite "
-            f"and not below 0, got {softmax} with objective {name!r}"
+            "objective.softmax, the weight of the added softmax loss, must be finite and at least 0, "
+            f"got {softmax}"
+        )
+    if softmax and name == "softmax":
+        raise ValueError(
+            f"objective.softmax must be 0 with objective 'softmax', which is that loss, got {softmax}"
         )
     for field in fields:
         check_choice(f"a field of objective {name!r}", field, objective.defaults | added)

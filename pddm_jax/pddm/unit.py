@@ -133,6 +133,7 @@ def as_unit(params: Params) -> Params:
 
 def check_unit(params: Params) -> int:
     """The width of the embeddings that a unit scores; ValueError if `params` are not those of a unit."""
+    shapes: object = type(params).__name__
     try:
         shapes = {layer: params[layer]["kernel"].shape for layer in LAYERS}
         widths = {layer: params[layer]["bias"].shape for layer in LAYERS}
@@ -142,7 +143,10 @@ def check_unit(params: Params) -> int:
     except (AttributeError, LookupError, TypeError, ValueError):
         fits = False
     if not fits:
-        raise ValueError(f"params must hold the layers {list(LAYERS)} of a PDDM unit")
+        raise ValueError(
+            f"params must be those of a PDDM unit, layers {', '.join(LAYERS)} with a kernel and a bias of "
+            f"matching widths, got {shapes}"
+        )
     return d
 
 

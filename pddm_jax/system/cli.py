@@ -154,8 +154,8 @@ def check_file(name: str, path: Path) -> None:
     except PermissionError as error:
         raise PermissionError(f"{name}: no permission to read {path}") from error
     except ValueError as error:
-        kind = "a folder" if path.is_dir() else "no regular file"
-        raise IsADirectoryError(f"{name}: {path} is {kind}, and must be a file") from error
+        kind = "a folder" if path.is_dir() else "not a regular file"
+        raise IsADirectoryError(f"{name}: {path} is {kind}: expected a file") from error
     except OSError as error:
         raise OSError(error.errno, f"{name}: {error.strerror}: {one_line(str(path))}") from error
 
@@ -194,7 +194,9 @@ def check_distributed_flags() -> None:
     )
     given = [value is not None for value in (coordinator, count, place)]
     if any(given) and not flags.FLAGS.distributed:
-        raise ValueError("--distributed must be given with --coordinator, --num_processes, --process_id")
+        raise ValueError(
+            "--coordinator, --num_processes and --process_id need --distributed: add --distributed"
+        )
     if coordinator is not None:
         host, _, port = coordinator.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 2**16:

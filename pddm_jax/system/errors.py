@@ -48,7 +48,7 @@ def verdict(error: Exception, lower: str) -> tuple[int, str]:
         return MISTAKE, f"error: {text or described}"
     if isinstance(error, FloatingPointError):
         return MISHAP, f"error: {text or described}"
-    hint = "this is a bug, or an input that nobody thought of: run with --debug for the traceback"
+    hint = "unexpected error, probably a bug: run with --debug for the traceback, and report it"
     return MISHAP, f"error: {clipped(described)} ({hint})"
 
 

@@ -39,8 +39,7 @@ def no_space(path: Path, kept: str) -> NotWritten:
     """The error of a full disk; `kept` names what is still intact."""
     return NotWritten(
         errno.ENOSPC,
-        f"no space left for {path} (disk full, or a quota reached): {kept}; free some space and give the "
-        "same command again",
+        f"{path}: no space left (disk full or quota exceeded): {kept}; free space and repeat the command",
     )
 
 
@@ -52,7 +51,7 @@ def is_full(error: BaseException) -> bool:
 
 
 @contextmanager
-def explain_errors(path: Path, kept: str = "what was written whole before is kept") -> Iterator[None]:
+def explain_errors(path: Path, kept: str = "files completed earlier are intact") -> Iterator[None]:
     """Turn the error of a full or read-only disk into one line that names the path.
 
     Raises:
@@ -67,11 +66,12 @@ def explain_errors(path: Path, kept: str = "what was written whole before is kep
             raise no_space(path, kept) from error
         if error.errno == errno.ENOTDIR:
             raise NotWritten(
-                error.errno, f"{path} cannot be written: a folder above it is a file; choose another folder"
+                error.errno,
+                f"{path} cannot be written: a parent path is a file, not a folder; choose another folder",
             ) from error
         if error.errno == errno.EISDIR:
             raise NotWritten(
-                error.errno, f"{path} is a folder where a file belongs: remove it and repeat the command"
+                error.errno, f"{path} is a folder: expected a file; remove it and repeat the command"
             ) from error
         if error.errno in _CLOSED:
             reason = os.strerror(error.errno).lower()
@@ -176,14 +176,14 @@ def read_object(path: Path, todo: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except IsADirectoryError as error:
-        raise ValueError(f"{path} is a folder, and must be a file: {todo}") from error
+        raise ValueError(f"{path} is a folder: expected a file; {todo}") from error
     except ValueError as error:
-        found = "it is empty" if path.stat().st_size == 0 else f"it is no JSON: {_where(error)}"
+        found = "it is empty" if path.stat().st_size == 0 else f"it is not valid JSON: {_where(error)}"
         raise ValueError(f"{path} is damaged: {found}; {todo}") from error
     except RecursionError as error:
         raise ValueError(f"{path} is damaged: it is nested too deeply; {todo}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path} is damaged: it holds no object but {str(value)[:40]!r}; {todo}")
+        raise ValueError(f"{path} is damaged: expected a JSON object, found {str(value)[:40]!r}; {todo}")
     return value
 
 
@@ -205,7 +205,9 @@ def read_sealed(path: Path, todo: str) -> dict[str, Any]:
     if SEAL in value:
         expected = value.pop(SEAL)
         if expected != seal_of(value):
-            raise ValueError(f"{path} is damaged: it does not have the digest in its {SEAL!r}; {todo}")
+            raise ValueError(
+                f"{path} is damaged: its content does not match the digest in its field {SEAL!r}; {todo}"
+            )
         return value
     *_, last = ["", *value]  # the name of the digest field itself may be damaged
     others = {name: x for name, x in value.items() if name != last}

@@ -106,7 +106,7 @@ class Lock:
             who = f"process {about['pid']} on {about['host']}"
         except (ValueError, KeyError, TypeError):
             who = "another process"
-        return f"{self._folder} is in use by {who}: wait for its end, or give another {self._flag}"
+        return f"{self._folder} is in use by {who}: wait until it finishes, or choose another {self._flag}"
 
     def _is_current(self, file: int) -> bool:
         try:

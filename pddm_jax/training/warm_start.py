@@ -22,8 +22,8 @@ ANY_IMAGES = (1, 64, 64, 3)
 """A shape that every backbone takes: its parameters do not depend on it."""
 
 
-def origin(spec: str | None, name: str) -> dict[str, Any] | None:
-    """The source of the initial weights: a file and its SHA-256, or a run, its protocol and its digest.
+def source_of_weights(spec: str | None, name: str) -> dict[str, Any] | None:
+    """The source of the initial weights: a file and its SHA-256, or a run with protocol and digest.
 
     Args:
         spec: `network.pretrained`: a file as `weights_path` takes it, the workdir of a finished run, or
@@ -42,13 +42,13 @@ def origin(spec: str | None, name: str) -> dict[str, Any] | None:
     path = weights_path(spec)
     if not path.is_dir():
         return {"from": spec, "sha256": file_sha256(path)}
-    run = None if (path / "results.json").exists() else _config_from_python(path)
-    results = {"protocol": run} if run else read_results(path)
+    config = None if (path / "results.json").exists() else _config_from_python(path)
+    results = {"protocol": config} if config else read_results(path)
     theirs = results["protocol"]["network"]["name"]
     if theirs != name:
         raise ValueError(f"network.pretrained: {spec} is a run of network.name {theirs!r}, not {name!r}")
-    if run:
-        results = _results_from_python(path, run)
+    if config:
+        results = _results_from_python(path, config)
     return {"from": spec, "params_sha256": results["params_sha256"], "protocol": results["protocol"]}
 
 
@@ -65,24 +65,24 @@ def _config_from_python(path: Path) -> Config | None:
     own = config.get("python", {})
     if own.get("network"):
         raise ValueError(
-            f"network.pretrained: the network of {path} was given from Python, {own['network']}: only the "
-            "weights of networks by name can be used"
+            f"network.pretrained: {path} was trained with a network given as a Python object "
+            f"({own['network']}): choose a run with a network.name"
         )
     return config if own or config["data"]["name"] in (ARRAYS, PATHS) else None
 
 
 def _results_from_python(path: Path, config: Config) -> dict[str, Any]:
-    """The fields of results.json that `origin` needs, from the checkpoint of a run of `pddm_jax.train`.
+    """The fields of results.json that `source_of_weights` needs, from the checkpoint of such a run.
 
     Raises:
         FileNotFoundError: there is no checkpoint of the last step.
         ValueError: the checkpoints are damaged.
     """
-    last, end = steps_in(path / "checkpoints")[-1:], config["train"]["steps"]
-    if last != [end]:
+    saved, end = steps_in(path / "checkpoints"), config["train"]["steps"]
+    if saved[-1:] != [end]:
         raise FileNotFoundError(
             f"{path} holds no finished run: it has "
-            + (f"{last[0]} of {end} steps" if last else "no checkpoint")
+            + (f"{saved[-1]} of {end} steps" if saved else "no checkpoint")
         )
     state = restore_trained(path, config, tuple(config["image_shape"]), data_mesh()).state
     chosen_by = "best by validation" if config["data"]["val_class_fraction"] else "last"
@@ -110,36 +110,52 @@ def check_file(spec: str | None, name: str, network: EmbeddingNetwork) -> None:
         load_pretrained(name, spec, shapes)
 
 
-def check_unseen(origin: Mapping[str, Any] | None, data: str, split: str, train_sha256: str) -> None:
-    """Raise a ValueError if the weights are of a run on another split, which may train on test classes.
+def check_no_test_leakage(
+    source: Mapping[str, Any] | None, data: str, split: str, train_sha256: str
+) -> None:
+    """Raise a ValueError if the run that the weights come from may have trained on the test classes.
+
+    That is a run on another split, or on other images, of the same data set. Runs on other data sets and
+    files of weights are accepted.
 
     Args:
-        origin: the source of the weights.
+        source: of the weights, as by `source_of_weights`.
         data: `data.name` of the new run.
         split: the description of its split.
         train_sha256: the digest of its training images, as in its protocol.
     """
-    run = (origin or {}).get("protocol", {"data": None})
-    if run["data"] == data and (run["split"], run["train_sha256"]) != (split, train_sha256):
-        raise ValueError(
-            f"network.pretrained: that run used another split of {data} ({run['split']}; here {split}) or "
-            "other images, so it may have trained on the test images; choose other weights"
-        )
+    protocol = (source or {}).get("protocol", {})
+    if source is None or protocol.get("data") != data:
+        return
+    if protocol["split"] != split:
+        trained = f"another split of {data} ({protocol['split']}, here {split})"
+    elif protocol["train_sha256"] != train_sha256:
+        trained = f"other images of {data}"
+    else:
+        return
+    raise ValueError(
+        f"network.pretrained: {source['from']} was trained on {trained}, which may include the test images: "
+        "choose other weights"
+    )
 
 
-def describe(origin: Mapping[str, Any]) -> str:
+def describe_source(source: Mapping[str, Any]) -> str:
     """The source of the initial weights in one line."""
-    if "sha256" in origin:
-        return f"{origin['from']}, SHA-256 {origin['sha256']}"
-    run = origin["protocol"]
-    trained = f"{run['objective']['name']} on {run['data']}, {run['split']}; {run['checkpoint']}"
-    return f"{origin['from']} ({trained})"
+    if "sha256" in source:
+        return f"{source['from']}, SHA-256 {source['sha256']}"
+    protocol = source["protocol"]
+    trained = f"{protocol['objective']['name']} on {protocol['data']}, {protocol['split']}"
+    trained += f"; {protocol['checkpoint']}"
+    return f"{source['from']} ({trained})"
 
 
 def with_weights(
     state: TrainState, fields: Mapping[str, Any], image_shape: tuple[int, ...], mesh: Mesh
 ) -> TrainState:
-    """The state with the initial weights of the backbone; also of the head, from a run of the same width.
+    """Copy the weights of `network.pretrained` into the backbone of a state.
+
+    The embedding layer is copied too if they come from a run with the same `embedding_dim`. The PDDM unit
+    and the classifier keep their random weights.
 
     Args:
         state: the state with random weights.
@@ -148,16 +164,15 @@ def with_weights(
         mesh: the state is replicated over it.
 
     Raises:
-        OSError: as `origin`.
+        OSError: as `source_of_weights`.
         ValueError: the file does not fit the network, or the run was trained on images of another shape.
     """
     path = weights_path(fields["pretrained"])
     ours = state.variables
     if path.is_dir():
-        run = read_config(path)
-        found = restore_trained(path, run, image_shape, mesh).state
-        theirs = found.variables
-        whole = run["network"]["embedding_dim"] == fields["embedding_dim"]
+        config = read_config(path)
+        theirs = restore_trained(path, config, image_shape, mesh).state.variables
+        whole = config["network"]["embedding_dim"] == fields["embedding_dim"]
     else:
         backbone = {kind: jax.device_get(parts.get("backbone", {})) for kind, parts in ours.items()}
         loaded = jax.device_put(

@@ -20,7 +20,7 @@ from pddm_jax.system.files import explain_errors, write_text
 Row = dict[str, Any]
 
 COMPILING = "compiling ..."
-"""Shown until the first step is done, which XLA compiles: seconds on a CPU, minutes for large networks."""
+"""Shown until the first step is done. XLA first compiles it, which takes seconds to minutes."""
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -35,9 +35,11 @@ def read_rows(path: Path) -> list[Row]:
         return []
     rows: list[Row] = []
     for number, line in enumerate(lines[:-1], 1):
-        row, before = _row(line), rows[-1]["step"] if rows else 0
-        problem = "is not a row" if row is None else f"is of step {row['step']}, after one of step {before}"
-        if row is None or row["step"] < before:
+        row, previous = _row(line), rows[-1]["step"] if rows else 0
+        problem = (
+            "is not a row" if row is None else f"is of step {row['step']}, after one of step {previous}"
+        )
+        if row is None or row["step"] < previous:
             raise ValueError(
                 f"{path} is damaged: line {number} {problem}; correct or delete that line, then repeat the "
                 "command"
@@ -57,13 +59,13 @@ def _row(line: bytes) -> Row | None:
 
 
 class RowsDigest(NamedTuple):
-    """The digest of the rows up to the step of a checkpoint; its size does not grow with the rows.
+    """What a checkpoint stores to verify metrics.jsonl, in constant size.
 
     Attributes:
-        size: bytes of the lines of metrics.jsonl before the rows of the step.
-        sha256: of these bytes.
-        rows: of the step itself; an extended run may have other rows at that step.
-        before: the rows before these, only in checkpoints of earlier versions.
+        size: number of bytes of the rows before the step of the checkpoint.
+        sha256: SHA-256 of these bytes.
+        rows: the rows at the step itself, stored in full because extending a run can change them.
+        before: the rows before the step; only in checkpoints of earlier versions, which stored all rows.
     """
 
     size: int
@@ -87,7 +89,9 @@ def _line(row: Row) -> str:
 
 
 def _rows_until(path: Path, start: int, known: RowsDigest | None) -> list[Row]:
-    """The rows up to a step: by the digest of its checkpoint, or as they are in the file without one.
+    """The rows up to step `start`, verified by the digest of its checkpoint; from the copy if they differ.
+
+    Without a digest, the rows of the file are returned unverified.
 
     Raises:
         ValueError: neither the file nor its copy has the digest.
@@ -131,10 +135,11 @@ def copy_of(path: Path) -> Path:
 
 
 class Writer:
-    """Rows of numbers by step, and the seconds since the run began; only process 0 writes them.
+    """Writes the rows of a run to metrics.jsonl, to its copy and to TensorBoard, and shows the progress.
 
-    Rows beyond the first step, of a killed run, are dropped, so that a resumed run leaves the same rows as
-    an undisturbed one.
+    A row holds the step, the metrics, and the seconds since the run started. Only process 0 writes. Rows
+    after step `start`, which an interrupted run wrote after its last checkpoint, are dropped, so that a
+    resumed run leaves the same rows as an uninterrupted one.
 
     Args:
         workdir: of the run.
@@ -146,7 +151,7 @@ class Writer:
 
     Raises:
         ValueError: the file is damaged, and its copy too.
-        NotWritten: there is no space; also by `row`.
+        NotWritten: the files cannot be written (disk full, read-only, no permission); `row` raises it too.
     """
 
     def __init__(
@@ -157,12 +162,12 @@ class Writer:
             rows = _rows_until(path, start, known) if writes else []
         rows = json.loads(from_first(json.dumps(rows))) if start else []
         self._lines = [_line(row) for row in rows]  # a third of the memory of the rows themselves
-        self._before = rows[-1]["seconds"] if rows else 0.0
+        self._elapsed_before = rows[-1]["seconds"] if rows else 0.0
         self._since = time.perf_counter()
         self._writes = writes
         self._size, self._sha256, self._newest = 0, hashlib.sha256(), list[Row]()
         for row in rows:
-            self._count(row)
+            self._add_to_digest(row)
         if not writes:
             return
         text = "".join(self._lines)
@@ -173,7 +178,8 @@ class Writer:
             self._copy = copy_of(path).open("a", encoding="utf-8")
             # Not SummaryWriter: its thread can wait forever after Ctrl-C.
             self._events = EventsWriter(str(workdir / "tensorboard" / "events"))
-        self._event(start + 1, session_log=SessionLog(status=SessionLog.START))  # drops later events
+        # TensorBoard then ignores the events of an interrupted run after step `start`.
+        self._event(start + 1, session_log=SessionLog(status=SessionLog.START))
         self._bar = tqdm(total=steps, initial=start, unit="step", disable=None)
         self._compiles = start < steps
         if self._compiles:
@@ -184,31 +190,31 @@ class Writer:
         """All rows so far."""
         return [json.loads(line) for line in self._lines]
 
-    def _count(self, row: Row) -> None:
+    def _add_to_digest(self, row: Row) -> None:
         """Add a row to the newest ones; those of an earlier step go into the digest first."""
         if self._newest and self._newest[0]["step"] < row["step"]:
-            self._fold()
+            self._hash_newest()
         self._newest.append(row)
 
-    def _fold(self) -> None:
+    def _hash_newest(self) -> None:
         lines = "".join(_line(row) for row in self._newest).encode()
         self._size += len(lines)
         self._sha256.update(lines)
         self._newest = []
 
-    def known(self, step: int) -> dict[str, Any]:
+    def digest_fields(self, step: int) -> dict[str, Any]:
         """The digest of the rows so far, for the checkpoint of a step; `rows_digest` reads it."""
         if self._newest and self._newest[0]["step"] < step:
-            self._fold()
+            self._hash_newest()
         return {"size": self._size, "sha256": self._sha256.hexdigest(), "rows": [*self._newest]}
 
     def row(self, step: int, values: dict[str, float]) -> None:
         """Append a row, and show it after the progress bar or in a line."""
-        seconds = self._before + time.perf_counter() - self._since
+        seconds = self._elapsed_before + time.perf_counter() - self._since
         row = {"step": step, **values, "seconds": round(seconds, 3)}
         line = _line(row)
         self._lines.append(line)
-        self._count(row)
+        self._add_to_digest(row)
         if not self._writes:
             return
         with explain_errors(self._path):

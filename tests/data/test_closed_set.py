@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pddm_jax.data import CLOSED_SETS, glyphs, load_closed_set
-from pddm_jax.data.closed_set import divided, halves, per_class_mask
+from pddm_jax.data.closed_set import per_class_mask, split_by_mask, split_images_in_half
 from pddm_jax.data.images import Images
 from tests.helpers.builders import picture
 
@@ -30,7 +30,7 @@ def numbers_of(data):
 def test_each_class_is_halved(labels, seed):
     labels = [*labels, *labels, 3, 3, 3]  # of each class at least two
     data = numbered(labels)
-    found = halves(data, seed)
+    found = split_images_in_half(data, seed)
     train, test = numbers_of(found.train), numbers_of(found.test)
     assert sorted(train + test) == [*range(len(labels))]
     assert train == sorted(train)
@@ -45,11 +45,13 @@ def test_each_class_is_halved(labels, seed):
 
 def test_the_halves_are_drawn_by_seed_and_those_of_a_class_stay_when_others_come():
     labels = [5] * 40 + [7] * 41
-    first, again, other = (numbers_of(halves(numbered(labels), seed).train) for seed in (0, 0, 1))
+    first, again, other = (
+        numbers_of(split_images_in_half(numbered(labels), seed).train) for seed in (0, 0, 1)
+    )
     assert first == again
     assert first != other
     assert {n for n in first if n < 40} != {n - 40 for n in first if n >= 40}  # each class by itself
-    more = numbers_of(halves(numbered([5] * 40 + [2] * 6 + [7] * 41), 0).train)
+    more = numbers_of(split_images_in_half(numbered([5] * 40 + [2] * 6 + [7] * 41), 0).train)
     assert [n for n in more if n < 40] + [n - 6 for n in more if n >= 46] == first
 
 
@@ -64,19 +66,19 @@ def test_a_share_of_each_class_is_drawn_and_rounded_down(labels, share):
 def test_every_image_is_for_test_by_some_seed_about_as_often_as_not():
     counts = np.zeros(8, int)
     for seed in range(400):
-        counts[numbers_of(halves(numbered([1] * 8), seed).test)] += 1
+        counts[numbers_of(split_images_in_half(numbered([1] * 8), seed).test)] += 1
     assert counts.sum() == 1600
     assert np.abs(counts - 200).max() < 50  # five standard deviations
 
 
 def test_what_cannot_be_closed_is_refused():
     with pytest.raises(ValueError, match="class 'name 4' has only one image"):
-        halves(numbered([1, 1, 4]), 0)
+        split_images_in_half(numbered([1, 1, 4]), 0)
     with pytest.raises(ValueError, match="no test images"):
-        halves(numbered([]), 0)
+        split_images_in_half(numbered([]), 0)
     with pytest.raises(ValueError, match=r"2 classes have test images and no .*'name 3' \(by hand\)"):
-        divided(numbered([1, 1, 3, 4]), np.array([True, False, False, False]), "by hand")
-    found = divided(numbered([1, 1, 3]), np.array([True, False, True]), "by hand")
+        split_by_mask(numbered([1, 1, 3, 4]), np.array([True, False, False, False]), "by hand")
+    found = split_by_mask(numbered([1, 1, 3]), np.array([True, False, True]), "by hand")
     assert found.test.class_names == {1: "name 1"}
     assert found.train.class_names == {1: "name 1", 3: "name 3"}
 

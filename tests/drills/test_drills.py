@@ -77,7 +77,7 @@ def test_what_counts_as_a_refusal():
     assert "does not name" in refusal(ended(2, "error: something\n"), "config.json")
     assert "not one line" in refusal(ended(2, "error: a\nerror: b\n"))
     assert "not one line" in refusal(ended(2, "error: a\nmore\n"))
-    assert "unforeseen" in refusal(ended(1, "error: KeyError (this is a bug, or ...)\n"))
+    assert "unforeseen" in refusal(ended(1, "error: KeyError (unexpected error, probably a bug ...)\n"))
     assert "status 0" in refusal(ended(0, "error: a\n"))
     assert odd(ended(None, "")).startswith("hung")
     assert "Traceback" in odd(ended(1, "Traceback (most recent call last):\n"))

@@ -33,7 +33,7 @@ def refusal(ended: Ended, *named: str) -> str:
         return f"status {ended.status}: {ended.err[-300:]}"
     if len(errors) != 1 or lines[-1] != errors[0]:
         return f"not one line: {ended.err[-300:]}"
-    if "this is a bug" in errors[0]:
+    if "probably a bug" in errors[0]:
         return f"unforeseen: {errors[0]}"
     if named and not any(name in errors[0] for name in named):
         return f"does not name {' or '.join(named)}: {errors[0]}"

@@ -230,7 +230,7 @@ def test_embeddings_that_are_not_finite_end_training_as_a_step_does(finished, mo
     config = config_of(finished)
     config.train.update(steps=2, eval_every=2)
     monkeypatch.setattr(setup, "make_embed", lambda *_: lambda state, batches: np.full((24, 8), np.nan))
-    told = r"training diverged at step 2: \{'embeddings of 12 of 12 images': nan\}; --replay=.*step-2\.npz"
+    told = r"training diverged at step 2: embeddings of 12 of 12 images = nan; --replay=.*step-2\.npz"
     with pytest.raises(FloatingPointError, match=told):
         runner.run(config, tmp_path, "folder")
     assert not any("recall_at_1" in row for row in read_rows(tmp_path / "metrics.jsonl"))

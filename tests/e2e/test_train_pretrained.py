@@ -45,9 +45,9 @@ def test_a_run_begins_with_the_weights_of_another(first, tmp_path):
 
 
 def test_its_origin_is_the_checkpoint_and_the_config(first):
-    origin = warm_start.origin(str(first.workdir), "small_cnn")
+    origin = warm_start.source_of_weights(str(first.workdir), "small_cnn")
     assert origin["params_sha256"] == digest_of(first.state.params, first.state.batch_stats)
-    assert warm_start.describe(origin) == (
+    assert warm_start.describe_source(origin) == (
         f"{first.workdir} (pddm on arrays, images given from Python; step 2, last)"
     )
     json.dumps(origin)
@@ -61,7 +61,9 @@ def test_an_objective_and_an_optimizer_may_be_given(tmp_path):
     kernel = run.state.params["network"]["embedding"]["kernel"]
     expected = jax.device_get(first.state.params["network"]["embedding"]["kernel"])
     np.testing.assert_allclose(kernel, expected, rtol=1e-5, atol=1e-7)
-    assert "own_loss on arrays" in warm_start.describe(warm_start.origin(str(first.workdir), "small_cnn"))
+    assert "own_loss on arrays" in warm_start.describe_source(
+        warm_start.source_of_weights(str(first.workdir), "small_cnn")
+    )
 
 
 def test_what_cannot_be_begun_with_is_refused_in_one_line(first, tmp_path):
@@ -70,7 +72,11 @@ def test_what_cannot_be_begun_with_is_refused_in_one_line(first, tmp_path):
     train(tmp_path / "own", network=Flat())
     for name, error, words in (
         ("stopped", FileNotFoundError, "holds no finished run: it has 1 of 2 steps"),
-        ("own", ValueError, r"own was given from Python, Flat\(.*\): only the weights of networks by name"),
+        (
+            "own",
+            ValueError,
+            r"own was trained with a network given as a Python object \(Flat\(.*\)\): choose",
+        ),
     ):
         with pytest.raises(error, match=words) as found:
             train(tmp_path / "run", **from_run(tmp_path / name))

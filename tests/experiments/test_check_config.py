@@ -168,7 +168,7 @@ def test_a_rule_never_raises_anything_but_a_value_error(value):
         ({"data.crop": "bbox"}, r'data\.crop must be "none" for glyphs'),
         ({"data.classes": "x"}, r"data\.classes: there is no file x"),
         ({"data.test_classes": "/nowhere"}, r"data\.test_classes: there is no file /nowhere"),
-        ({"network.pretrained": "/dev/zero"}, r"network\.pretrained: /dev/zero is no regular file"),
+        ({"network.pretrained": "/dev/zero"}, r"network\.pretrained: /dev/zero is not a regular file"),
         ({"network.pretrained": "/nowhere"}, r"network\.pretrained: there is no file /nowhere"),
         (
             {"objective.name": "multi_similarity", "objective.alpha": 0.0},
@@ -200,14 +200,14 @@ def test_lists_of_classes_are_for_imagenet(tmp_path):
     (tmp_path / "ids").write_text("n0\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"data\.classes applies only to imagenet2010.*not to 'glyphs'"):
         accepted(with_field("data.classes", str(tmp_path / "ids")))
-    with pytest.raises(IsADirectoryError, match=r"data\.classes: .* is a folder, and must be a file"):
+    with pytest.raises(IsADirectoryError, match=r"data\.classes: .* is a folder: expected a file"):
         accepted(with_field("data.classes", str(tmp_path)))
 
 
 def test_fields_that_are_missing_or_unknown_are_named():
     config = quickstart.get_config().to_dict()
     del config["train"]["steps"]
-    with pytest.raises(ValueError, match=r"no field train\.steps"):
+    with pytest.raises(ValueError, match=r"^train\.steps is missing"):
         accepted(ConfigDict(config))
     with pytest.raises(ValueError, match=r"data\.rot is not a config field"):
         accepted(with_field("data.rot", 1))
@@ -229,7 +229,7 @@ def test_the_word_none_is_none_where_a_field_may_be(word):
 def test_a_batch_must_divide_over_the_devices_and_fit_into_memory(monkeypatch):
     config = FrozenConfigDict(quickstart.get_config())  # 16 classes x 4 images
     check_machine(config, 8)
-    with pytest.raises(ValueError, match="16 x 4 images cannot be divided evenly among 3 devices"):
+    with pytest.raises(ValueError, match="multiple of the number of devices, 3, got 16 x 4"):
         check_machine(config, 3)
     parts = with_field("network.microbatches", 5)
     with pytest.raises(ValueError, match=r"network\.microbatches must divide .* 16 x 4 / 2, got 5"):

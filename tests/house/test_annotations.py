@@ -14,7 +14,7 @@ with jaxtyping.install_import_hook("pddm_jax", "beartype.beartype"):
     import pddm_jax
     import pddm_jax.losses.objectives
     from pddm_jax.data import PKSampler, make_transform, ordered_batches, train_batches
-    from pddm_jax.data.closed_set import halves
+    from pddm_jax.data.closed_set import split_images_in_half
     from pddm_jax.data.images import Images, split_half
     from pddm_jax.networks import EmbeddingNetwork, make_network
     from pddm_jax.numerics import masked_mean
@@ -54,7 +54,7 @@ assert 0 <= pddm_jax.nmi(np.asarray(x), labels) <= 1
 
 images = np.zeros((12, 16, 16, 1), np.uint8)
 split = split_half(Images(images, np.arange(12) // 2, dict.fromkeys(range(6), "")), seed=0)
-assert len(halves(split.train, seed=0).test.labels) == 3
+assert len(split_images_in_half(split.train, seed=0).test.labels) == 3
 sampler = PKSampler(split.train.labels, 3, 2, range(2), seed=0)
 transform = make_transform("shift", None, 1, 0.5, True, 1.0, 0.0)
 batch = next(train_batches(split.train, sampler, transform, seed=0))

@@ -98,7 +98,7 @@ def test_beside_another_objective_it_is_added(problem):
     [
         ("pddm", {"softmax": -1.0}, r"objective\.softmax.*-1\.0"),
         ("pddm", {"softmax": np.inf}, r"objective\.softmax.*inf"),
-        ("softmax", {"softmax": 1.0}, r"objective\.softmax.*added to another"),
+        ("softmax", {"softmax": 1.0}, r"objective\.softmax must be 0 with objective"),
         ("pddm", {"temperature": 0.1}, r"'pddm'.*got 'temperature'"),
         ("softmax", {"temperature": np.nan}, r"objective\.temperature.*nan"),
         ("softmax", {"temperature": 0.0}, r"objective\.temperature.*0\.0"),
@@ -155,8 +155,8 @@ def test_a_run_by_softmax_learns_a_classifier_of_its_classes(finished, config):
 @pytest.mark.long
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(finished, config, tmp_path, monkeypatch):
     def stop(checkpoints, step):
-        checkpoints._stop = "SIGTERM" if step == 3 else ""
-        return bool(checkpoints._stop)
+        checkpoints._stop_signal = "SIGTERM" if step == 3 else ""
+        return bool(checkpoints._stop_signal)
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "preempted", stop)
@@ -211,21 +211,23 @@ def test_a_run_tells_what_it_began_with(finished, config, tmp_path, capsys):
 @pytest.mark.long
 def test_weights_of_no_finished_run_and_of_another_network_are_refused(finished, config, tmp_path):
     with pytest.raises(OSError, match="holds no finished run"):
-        warm_start.origin(str(tmp_path), "small_cnn")
+        warm_start.source_of_weights(str(tmp_path), "small_cnn")
     with pytest.raises(ValueError, match=r"network\.name 'small_cnn', not 'resnet50'"):
-        warm_start.origin(str(finished[0]), "resnet50")
+        warm_start.source_of_weights(str(finished[0]), "resnet50")
     with pytest.raises(ValueError, match=r"images of shape \[12, 12, 1\], not \[9, 9, 1\]"):
         warm_start.with_weights(fresh(config), later(config, finished[0]).network, (9, 9, 1), data_mesh())
 
 
 def test_weights_of_a_run_that_may_have_seen_the_test_are_refused():
-    told = {"data": "glyphs", "split": "half by seed 0", "train_sha256": "ab"}
-    of_run = {"protocol": told}
-    warm_start.check_unseen(of_run, "glyphs", "half by seed 0", "ab")
-    warm_start.check_unseen(of_run, "icons", "half by seed 1", "cd")
+    protocol = {"data": "glyphs", "split": "half by seed 0", "train_sha256": "ab"}
+    of_run = {"from": "runs/first", "protocol": protocol}
+    warm_start.check_no_test_leakage(of_run, "glyphs", "half by seed 0", "ab")
+    warm_start.check_no_test_leakage(of_run, "icons", "half by seed 1", "cd")
     for of_file in (None, {"from": "weights.pth", "sha256": "0"}):
-        warm_start.check_unseen(of_file, "glyphs", "half by seed 1", "cd")
-    with pytest.raises(ValueError, match=r"network\.pretrained.*glyphs.*seed 0.*seed 1"):
-        warm_start.check_unseen(of_run, "glyphs", "half by seed 1", "ab")
-    with pytest.raises(ValueError, match=r"network\.pretrained.*or other images"):
-        warm_start.check_unseen(of_run, "glyphs", "half by seed 0", "cd")
+        warm_start.check_no_test_leakage(of_file, "glyphs", "half by seed 1", "cd")
+    with pytest.raises(
+        ValueError, match=r"network\.pretrained: runs/first .*split of glyphs.*seed 0.*seed 1"
+    ):
+        warm_start.check_no_test_leakage(of_run, "glyphs", "half by seed 1", "ab")
+    with pytest.raises(ValueError, match=r"network\.pretrained: runs/first was trained on other images"):
+        warm_start.check_no_test_leakage(of_run, "glyphs", "half by seed 0", "cd")

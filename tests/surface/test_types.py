@@ -374,7 +374,7 @@ def test_quadruplets_of_wrong_types_are_named(params):
 def test_parameters_whose_layers_are_of_other_types_are_named(wrong, params):
     unit = params["unit"]
     for given in (wrong, {**unit, "mean": np.ones((WIDTH, 4))}, {**unit, "joint": wrong}):
-        with pytest.raises(ValueError, match=r"^params must hold the layers"):
+        with pytest.raises(ValueError, match=r"^params must be those of a PDDM unit"):
             pddm_jax.score_matrix(given, np.ones((2, WIDTH)))
 
 

@@ -40,10 +40,10 @@ from pddm_jax.system.errors import verdict
             1,
             "error: out of memory (RESOURCE",
         ),
-        (RuntimeError("a\nb"), 1, "error: RuntimeError: a b (this is a bug, or "),
-        (KeyError("x"), 1, "error: KeyError: 'x' (this is a bug"),
+        (RuntimeError("a\nb"), 1, "error: RuntimeError: a b (unexpected error, "),
+        (KeyError("x"), 1, "error: KeyError: 'x' (unexpected error, probably a bug"),
         (ValueError("x" * 99999), 2, "error: " + "x" * 300),
-        (AssertionError(), 1, "error: AssertionError (this is a bug"),
+        (AssertionError(), 1, "error: AssertionError (unexpected error, probably a bug"),
         (TypeError("x" * 9999), 1, "error: TypeError: xxx"),
     ],
 )
@@ -94,7 +94,7 @@ def raised(code, module, folder):
 def test_only_what_the_project_refuses_is_the_users_mistake(code, module, code_of, tmp_path):
     error = raised(code, module, tmp_path)
     assert verdict(error, "--batch")[0] == code_of
-    assert ("(this is a bug" in verdict(error, "--batch")[1]) == (code_of == 1)
+    assert ("(unexpected error, probably a bug" in verdict(error, "--batch")[1]) == (code_of == 1)
 
 
 def test_what_a_library_raises_from_a_mistake_is_one():
@@ -111,13 +111,13 @@ def test_the_home_of_nobody_is_named():
 def test_files_of_flags(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"--x: there is no file {tmp_path}/x"):
         check_file("--x", tmp_path / "x")
-    with pytest.raises(IsADirectoryError, match=r"--x: .* is a folder, and must be a file"):
+    with pytest.raises(IsADirectoryError, match=r"--x: .* is a folder: expected a file"):
         check_file("--x", tmp_path)
     os.mkfifo(tmp_path / "pipe")
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(tmp_path / "socket"))
         for path in (tmp_path / "pipe", tmp_path / "socket", Path(os.devnull)):
-            with pytest.raises(IsADirectoryError, match=r"--x: .* is no regular file, and must be a file"):
+            with pytest.raises(IsADirectoryError, match=r"--x: .* is not a regular file: expected a file"):
                 check_file("--x", path)
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(OSError, match="--x: Too many levels"):
@@ -250,8 +250,8 @@ def test_a_command_ends_with_one_line_and_its_code(python):
     told = [line for line in err.splitlines() if line.startswith(("error: ", "interrupted: ", "exit "))]
     assert told == [
         *("error: yours", "exit 2"),
-        "error: KeyError: 'ours' (this is a bug, or an input that nobody thought of: run with --debug for "
-        "the traceback)",
+        "error: KeyError: 'ours' (unexpected error, probably a bug: run with --debug for the traceback, "
+        "and report it)",
         *("exit 1", "interrupted: go on", "exit 130"),
         *("error: Unknown command line flag 'knd'", "exit 2"),
         *("error: unknown argument 'more'", "exit 2"),

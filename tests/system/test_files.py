@@ -92,7 +92,7 @@ def test_a_folder_below_a_file_is_told(tmp_path):
 
 def test_a_folder_in_the_place_of_a_file_is_told(tmp_path):
     (tmp_path / "x").mkdir()
-    told = pytest.raises(NotWritten, match="x is a folder where a file belongs")
+    told = pytest.raises(NotWritten, match="x is a folder: expected a file")
     with told, replacing(tmp_path / "x") as part:
         part.write_bytes(b"x")
     assert [*tmp_path.iterdir()] == [tmp_path / "x"]

@@ -18,7 +18,7 @@ def test_a_folder_is_locked_by_one_and_free_and_as_it_was_afterwards(tmp_path):
     with Lock(folder, "--out"):
         assert json.loads((folder / ".lock").read_text())["pid"] == os.getpid()
         (folder / "file").touch()
-        told = rf"{folder} is in use by process {os.getpid()} on .*, or give another --out"
+        told = rf"{folder} is in use by process {os.getpid()} on .*, or choose another --out"
         with pytest.raises(InUse, match=told), Lock(folder, "--out"):
             pass
     assert [path.name for path in folder.iterdir()] == ["file"]

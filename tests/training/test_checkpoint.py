@@ -263,8 +263,8 @@ def test_a_checkpoint_is_left_out_only_where_another_can_be_gone_on_from(scores,
     save(tmp_path, scores, keep)
     before = sorted(path.name for path in tmp_path.iterdir())
     with Checkpoints(tmp_path, keep, scored=True) as checkpoints:
-        assert checkpoints.leave_out(5)  # there is none
-        assert checkpoints.leave_out(6) == left
+        assert checkpoints.mark_unused(5)  # there is none
+        assert checkpoints.mark_unused(6) == left
         resumed = checkpoints.resume(state_of(0))
     assert int(resumed.state.step) == (max(step for step in scores if step < 6) if left else 6)
     if not left:

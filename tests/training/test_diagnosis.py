@@ -105,7 +105,7 @@ def test_quadruplets_are_counted_from_row_to_row_and_over_a_restart():
         for step in steps:
             counts.observe(step, {"loss": 1.0, "valid_quadruplets": valid[step - 1]})
             if step == 4:
-                known.append(json.loads(json.dumps(counts.known())))
+                known.append(json.loads(json.dumps(counts.fields())))
             if step % 3 == 0:
                 found.append(counts.row(step))
         return found

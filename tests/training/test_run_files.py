@@ -26,7 +26,9 @@ def test_a_digit_that_changed_in_results_is_seen(tmp_path):
     write_sealed(path, RESULTS)
     assert read_results(tmp_path) == RESULTS
     path.write_text(path.read_text().replace("0.8125", "0.9125"))
-    with pytest.raises(ValueError, match=r"results\.json is damaged: it does not have the digest"):
+    with pytest.raises(
+        ValueError, match=r"results\.json is damaged: its content does not match the digest"
+    ):
         read_results(tmp_path)
     path.write_text(json.dumps(RESULTS))  # of an earlier version
     assert read_results(tmp_path) == RESULTS

@@ -175,7 +175,7 @@ def test_fit_names_the_first_step_that_was_not_finite(first):
             logs()
         return False
 
-    with pytest.raises(FloatingPointError, match=rf"at step {first}: .*'loss': inf"):
+    with pytest.raises(FloatingPointError, match=rf"at step {first}: loss = inf"):
         fit(Counter(0), count({*range(first, 9)}), iter(range(100)), 8, after_step)
     assert asked[-1] == (3 if first <= 3 else 7)
 
@@ -208,7 +208,7 @@ def test_a_step_that_is_not_finite_is_not_observed():
     logs = PendingLogs(lambda *given: seen.append(given), 0)
     for step, loss in ((1, 1.0), (2, np.nan), (3, 1.0)):
         logs.add(step, {"loss": np.float32(loss), "other": np.float32(1)})
-    with pytest.raises(Diverged, match=r"training diverged at step 2: \{'loss': nan\}") as caught:
+    with pytest.raises(Diverged, match=r"training diverged at step 2: loss = nan") as caught:
         logs()
     assert caught.value.step == 2
     assert [*caught.value.values] == ["loss"]

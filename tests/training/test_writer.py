@@ -171,7 +171,9 @@ def written(workdir, rows=ROWS):
     with Writer(workdir, 0, 9, True) as writer:
         for row in rows:
             writer.row(row["step"], {"loss": row["loss"]})
-        return rows_digest({"metrics": json.loads(json.dumps(writer.known(rows[-1]["step"])))}), writer.rows
+        return rows_digest(
+            {"metrics": json.loads(json.dumps(writer.digest_fields(rows[-1]["step"])))}
+        ), writer.rows
 
 
 def cut(path):

@@ -121,13 +121,15 @@ def find_parts(root: Path) -> dict[str, Path]:
     if not test and 1 < len(folders) == count:
         flat = next(folder for folder in folders if folder not in trains)
         raise ValueError(
-            f"{trains[0]} has a folder for each class, {flat} has none: put its images into class folders "
-            f"too, or move it away to halve the classes of {trains[0].name}/ by seed"
+            f"{flat} has no class folders, but {trains[0]} has: sort its images into {flat.name}/<class>/, "
+            f"or move {flat} elsewhere to split the classes of {trains[0].name}/ at random"
         )
     if not test and len(folders) > 1:
         return {"": root}
     if test and test[0].resolve() == trains[0].resolve():
-        raise ValueError(f"{test[0]} and {trains[0]} are one folder, by a link: give each its own images")
+        raise ValueError(
+            f"{test[0]} and {trains[0]} are the same folder (by a link): use separate images for test"
+        )
     return {folder.name.lower(): folder for folder in (*trains, *test)}
 
 

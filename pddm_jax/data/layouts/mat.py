@@ -168,7 +168,10 @@ class _Reader:
             width, names = self.numbers(), self.text()
             step = int(width[0]) if len(width) == 1 else 0
             if step < 1 or len(names) % step or len(names) // step > MOST_FIELDS:
-                raise ValueError(f"the names of fields, {step} characters each, are {len(names)} in all")
+                raise ValueError(
+                    f"the field names of a struct have {len(names)} characters, expected a multiple of "
+                    f"{step}, at most {MOST_FIELDS} names"
+                )
             fields = [names[n : n + step].split("\0")[0] for n in range(0, len(names), step)]
             elements = self._matrices(count * len(fields))
             return {field: elements[n :: len(fields)] for n, field in enumerate(fields)}

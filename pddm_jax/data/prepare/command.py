@@ -115,10 +115,10 @@ def _check_out(out: Path, name: str, names: list[str], paths: list[Path]) -> Non
     if index.source != name:
         raise ValueError(f"{out} holds prepared images of {index.source}: give an empty folder")
     if index.names != names:
-        odd = sorted({*index.names} ^ {*names}) or ["their order"]
+        odd = sorted({*index.names} ^ {*names})
+        differing = f"only in one list: {summarize(odd)}" if odd else "another order"
         raise ValueError(
-            f"{out} holds prepared images of other files, which differ in {summarize(odd)}: give an empty "
-            "folder"
+            f"{out} holds records of another list of images ({differing}): give an empty folder"
         )
 
 

@@ -209,7 +209,9 @@ def _strip(opened: Opened) -> Pixels:
     if image.mode.startswith("I"):
         return np.repeat(_grey(opened)[..., None], 3, axis=2)
     if image.mode == "F":
-        raise RefusedImage("has floats as values, which have no known black and white")
+        raise RefusedImage(
+            "has floating-point pixels of an unknown range: convert it to 8 or 16 bits per channel"
+        )
     if opened.low is not None:
         high, low = (np.asarray(x).astype(np.uint16) for x in (image, opened.low))
         hidden = (high << 8 | low == np.array(image.info["transparency"])).all(axis=2, keepdims=True)

@@ -186,7 +186,7 @@ def test_a_set_that_is_not_whole_is_told(lists, tmp_path, monkeypatch):
     tars(tmp_path)
     whole = {"imagenet2010": [Expected(Count(3, 12), Count(3, 5)), Expected(Count(3, 12), Count(3, 6))]}
     monkeypatch.setattr(
-        protocols, "IMAGENET", whole | {"imagenet2012": [Expected(Count(3, 13), Count(3, 6))]}
+        protocols, "IMAGENET_COUNTS", whole | {"imagenet2012": [Expected(Count(3, 13), Count(3, 6))]}
     )
     load_closed_set("imagenet2010", str(tmp_path), None, 0, **lists)
     with pytest.raises(ValueError, match=r"imagenet2012 is incomplete: found 12 .* expected 13 images"):
@@ -198,9 +198,9 @@ def test_a_set_that_is_not_whole_is_told(lists, tmp_path, monkeypatch):
 
 
 def test_the_counts_are_those_of_the_releases():
-    assert protocols.IMAGENET["imagenet2012"] == [((1000, 1_281_167), (1000, 50_000))]
-    assert [x.test.images for x in protocols.IMAGENET["imagenet2010"]] == [50_000, 150_000]
-    assert {x.train for x in protocols.IMAGENET["imagenet2010"]} == {(1000, 1_261_406)}
+    assert protocols.IMAGENET_COUNTS["imagenet2012"] == [((1000, 1_281_167), (1000, 50_000))]
+    assert [x.test.images for x in protocols.IMAGENET_COUNTS["imagenet2010"]] == [50_000, 150_000]
+    assert {x.train for x in protocols.IMAGENET_COUNTS["imagenet2010"]} == {(1000, 1_261_406)}
 
 
 # ---------------------------------------------------------------------------------------------------- tars

@@ -163,7 +163,10 @@ def fields(count):
         (array(1, [100_000, 1], element(14, b"") * 100_000), "more than 10,000 elements"),
         (element(99, b"") * 20_000, "more than 10,000 elements"),
         (array(6, [1] * 100_000, element(9, b"")), "2 flags and 100000 dimensions"),
-        (array(2, [0, 1], fields(5_000)), "names of fields, 2 characters each, are 10000 in all"),
+        (
+            array(2, [0, 1], fields(5_000)),
+            "field names of a struct have 10000 characters, expected a multiple of 2",
+        ),
         (array(1, [2**31 - 1, 2**31 - 1], b""), "arrays do not fit into 0 bytes"),
     ],
     ids=["empty arrays", "elements", "dimensions", "fields", "cells"],

@@ -117,7 +117,7 @@ def test_corrupt_images_are_read_or_refused_by_the_one_error(kind):
 
 
 def test_floats_have_no_black_and_white():
-    with pytest.raises(ValueError, match="floats"):
+    with pytest.raises(ValueError, match="floating-point"):
         decode(encoded(Image.fromarray(np.ones((3, 3), np.float32)), "TIFF"))
 
 

@@ -257,7 +257,7 @@ def test_floats_are_refused_and_wide_integers_checked():
         values = np.array([[-1, 2, 70_000]], kind)
         data = tiff(values.tobytes(), 3, 1, t258=[32], t262=[1], t277=[1], t339=[3 if kind == "<f4" else 2])
         with pytest.raises(
-            ValueError, match="floats" if kind == "<f4" else "-1 to 70000, expected 16 bits"
+            ValueError, match="floating-point" if kind == "<f4" else "-1 to 70000, expected 16 bits"
         ):
             decode(data)
 
