@@ -134,7 +134,7 @@ def check_no_test_leakage(
     else:
         return
     raise ValueError(
-        f"network.pretrained: {source['from']} was trained on {trained}, which may include the test images: "
+        f"network.pretrained: {source['from']} was trained on {trained}, which may hold test images: "
         "choose other weights"
     )
 
