@@ -14,7 +14,6 @@ from experiments import config_file, machine
 from experiments.evaluations import EVALUATIONS
 from experiments.runner import run
 from pddm_jax.config.check import accepted
-from pddm_jax.config.rules import RULES
 from pddm_jax.system import cli, signals
 from pddm_jax.training import rerun
 
@@ -46,19 +45,18 @@ class Experiment:
         """Define --config, --workdir and --replay; config files and field names are checked first."""
         config_file.check_names(sys.argv)
         self.arguments, self.none = config_file.without_none(sys.argv)
-        for spec in config_file.given(self.arguments):
-            config_file.read(spec)
+        specs = [*config_file.given(self.arguments)] or [str(CONFIGS / f"{self.config}.py")]
+        for spec in specs:
+            config = config_file.read(spec)
+        config_file.check_fields(sys.argv, config)
         self.more()
-        try:
-            config_flags.DEFINE_config_file(
-                "config",
-                str(CONFIGS / f"{self.config}.py"),
-                "Config file, as FILE.py or FILE.py:VARIANT; the file lists its variants. "
-                "--config.GROUP.FIELD=VALUE sets a field; pddm_jax/config/defaults.py lists all fields.",
-                sys_argv=self.arguments,
-            )
-        except (AttributeError, KeyError) as error:
-            raise ValueError(_no_field(error)) from error
+        config_flags.DEFINE_config_file(
+            "config",
+            str(CONFIGS / f"{self.config}.py"),
+            "Config file, as FILE.py or FILE.py:VARIANT; the file lists its variants. "
+            "--config.GROUP.FIELD=VALUE sets a field; pddm_jax/config/defaults.py lists all fields.",
+            sys_argv=self.arguments,
+        )
         flags.DEFINE_string(
             "workdir", self.workdir, "Folder for the files of the run; an interrupted run resumes from it."
         )
@@ -70,23 +68,13 @@ class Experiment:
         """Parse the flags, and return the other arguments."""
         try:
             rest: list[str] = flags.FLAGS(self.arguments)
-        except (AttributeError, KeyError) as error:
-            raise ValueError(_no_field(error)) from error
         except (TypeError, IndexError) as error:  # for example, a value for a group
             raise ValueError(f"--config: {config_file.error_text(error)}") from error
         except flags.Error as error:
-            if named := re.match(r"flag --(config\.\w+)=.* as a ConfigDict", str(error), re.DOTALL):
-                name = named[1]
-                raise ValueError(f"--{name} is a group of fields: give --{name}.FIELD=VALUE") from error
-            if value := re.match(
-                r"flag --config\.([\w.]+)=(.*): (invalid literal|could not convert)", str(error)
-            ):
-                raise ValueError(f"{value[1]} must be {RULES[value[1]].words}, got {value[2]!r}") from error
+            config_file.check_value(str(error), self.arguments)
             raise ValueError(re.sub(r"^[A-Z][A-Za-z]*:+ ", "", str(error))) from error
         for optional in self.none:
             group, field = optional.split(".", 1)
-            if field not in flags.FLAGS.config.get(group, {}):
-                raise ValueError(f"{optional} is not a field of this config")
             flags.FLAGS.config[group][field] = None
         return rest
 
@@ -109,17 +97,6 @@ class Experiment:
             return
         signals.exit_on_signal("no new step was made, so nothing is saved; run the same command again", 143)
         self.body()
-
-
-def _no_field(error: Exception) -> str:
-    """A one-line message about an unknown field, from the innermost argument of the error."""
-    cause: object = error
-    while isinstance(cause, Exception) and cause.args:
-        cause = cause.args[0]
-    lines = [
-        re.sub(r'^Did you mean ("\w+").*', r"did you mean \1?", line) for line in str(cause).splitlines()
-    ]
-    return f"not a field of this config: {'; '.join(lines)}"
 
 
 def workdir() -> Path:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from pddm_jax.config.old_names import NEW_NAMES
-from pddm_jax.config.rules import GROUPS, NONE, RULES, suggestion
+from pddm_jax.config.rules import EVALUATIONS, GROUPS, NONE, RULES, suggestion
 from pddm_jax.system.cli import check_file
 from pddm_jax.system.console import one_line
 
@@ -73,19 +73,55 @@ def given(arguments: list[str]) -> Iterator[str]:
             yield value if equals else following
 
 
+def _fields_of(arguments: list[str]) -> Iterator[str]:
+    """The fields that a command line sets: NAME of each --config.NAME."""
+    for argument in arguments:
+        if found := re.match(r"--?config[.]([^=]*)", argument, re.DOTALL):
+            yield found[1]
+
+
 def check_names(arguments: list[str]) -> None:
     """Raise a ValueError for an argument that uses the old name of a field, or the name of none."""
-    for argument in arguments:
-        flag = argument.partition("=")[0]
-        field = flag.lstrip("-").removeprefix("config.")
-        if re.match("--?config[.]", flag) and not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)?", field):
+    for field in _fields_of(arguments):
+        if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)?", field):
             raise ValueError(
-                f"{flag} names no field: give --config.FIELD=VALUE or --config.GROUP.FIELD=VALUE"
+                f"--config.{field} names no field: give --config.FIELD=VALUE or --config.GROUP.FIELD=VALUE"
             )
         if field in NEW_NAMES:
             raise ValueError(f"--config.{field} was renamed: use --config.{NEW_NAMES[field]}")
-        if flag.lstrip("-") != field and field not in RULES and field not in GROUPS:
+        if field not in RULES and field not in GROUPS:
             raise ValueError(f"{field} is not a config field: {suggestion(field)}")
+
+
+def check_fields(arguments: list[str], config: ConfigDict) -> None:
+    """Raise a ValueError for an argument that sets a field that this config does not have."""
+    for name in _fields_of(arguments):
+        group, _, field = name.rpartition(".")
+        if name not in RULES or field in (config.get(group, {}) if group else config):
+            continue
+        if group in EVALUATIONS and group not in config:
+            raise ValueError(
+                f"{name}: this config has no group {group}, which only evaluation {group!r} reads"
+            )
+        raise ValueError(
+            f"{name} is missing from the config: start from get_config in pddm_jax/config/defaults.py"
+        )
+
+
+def check_value(problem: str, arguments: list[str]) -> None:
+    """Raise a ValueError with the allowed values, if `problem` is the error of a flag of a field.
+
+    Args:
+        problem: the message of absl: `flag --config.FIELD=VALUE: ...`.
+        arguments: the command line.
+    """
+    name = problem.partition("=")[0].removeprefix("flag --config.")
+    if name in GROUPS:
+        raise ValueError(f"--config.{name} is a group of fields: give --config.{name}.FIELD=VALUE")
+    if name in RULES:
+        flag = f"config.{name}="
+        given = [x.partition("=")[2] for x in arguments if x.lstrip("-").startswith(flag)]
+        RULES[name].check(name, given[-1] if given else problem.partition("=")[2])
 
 
 def without_none(arguments: list[str]) -> Arguments:

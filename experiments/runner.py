@@ -19,7 +19,7 @@ from pddm_jax.losses.objectives import make_objective
 from pddm_jax.sharding import data_mesh
 from pddm_jax.system import signals
 from pddm_jax.system.cli import check_folder
-from pddm_jax.system.console import print_once
+from pddm_jax.system.console import print_in_process_0
 from pddm_jax.system.files import write_sealed
 from pddm_jax.system.lock import Lock
 from pddm_jax.training import warm_start
@@ -56,7 +56,7 @@ def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
                 return _train_and_evaluate(checked, workdir, experiment, stack)
     if jax.process_index() == 0:
         repair_config(workdir)
-    print_once(f"{workdir} holds a finished run.")
+    print_in_process_0(f"{workdir} holds a finished run.")
     return results
 
 
@@ -135,17 +135,17 @@ def _build(config: FrozenConfigDict, workdir: Path, recipe: Recipe, parts: data.
 
 
 def _announce(training: Training, parts: data.Parts, experiment: str) -> None:
-    """Print a summary of the run, warnings about its config, and the source of its first weights."""
+    """Print a summary of the run, warnings about its config, and the source of its initial weights."""
     config = training.config
-    print_once(
+    print_in_process_0(
         f"{experiment}: {config.objective.name} on {config.data.name}, seed {config.seed}; "
         f"{config.train.steps} steps on {len(parts.train.labels)} images of "
         f"{len(parts.train.class_names)} classes ({parts.split.description})"
     )
     for warning in warnings(config):
-        print_once(f"warning: {warning}")
+        print_in_process_0(f"warning: {warning}")
     if training.recipe.pretrained:
-        print_once(
+        print_in_process_0(
             f"training starts from the weights of {warm_start.describe_source(training.recipe.pretrained)}"
         )
 

@@ -21,7 +21,7 @@ from jaxtyping import Float32, Int
 
 from pddm_jax.config.old_names import with_new_names
 from pddm_jax.data.listing import Listing, read_names, write_names
-from pddm_jax.system.agreement import in_all_processes
+from pddm_jax.system.agreement import share_errors
 from pddm_jax.system.files import explain_errors, read_sealed, sweep, sync_folder, write_json, write_sealed
 
 FILES = ("embeddings.npy", "labels.npy", "parts.npy", "names.txt")
@@ -150,10 +150,10 @@ class UnfinishedStore:
         self.out, self.about = out, about
         self.folder = out.with_name(f".{out.name}.part")
         shape = len(listed.labels), about["columns"]
-        with in_all_processes():
+        with share_errors():
             if jax.process_index() == 0:
                 self._make(listed, shape)
-        with in_all_processes():
+        with share_errors():
             check_same(self.folder, about)
             self.progress = self._verified(shape)
         self.embeddings = _open_array(self.folder / "embeddings.npy", shape, self._todo, "r+")
@@ -205,10 +205,10 @@ class UnfinishedStore:
 
     def save(self, rows: int) -> None:
         """Record that all rows before `rows` are written, once every process has written its own."""
-        with in_all_processes():
+        with share_errors():
             self.embeddings.flush()
         before, self.progress = self.progress, Progress(rows, 0)
-        with in_all_processes():
+        with share_errors():
             if jax.process_index() == 0:
                 crc32 = zlib.crc32(self.embeddings[before.rows : rows].data, before.crc32)
                 self.progress = Progress(rows, crc32)
@@ -216,7 +216,7 @@ class UnfinishedStore:
 
     def finish(self) -> Stored:
         """Rename the folder to OUT, and read it."""
-        with in_all_processes():
+        with share_errors():
             if jax.process_index() == 0:
                 finish(self.folder, self.out, self.about)
         return read(self.out)

@@ -201,10 +201,10 @@ def start(environment, started, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def new_run_hint(environment, started):
-    """`anew(...)`: a Python of its own. A variable of the environment that is None is taken out."""
+def start_python(environment, started):
+    """`start_python(...)`: a Python of its own. A variable of the environment that is None is taken out."""
 
-    def new_run_hint(*arguments, devices=1, **other):
+    def start_python(*arguments, devices=1, **other):
         process = subprocess.Popen(
             [sys.executable, *map(str, arguments)],
             cwd=ROOT,
@@ -216,7 +216,7 @@ def new_run_hint(environment, started):
         started.append(process)
         return process
 
-    return new_run_hint
+    return start_python
 
 
 @pytest.fixture(scope="session")
@@ -242,6 +242,6 @@ def run_command(start, end):
 
 
 @pytest.fixture(scope="session")
-def python(new_run_hint, end):
+def python(start_python, end):
     """`python(...)`: a Python of its own, from start to end."""
-    return lambda *arguments, **options: end(new_run_hint(*arguments, **options))
+    return lambda *arguments, **options: end(start_python(*arguments, **options))

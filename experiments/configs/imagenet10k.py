@@ -5,7 +5,7 @@ r"""ImageNet-10K by a network trained on ImageNet 2010. The paper reports flat t
         --config.transfer.root=DIR10K --config.transfer.classes=IDS10K.txt
 
 and with --config=experiments/configs/imagenet10k.py:VARIANT for `resnet50`, `gpu` or `pod`, and by softmax
-first, as imagenet2010.py tells. DIR holds ImageNet 2010, DIR10K a tar or folder for each of the 10,184
+first, see imagenet2010.py. DIR holds ImageNet 2010, DIR10K a tar or folder for each of the 10,184
 WordNet ids that IDS10K.txt lists: half of the images of each class, drawn by seed, make its mean, the
 others are classified. On these images it has not been run; class means of 4.5 million made features are in
 docs/performance.md.

@@ -1,4 +1,4 @@
-"""The fields of experiments that classify by what frozen embeddings tell."""
+"""The fields of experiments that classify with frozen embeddings."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ def get_config(variant: str, variants: Sequence[str]) -> ConfigDict:
             "neighbours": (),  # numbers of neighbours that vote
             "probe_steps": 0,  # of L-BFGS, at most; 0: no linear probe
             "probe_decay": 1e-5,  # weight decay of the probe
-            "published": config_dict.placeholder(str),  # what others report, told under the table
+            "published": config_dict.placeholder(str),  # published results, printed under the table
         }
     )
     return config

@@ -1,4 +1,4 @@
-r"""Zero-shot: name images of classes that were never seen, by what is known of the classes beside images.
+r"""Zero-shot: classify images of unseen classes by descriptions of the classes.
 
     python -m experiments.zero_shot
     python -m experiments.zero_shot --config=experiments/configs/zero_shot.py:ilsvrc2010 \
@@ -6,8 +6,8 @@ r"""Zero-shot: name images of classes that were never seen, by what is known of 
 
 Glyphs, the default, need no data: a character is described by the words of its Unicode name. ILSVRC 2010:
 DIR is what `python -m pddm_jax.data.prepare --source=imagenet2010` wrote, VECTORS.txt holds a vector for
-each WordNet id, in one of the forms that are told in `pddm_jax/transfer/descriptions.py`. Its way is tested
-on small made-up images; on the data itself it has not been run.
+each WordNet id, in one of the formats of `pddm_jax/transfer/descriptions.py`. This path is tested on small
+synthetic images; it has not been run on the data itself.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -37,7 +37,7 @@ def get_config(variant: str = "glyphs") -> ConfigDict:
             "ranking_margin": 0.1,
             "ranking_rate": 0.01,
             "ranking_steps": 300,
-            "published": config_dict.placeholder(str),  # what others report, told under the table
+            "published": config_dict.placeholder(str),  # published results, printed under the table
         }
     )
     if variant == "glyphs":

@@ -13,7 +13,7 @@ from pddm_jax.data import ClosedSet, Split
 from pddm_jax.evaluate import metrics
 from pddm_jax.losses.objectives import OBJECTIVES
 from pddm_jax.pddm.scoring import score_matrix, score_rows
-from pddm_jax.system.console import print_once
+from pddm_jax.system.console import print_in_process_0
 
 ALL = "all"
 """`pddm_ranking` of results whose PDDM ranking orders all images by score."""
@@ -31,7 +31,7 @@ def prepare(config: FrozenConfigDict, split: Split | ClosedSet) -> None:
 def measure(context: EvaluationContext) -> tuple[Results, Results]:
     """Rank the other test images for each test image, and write gallery.png."""
     config, test = context.config, context.split.test
-    print_once(f"ranking {len(test.labels)} images of {len(test.class_names)} unseen classes")
+    print_in_process_0(f"ranking {len(test.labels)} images of {len(test.class_names)} unseen classes")
     embeddings, depth = context.embed_test(), max(metrics.KS)
     found = {"euclidean": metrics.query_measures(embeddings, test.labels, depth)}
     if OBJECTIVES[config.objective.name].learns_score:

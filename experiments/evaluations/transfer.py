@@ -22,7 +22,7 @@ from pddm_jax.data.streams import WAYS, stream
 from pddm_jax.evaluate.top_k import ScoreFn
 from pddm_jax.losses.objectives import OBJECTIVES
 from pddm_jax.pddm.scoring import score_matrix
-from pddm_jax.system.console import print_once
+from pddm_jax.system.console import print_in_process_0
 from pddm_jax.transfer import linear_probe
 from pddm_jax.transfer.class_means import class_means
 from pddm_jax.transfer.classification import KS, nearest_classes, per_class_accuracy, top_k_accuracy
@@ -70,7 +70,7 @@ def measure(context: EvaluationContext) -> tuple[Results, Results]:
     config, fields = context.config, context.config.transfer
     closed, hierarchy = context.prepared
     known, test = closed.train, closed.test
-    print_once(
+    print_in_process_0(
         f"classifying {len(test.labels)} images of {len(known.class_names)} classes ({closed.description})"
     )
     gallery = None

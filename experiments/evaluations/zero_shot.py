@@ -11,7 +11,7 @@ from experiments import plots
 from experiments.evaluations.base import Evaluation, EvaluationContext, Results, align
 from pddm_jax.data import ClosedSet, Split
 from pddm_jax.data.glyphs import character_names
-from pddm_jax.system.console import print_once
+from pddm_jax.system.console import print_in_process_0
 from pddm_jax.transfer import zero_shot
 from pddm_jax.transfer.descriptions import read_descriptions, word_descriptions
 from pddm_jax.transfer.zero_shot_metrics import KS, harmonic_mean, hit_at_k, ranks, top_classes
@@ -48,7 +48,7 @@ def measure(context: EvaluationContext) -> tuple[Results, Results]:
     config, train, test = context.config, context.train, context.split.test
     labels, vectors = context.prepared
     seen, unseen = (np.unique(part.labels) for part in (train, test))
-    print_once(
+    print_in_process_0(
         f"classifying {len(test.labels)} images of {len(unseen)} unseen classes; {len(seen)} are seen"
     )
     of_seen, of_unseen, of_both = (

@@ -158,8 +158,8 @@ def check_machine(config: FrozenConfigDict, devices: int, processes: int = 1) ->
     share, rest = divmod(p * k, devices)
     if rest:
         raise ValueError(
-            "data.classes_per_batch x data.images_per_class must be a multiple of the number of devices, "
-            f"{devices}, got {p} x {k}"
+            f"data.classes_per_batch x data.images_per_class: {p} x {k} images cannot be divided evenly among "
+            f"{devices} devices"
         )
     if share % microbatches:
         raise ValueError(

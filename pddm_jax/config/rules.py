@@ -88,7 +88,10 @@ def optional(rule: Rule) -> Rule:
 FLAG = Rule(lambda x: type(x) is bool, "True or False")
 POSITIVE = real(LEAST_REAL, MOST_REAL)
 NOT_NEGATIVE = real(0, MOST_REAL)
-PATH = optional(text("a path that is not empty"))
+_TEXT_OF_PATH = text("a path that is not empty and does not begin with --")
+PATH = optional(
+    _TEXT_OF_PATH._replace(accepts=lambda x: _TEXT_OF_PATH.accepts(x) and not x.startswith("--"))
+)
 WORDS = optional(text("a string that is not empty"))
 
 EVALUATIONS = ("retrieval", "transfer", "zero_shot")
@@ -175,14 +178,14 @@ RULES = {
 GROUPS = {name.partition(".")[0] for name in RULES if "." in name}
 
 
-def suggestion(name: str) -> str:
-    """What may be meant by a name that is no field: the nearest field, or the fields of its group."""
+def suggestion(name: str, names: Collection[str] = tuple(RULES)) -> str:
+    """What may be meant by a name that is none of `names`: the nearest one, or the fields of its group."""
     group, _, field = name.rpartition(".")
-    fields = [rule.removeprefix(f"{group}.") for rule in RULES if rule.startswith(f"{group}.")]
-    if near := difflib.get_close_matches(field, fields, 1) if fields else []:
+    fields = [other.removeprefix(f"{group}.") for other in names if other.startswith(f"{group}.")]
+    if near := difflib.get_close_matches(field, fields, 1):
         return f"did you mean {group}.{near[0]}?"
     if fields:
         return f"{group} has the fields {', '.join(fields)}"
-    if near := difflib.get_close_matches(name, RULES, 1):
+    if near := difflib.get_close_matches(name, names, 1):
         return f"did you mean {near[0]}?"
     return "pddm_jax/config/defaults.py lists all fields"

@@ -101,10 +101,8 @@ def _one(name: str, image: Any) -> UInt8[np.ndarray, "h w c"]:
     if isinstance(image, Image.Image):
         return _of_pil(name, image)
     if not hasattr(image, "__array__"):
-        raise ValueError(
-            f"{name} must be an array or a PIL image, got {type(image).__name__}; do not mix "
-            "paths and images"
-        )
+        mixed = "; do not mix paths and images" if isinstance(image, str | Path) else ""
+        raise ValueError(f"{name} must be an array or a PIL image, got {type(image).__name__}{mixed}")
     array = np.asarray(image)
     array = array[..., None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[-1] not in (1, 3) or 0 in array.shape:

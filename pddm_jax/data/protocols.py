@@ -185,8 +185,7 @@ def _by_class_id(name: str, source: Source) -> Split:
 def _classes_by_part(source: Source) -> tuple[Int[np.ndarray, " a"], Int[np.ndarray, " b"]]:
     if source.in_train is None:
         raise ValueError(
-            f"no division into training and test images in {source.layout}: expected Ebay_train.txt and "
-            "Ebay_test.txt"
+            f"these images have no division into training and test ({source.layout}): prepare them again"
         )
     return np.unique(source.labels[source.in_train]), np.unique(source.labels[~source.in_train])
 

@@ -1,5 +1,6 @@
 """The PDDM unit: a learned score of a pair, from its difference and its position; scores of given pairs."""
 
+from collections.abc import Mapping
 from functools import partial
 
 import flax.linen as nn
@@ -133,7 +134,6 @@ def as_unit(params: Params) -> Params:
 
 def check_unit(params: Params) -> int:
     """The width of the embeddings that a unit scores; ValueError if `params` are not those of a unit."""
-    shapes: object = type(params).__name__
     try:
         shapes = {layer: params[layer]["kernel"].shape for layer in LAYERS}
         widths = {layer: params[layer]["bias"].shape for layer in LAYERS}
@@ -145,9 +145,17 @@ def check_unit(params: Params) -> int:
     if not fits:
         raise ValueError(
             f"params must be those of a PDDM unit, layers {', '.join(LAYERS)} with a kernel and a bias of "
-            f"matching widths, got {shapes}"
+            f"matching widths, got {_described(params)}"
         )
     return d
+
+
+def _described(params: object) -> str:
+    if not isinstance(params, Mapping):
+        return type(params).__name__
+    if not {*LAYERS} <= {*params}:
+        return f"the layers {', '.join(map(str, params)) or 'none'}"
+    return f"the shapes {jax.tree.map(jnp.shape, {layer: params[layer] for layer in LAYERS})}"
 
 
 def pair_scores(

@@ -15,7 +15,7 @@ class FailedElsewhere(OSError):
 
 
 @contextmanager
-def in_all_processes() -> Iterator[None]:
+def share_errors() -> Iterator[None]:
     """Run a block in all processes; an error in one of them raises in all of them.
 
     Otherwise the others would wait for the failed one in their next collective operation.

@@ -120,7 +120,7 @@ def launch(command: Command) -> None:
     except KeyboardInterrupt:
         if debug:
             traceback.print_exc()
-        interrupts.print_line()
+        interrupts.announce()
         sys.exit(INTERRUPTED)
     except Exception as error:
         if debug:

@@ -58,7 +58,7 @@ def mute() -> None:
     os.close(null)
 
 
-def print_once(text: str) -> None:
+def print_in_process_0(text: str) -> None:
     """Write one line to stderr in process 0."""
     if jax.process_index() == 0:
         print_line(text)

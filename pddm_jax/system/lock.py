@@ -16,7 +16,7 @@ except ImportError:  # Windows
 
 import jax
 
-from pddm_jax.system.agreement import from_first, in_all_processes
+from pddm_jax.system.agreement import from_first, share_errors
 from pddm_jax.system.console import print_line
 from pddm_jax.system.files import explain_errors, sweep
 
@@ -57,7 +57,7 @@ class Lock:
 
     def __enter__(self) -> "Lock":
         try:
-            with in_all_processes():
+            with share_errors():
                 problem = self._take() if jax.process_index() == 0 else ""
             if problem := from_first(problem):
                 raise InUse(problem)

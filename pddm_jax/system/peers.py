@@ -78,14 +78,14 @@ def join(coordinator: str | None, count: int | None, index: int | None) -> None:
     except (RuntimeError, ValueError) as error:
         _to_filter(_QUIET)
         line = " ".join(str(error).split())[:200]
-        if coordinator is None:
+        if isinstance(error, ValueError) and coordinator is None:
             raise ValueError(
                 f"--distributed: JAX found no coordinator ({line}): give --coordinator, --num_processes "
                 "and --process_id"
             ) from error
         raise ValueError(
-            f"--distributed: cannot connect to the coordinator at {coordinator}: {line}; check the address "
-            "and that all processes run"
+            f"--distributed: cannot join the other processes{f' at {coordinator}' if coordinator else ''}: "
+            f"{line}; check the address and that all of them run"
         ) from error
 
 

@@ -116,7 +116,7 @@ class Interrupts:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Handle SIGINT."""
         if self._received:
-            self.print_line()
+            self.announce()
             os._exit(130)
         self._received = True
         raise KeyboardInterrupt
@@ -127,7 +127,7 @@ class Interrupts:
             signal.signal(signal.SIGINT, self)
         return self
 
-    def print_line(self) -> None:
+    def announce(self) -> None:
         """Write the line, once."""
         if not self._printed:
             self._printed = True

@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from pddm_jax.system import memory, signals
-from pddm_jax.system.agreement import any_problem, in_all_processes
+from pddm_jax.system.agreement import any_problem, share_errors
 from pddm_jax.system.console import print_line
 from pddm_jax.system.files import NotWritten, explain_errors
 from pddm_jax.system.quiet import SuppressLogs
@@ -41,8 +41,8 @@ class Checkpoints:
     SIGTERM and SIGHUP do not end the process: `preempted` reports them, and `Preempted` is raised on exit.
 
     The newest `max_to_keep` checkpoints are kept and, if `scored`, also the one with the highest score.
-    On entry to the block and by `resume`, damaged checkpoints are renamed to `damaged-<step>`, and intact
-    ones that the run does not resume from to `unused-<step>`.
+    On entry to the block and by `resume`, damaged checkpoints are renamed to `damaged-<step>`, and if
+    checkpoints are scored, later ones to `unused-<step>`.
     """
 
     def __init__(self, folder: Path, max_to_keep: int, scored: bool = False) -> None:
@@ -58,7 +58,7 @@ class Checkpoints:
         self._scored = scored
         self._scores: dict[int, float] = {}
         self._stop_signal = ""
-        self._found_damage = False
+        self._has_renamed = False
 
     def __enter__(self) -> "Checkpoints":
         """Install the signal handlers and open the folder; in a distributed run JAX handles SIGTERM."""
@@ -66,7 +66,7 @@ class Checkpoints:
         with ExitStack() as stack:
             self._signals = stack.enter_context(signals.deferred())
             stack.enter_context(SuppressLogs())
-            with in_all_processes(), explain_errors(self._folder):
+            with share_errors(), explain_errors(self._folder):
                 if jax.process_index() == 0:
                     self._folder.mkdir(parents=True, exist_ok=True)
                     self._rename_incomplete()
@@ -98,7 +98,7 @@ class Checkpoints:
         If checkpoints are scored, all later ones are renamed to `unused-<step>`: the damaged one may be the
         best, so training resumes before it.
         """
-        self._found_damage = True
+        self._has_renamed = True
         target = checkpoint_files.rename_checkpoint(self._folder, step, "damaged")
         print_line(f"checkpoint {self._folder / str(step)} is damaged: {problem}; renamed to {target.name}")
         for later in checkpoint_files.steps_in(self._folder):
@@ -115,7 +115,7 @@ class Checkpoints:
 
     def _rename_unused(self, step: int, reason: str) -> None:
         """Rename an intact checkpoint that the run does not resume from to `unused-<step>`."""
-        self._found_damage = True
+        self._has_renamed = True
         target = checkpoint_files.rename_checkpoint(self._folder, step, "unused")
         print_line(f"checkpoint {self._folder / str(step)} is not used: {reason}; renamed to {target.name}")
 
@@ -167,13 +167,13 @@ class Checkpoints:
                 if record.arrays is None and jax.process_index() == 0:
                     print_line(f"checkpoint {self._folder / str(latest)} has no digests: not verified")
                 return Resumed(state, record.about)
-            with in_all_processes(), explain_errors(self._folder):
+            with share_errors(), explain_errors(self._folder):
                 if jax.process_index() == 0 and problem:
                     self._rename_damaged(damaged, problem)
                 elif jax.process_index() == 0:
                     self._rename_unused(latest, f"the best checkpoint, of step {missing}, is missing")
             self._manager.reload()
-        if self._found_damage and jax.process_index() == 0:
+        if self._has_renamed and jax.process_index() == 0:
             print_line(f"no usable checkpoint in {self._folder}: the run starts anew")
         return None
 
@@ -186,13 +186,13 @@ class Checkpoints:
         steps = self._manager.all_steps()
         if step not in steps:
             return True
-        with in_all_processes():
+        with share_errors():
             others = [other for other in steps if other != step and self._is_usable(other)]
         if not others:
             return False
-        with in_all_processes(), explain_errors(self._folder):
+        with share_errors(), explain_errors(self._folder):
             if jax.process_index() == 0:
-                checkpoint_files.rename_checkpoint(self._folder, step, "unused")
+                self._rename_unused(step, "the longer run does not evaluate at this step")
         self._manager.reload()
         return True
 
@@ -214,7 +214,7 @@ class Checkpoints:
     def _try_restore(self, step: int, like: TrainState) -> tuple[TrainState, CheckpointRecord, str]:
         """Read a state and its record; also the first error message of any process, or an empty string."""
         state, record, problem = like, CheckpointRecord(None), ""
-        with in_all_processes():
+        with share_errors():
             try:
                 record = checkpoint_files.read_record(self._folder, step)
                 state = checkpoint_files.read_state(self._folder, step, like)

@@ -238,7 +238,7 @@ def orbax_errors(folder: Path, action: str) -> Iterator[None]:
         yield
     except Exception as error:
         steps = steps_in(folder)
-        kept = f"the last complete checkpoint is step {steps[-1]}" if steps else "none is complete yet"
+        kept = f"the last complete checkpoint is step {steps[-1]}" if steps else "no checkpoint is complete"
         if is_full(error):
             raise no_space(folder, kept) from error
         if isinstance(error, NotWritten):

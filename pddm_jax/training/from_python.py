@@ -26,7 +26,7 @@ from pddm_jax.losses.objectives import Loss
 from pddm_jax.networks import EmbeddingNetwork
 from pddm_jax.sharding import data_mesh
 from pddm_jax.system.cli import check_folder
-from pddm_jax.system.console import print_once
+from pddm_jax.system.console import print_in_process_0
 from pddm_jax.system.lock import Lock
 from pddm_jax.training import warm_start
 from pddm_jax.training.own_objects import check_loss, check_module, describe, kind_of, own_network
@@ -56,7 +56,7 @@ OF_DATA_SETS = (
 
 @dataclass(frozen=True)
 class Given:
-    """What `pddm_jax.train` was given beside images.
+    """The arguments of `pddm_jax.train` other than images.
 
     Attributes:
         objective: its name, or a function (params, embeddings, labels) -> (loss, logs).
@@ -177,7 +177,7 @@ class Given:
         training = Training(config, workdir, recipe, images, test, train_sha256, data_mesh())
         check_loss(training)
         for warning in [] if self.optimizer else warnings(config):
-            print_once(f"warning: {warning}")
+            print_in_process_0(f"warning: {warning}")
         with Lock(workdir, "workdir"):
             check_same_run(workdir, config)
             yield training
@@ -226,10 +226,11 @@ def _check_field(name: object) -> None:
     for argument, field in ARGUMENTS.items():
         if name == field:
             raise ValueError(f"config: {name} is given by the argument {argument}")
-    if name in OF_DATA_SETS:
+    if name in OF_DATA_SETS or (name in RULES and str(name).startswith(("transfer.", "zero_shot."))):
         raise ValueError(f"config: {name} is for the data sets of commands, not for images from Python")
-    if name not in RULES or str(name).startswith(("transfer.", "zero_shot.")):
-        raise ValueError(f"config: {name!r} is not a config field: {suggestion(str(name))}")
+    if name not in RULES:
+        allowed = [field for field in RULES if field not in (*OF_DATA_SETS, *ARGUMENTS.values())]
+        raise ValueError(f"config: {name!r} is not a config field: {suggestion(str(name), allowed)}")
 
 
 def digest_of_given(images: Images) -> str:

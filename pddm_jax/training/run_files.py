@@ -11,7 +11,7 @@ Config = Mapping[str, Any]
 Results = dict[str, Any]
 
 NETWORK = ("name", "embedding_dim", "freeze_batch_stats", "dtype", "remat", "microbatches")
-"""Fields of `network` that make it; the others are of the unit and of the first weights."""
+"""Fields of the network itself; the others are of the PDDM unit and of the initial weights."""
 
 COUNT, NUMBER, TEXT, FLAG, WORD = (int,), (int, float), (str,), (bool,), (str, type(None))
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from pddm_jax.sharding import global_batches
-from pddm_jax.system.console import print_once
+from pddm_jax.system.console import print_in_process_0
 from pddm_jax.training import rerun
 from pddm_jax.training.checkpoint import Checkpoints, Preempted
 from pddm_jax.training.diagnosis import Collapse, MiningCounts, counts_of_old
@@ -64,7 +64,7 @@ def resume(training: Training, checkpoints: Checkpoints) -> Start:
         )
     here, there = training.mesh.size, before["devices"]
     other = f" on {here} devices, {there} before: results may differ because of rounding"
-    print_once(f"{workdir}: resumes after step {start}{other if here != there else ''}")
+    print_in_process_0(f"{workdir}: resumes after step {start}{other if here != there else ''}")
     known = rows_of(rows_digest(about), fields["train"]) if about else None
     if jax.process_index() == 0:
         update_config(workdir, before, fields["train"])
@@ -97,7 +97,7 @@ def _record(training: Training, checkpoints: Checkpoints, diverged: Diverged) ->
         checkpoints.wait()
         state = checkpoints.restore(latest, state)
     start, step = int(state.step), diverged.step
-    print_once(f"step {step} diverged: training again from step {start} to record it")
+    print_in_process_0(f"step {step} diverged: training again from step {start} to record it")
     with closing(training.batches(start)) as batches:
         state = rerun.run_to(step, state, training.train_step, global_batches(batches, training.mesh))
     whole = training.whole_batch(step)
@@ -109,7 +109,7 @@ def train_or_save(training: Training) -> FinishedTraining:
     try:
         return train(training)
     except Preempted as error:
-        print_once(f"ended by {error.name}: all is saved, and the same command goes on from there")
+        print_in_process_0(f"ended by {error.name}: all is saved, and the same command goes on from there")
         raise
 
 
@@ -125,7 +125,10 @@ def train(training: Training) -> FinishedTraining:
     with Checkpoints(folder, config.train.max_to_keep, training.validates) as checkpoints:
         state, fields, known, mining = resume(training, checkpoints)
         start, writes = int(state.step), jax.process_index() == 0
-        mined, collapse = MiningCounts(print_once), Collapse(print_once, len(training.images.class_names))
+        mined, collapse = (
+            MiningCounts(print_in_process_0),
+            Collapse(print_in_process_0, len(training.images.class_names)),
+        )
         if mining:
             mined.resume(mining)
         batches = training.batches(start)

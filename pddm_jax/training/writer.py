@@ -13,7 +13,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
-from pddm_jax.system.agreement import from_first, in_all_processes
+from pddm_jax.system.agreement import from_first, share_errors
 from pddm_jax.system.console import print_line
 from pddm_jax.system.files import explain_errors, write_text
 
@@ -158,7 +158,7 @@ class Writer:
         self, workdir: Path, start: int, steps: int, writes: bool, known: RowsDigest | None = None
     ) -> None:
         path = self._path = workdir / "metrics.jsonl"
-        with in_all_processes():
+        with share_errors():
             rows = _rows_until(path, start, known) if writes else []
         rows = json.loads(from_first(json.dumps(rows))) if start else []
         self._lines = [_line(row) for row in rows]  # a third of the memory of the rows themselves

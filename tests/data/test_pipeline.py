@@ -75,7 +75,7 @@ def test_images_are_moved_by_up_to_shift_in_all_directions():
         np.testing.assert_array_equal(batch.images, NUMBERED.images[images])
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("workers", [1, 2, pytest.param(4, marks=pytest.mark.long)])
 def test_batches_do_not_depend_on_the_number_of_workers(workers):
     assert_same_batches(batches_of(2, 9, workers=workers), batches_of(2, 9))
 

@@ -40,8 +40,8 @@ def test_what_grows_is_told():
     assert slope(samples(grows=1000))[0] == pytest.approx(1000)
 
 
-def test_what_a_process_holds(new_run_hint):
-    process = new_run_hint("-c", "import subprocess; subprocess.run(['sleep', '100'])")
+def test_what_a_process_holds(start_python):
+    process = start_python("-c", "import subprocess; subprocess.run(['sleep', '100'])")
     while len(found := tree(process.pid)) < 2:
         assert process.poll() is None
     assert found[0] == process.pid

@@ -411,10 +411,19 @@ def test_an_image_that_cannot_be_read_stops_the_run_or_is_skipped(
     ("given", "words"),
     [
         (["experiments.cars196"], ["data.root", "cars196"]),
-        (["experiments.cars196", "--config.data.rot=/nowhere"], ["no field data.rot", "data.root?"]),
+        (
+            ["experiments.cars196", "--config.data.rot=/nowhere"],
+            ["data.rot is not a config field", "data.root?"],
+        ),
         (["experiments.cars196", "--config=experiments/configs/cars196.py:papr"], ["'lite0'", "'papr'"]),
-        (["experiments.cars196", "--config.dota.root=/nowhere"], ["no field dota.root", "data.root?"]),
-        (["experiments.cars196", "--config.optimizer.lr=1"], ["no field optimizer.lr", "learning_rate"]),
+        (
+            ["experiments.cars196", "--config.dota.root=/nowhere"],
+            ["dota.root is not a config field", "data.root?"],
+        ),
+        (
+            ["experiments.cars196", "--config.optimizer.lr=1"],
+            ["optimizer.lr is not a config field", "learning_rate"],
+        ),
         (["experiments.cars196", "--config.train.steps=x"], ["train.steps must be an integer", "'x'"]),
         (
             [
@@ -422,7 +431,7 @@ def test_an_image_that_cannot_be_read_stops_the_run_or_is_skipped(
                 "--config=experiments/configs/folder.py:lite0",
                 "--config.train.stps=5",
             ],
-            ["no field train.stps", "train.steps?"],
+            ["train.stps is not a config field", "train.steps?"],
         ),
         (["experiments.cars196", "--config=nowhere.py"], ["--config", "nowhere.py"]),
         (["experiments.cars196", "--config=nowhere.py", "--config.seed=1"], ["nowhere.py"]),
@@ -596,13 +605,13 @@ def test_a_run_that_was_asked_to_end_goes_on_to_the_same_bits(
 
 @pytest.mark.long
 def test_a_killed_run_on_all_cores_goes_on_to_the_same_bits_and_on_other_devices_it_is_told(
-    new_run_hint, run_command, arguments, tmp_path
+    start_python, run_command, arguments, tmp_path
 ):
     """No number of devices is given; the killed one starts itself anew for huge pages, as a user's does."""
     whole, killed, other = (arguments(tmp_path / name) for name in ("whole", "killed", "other"))
     status, _, err = run_command(*whole, devices=None)
     assert status == 0, err
-    process = new_run_hint("-m", *killed, devices=None, GLIBC_TUNABLES=None)
+    process = start_python("-m", *killed, devices=None, GLIBC_TUNABLES=None)
     wait_until(lambda: checkpoints(tmp_path / "killed"), process)
     process.kill()
     process.communicate()
@@ -650,8 +659,8 @@ def test_sigterm_while_the_first_step_is_made_saves_it_and_the_run_can_go_on(
     assert lasting(tmp_path) == lasting(finished[0])
 
 
-def test_sigterm_while_python_starts_ends_it(new_run_hint, end, arguments, tmp_path):
-    process = new_run_hint("-m", *arguments(tmp_path))
+def test_sigterm_while_python_starts_ends_it(start_python, end, arguments, tmp_path):
+    process = start_python("-m", *arguments(tmp_path))
     process.send_signal(signal.SIGTERM)
     status, _, err = end(process)
     assert status in (143, -signal.SIGTERM), err

@@ -251,6 +251,7 @@ def test_a_finished_run_is_shown_where_nothing_can_be_written(finished, monkeypa
 # ------------------------------------------------------------------------------------------------ locks
 
 
+@pytest.mark.long
 def test_a_second_run_in_a_workdir_ends_in_one_line_and_touches_nothing(
     start, end, run_command, arguments, tmp_path
 ):
@@ -288,6 +289,7 @@ def test_sigterm_before_a_step_says_that_nothing_is_saved(start, end, arguments,
     assert not out
 
 
+@pytest.mark.long
 def test_sighup_saves_and_the_run_goes_on_to_the_same_bits(start, end, run_command, arguments, tmp_path):
     process = start(*arguments(tmp_path / "run", steps=100_000))
     wait_until(lambda: read_rows(tmp_path / "run" / "metrics.jsonl"), process)
@@ -395,7 +397,7 @@ def test_a_full_disk_is_one_line_and_with_space_the_run_goes_on_to_the_same_bits
     workdir = small_disk(int(1.5 * sum(path.stat().st_size for path in files))) / "run"
     status, _, err = run_command(*arguments(workdir))
     assert status not in (0, None)
-    assert_one_line(err, "no space left", str(workdir), "checkpoint is of step 4")
+    assert_one_line(err, "no space left", str(workdir), "checkpoint is step 4")
     assert not (workdir / "results.json").exists()
     small_disk("100m")
     status, _, err = run_command(*arguments(workdir))

@@ -158,6 +158,7 @@ def test_more_steps_end_as_an_undisturbed_run(undisturbed, tmp_path):
     assert_equal_bits(pddm_jax.load(tmp_path, Flat()), undisturbed)
 
 
+@pytest.mark.long
 def test_a_run_without_its_last_checkpoint_makes_those_steps_again(undisturbed, tmp_path):
     shutil.copytree(undisturbed.workdir, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / str(STEPS))
@@ -166,6 +167,7 @@ def test_a_run_without_its_last_checkpoint_makes_those_steps_again(undisturbed, 
     assert rows(tmp_path / "run") == rows(undisturbed.workdir)
 
 
+@pytest.mark.long
 def test_the_same_call_again_makes_no_step(undisturbed, tmp_path):
     shutil.copytree(undisturbed.workdir, tmp_path / "run")
     metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()
@@ -175,6 +177,7 @@ def test_the_same_call_again_makes_no_step(undisturbed, tmp_path):
     assert times(tmp_path / "run" / "checkpoints") == checkpoints
 
 
+@pytest.mark.long
 def test_other_seeds_are_other_runs(undisturbed, tmp_path):
     ours, theirs = leaves(train(tmp_path, seed=1)), leaves(undisturbed)
     assert any(not np.array_equal(leaf, theirs[name]) for name, leaf in ours.items())
@@ -184,6 +187,7 @@ def other_loss(params, embeddings, labels):
     return pddm_jax.triplet_loss(embeddings, labels), {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "other",
     [
@@ -209,6 +213,7 @@ def test_another_call_in_the_same_workdir_is_refused(undisturbed, other):
     assert times(undisturbed.workdir) == before
 
 
+@pytest.mark.long
 def test_other_pixels_in_a_sequence_are_refused(tmp_path):
     given = {"config": {"data.image_size": 8}, "workdir": tmp_path, "steps": 1}
     train(images=[*noisy(1)], **given)
@@ -372,6 +377,7 @@ def test_what_is_no_path_is_refused(value):
     lines_of(error)
 
 
+@pytest.mark.long
 def test_a_run_with_a_module_needs_it_again(undisturbed):
     with pytest.raises(ValueError, match="network") as error:
         pddm_jax.load(undisturbed.workdir)
@@ -382,6 +388,7 @@ def test_a_run_with_a_module_needs_it_again(undisturbed):
         lines_of(error)
 
 
+@pytest.mark.long
 def test_what_train_returns_is_what_load_returns(undisturbed, capfd):
     capfd.readouterr()
     loaded = pddm_jax.load(undisturbed.workdir, network=Flat())
@@ -393,5 +400,6 @@ def test_what_train_returns_is_what_load_returns(undisturbed, capfd):
     assert "Flat" in repr(loaded)
 
 
+@pytest.mark.long
 def test_the_parameters_are_on_the_devices(undisturbed):
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(undisturbed.state.params))

@@ -48,6 +48,7 @@ def test_a_folder_with_parts_trains_on_one_and_evaluates_the_other(parted, tmp_p
         assert run.config["train_sha256"] == expected.config["train_sha256"]
 
 
+@pytest.mark.long
 def test_validation_classes_are_evaluated_instead_of_the_test_part(parted, tmp_path):
     fields = SMALL | {"data.val_class_fraction": 0.4, "train.eval_every": 1}
     train(tmp_path / "run", parted, config=fields | {"data.classes_per_batch": 2})

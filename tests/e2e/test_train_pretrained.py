@@ -44,6 +44,7 @@ def test_a_run_begins_with_the_weights_of_another(first, tmp_path):
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, atol=1e-7, err_msg=name)
 
 
+@pytest.mark.long
 def test_its_origin_is_the_checkpoint_and_the_config(first):
     origin = warm_start.source_of_weights(str(first.workdir), "small_cnn")
     assert origin["params_sha256"] == digest_of(first.state.params, first.state.batch_stats)
@@ -66,6 +67,7 @@ def test_an_objective_and_an_optimizer_may_be_given(tmp_path):
     )
 
 
+@pytest.mark.long
 def test_what_cannot_be_begun_with_is_refused_in_one_line(first, tmp_path):
     shutil.copytree(first.workdir, tmp_path / "stopped")
     shutil.rmtree(tmp_path / "stopped" / "checkpoints" / "2")

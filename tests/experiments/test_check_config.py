@@ -229,7 +229,7 @@ def test_the_word_none_is_none_where_a_field_may_be(word):
 def test_a_batch_must_divide_over_the_devices_and_fit_into_memory(monkeypatch):
     config = FrozenConfigDict(quickstart.get_config())  # 16 classes x 4 images
     check_machine(config, 8)
-    with pytest.raises(ValueError, match="multiple of the number of devices, 3, got 16 x 4"):
+    with pytest.raises(ValueError, match="16 x 4 images cannot be divided evenly among 3 devices"):
         check_machine(config, 3)
     parts = with_field("network.microbatches", 5)
     with pytest.raises(ValueError, match=r"network\.microbatches must divide .* 16 x 4 / 2, got 5"):

@@ -68,6 +68,7 @@ def test_growth_leaves_its_table_and_its_picture(tmp_path, monkeypatch, capsys):
     assert printed[1].split() == list(left["rows"][0])
 
 
+@pytest.mark.long
 def test_scoring_prints_what_it_leaves(tmp_path, monkeypatch, capsys):
     arguments = ["--b", "24", "--d", "8", "--rounds", "1", "--calls", "1", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["scoring", *arguments])
@@ -113,6 +114,7 @@ def test_a_step_is_the_configs_with_what_shall_differ(tmp_path, monkeypatch, cap
     assert said in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_memory_of_a_case_by_the_compiler():
     found = memory.measure(memory.Case("score_matrix", 512, 16))
     assert found["result, MiB"] == 1.0

@@ -68,13 +68,23 @@ def walk():
     return modules("\n".join(items))
 
 
-def helpers():
-    """The modules that the section names as called from many places, or as beside the path."""
-    return {*modules(section().split("Beside the path: ")[1].split("\n\nTest images")[0])}
+OFF_THE_PATH = {
+    "pddm_jax.checks",
+    "pddm_jax.numerics",
+    "pddm_jax.sharding",
+    "pddm_jax.data.sampler",
+    "pddm_jax.data.streams",
+    "pddm_jax.system.processes",
+    "pddm_jax.system.regular",
+    "pddm_jax.training.optimizer",
+}
+"""Modules that many others call, or that no image passes through."""
 
 
 def test_the_files_of_the_walk_exist_and_are_named_once():
-    assert {*walk(), *helpers()} <= {*MODULES}
+    named = modules(section().split("Off the path: ")[1].split("\n\nTest images")[0])
+    assert {*named} == OFF_THE_PATH
+    assert {*walk(), *named} <= {*MODULES}
     assert len({*walk()}) == len(walk()) <= MOST_FILES
     assert f"{len(walk())} files" in section()
 
@@ -96,4 +106,4 @@ def test_a_training_step_passes_through_the_files_of_the_walk_and_no_call_goes_u
     assert int(state.step) == 1
     level = layers()
     assert not [(a, b) for a, b in calls if a and a != b and level[a] < level[b]]
-    assert {called for _, called in calls} - helpers() == {*walk()}
+    assert {called for _, called in calls} - OFF_THE_PATH == {*walk()}

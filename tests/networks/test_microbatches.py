@@ -47,7 +47,7 @@ FROZEN = {"freeze_batch_stats": True}
         pytest.param("resnet50", FROZEN, {"microbatches": 2}, 1e-5, marks=pytest.mark.long),
         ("resnet50", FROZEN, {"microbatches": 4, "remat": True}, 1e-5),
         pytest.param("small_cnn", {}, {"microbatches": 4}, 1e-5, marks=pytest.mark.long),
-        ("small_cnn", {"dtype": "bfloat16"}, {"microbatches": 2}, 5e-3),
+        pytest.param("small_cnn", {"dtype": "bfloat16"}, {"microbatches": 2}, 5e-3, marks=pytest.mark.long),
     ],
 )
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(name, fields, more, tolerance, narrow):

@@ -47,7 +47,6 @@ def test_one_device_mines_what_the_loops_do(alone):
     assert shared_out.STEPS in alone["pddm loops"]
 
 
-@pytest.mark.long
 def test_eight_devices(run_command, alone, tmp_path):
     status, _, err = run_command("tests.helpers.shared_out", tmp_path / "out.npz", devices=8)
     assert status == 0, err

@@ -92,7 +92,7 @@ def assert_close(found, expected):
 
 @pytest.mark.parametrize(
     "functions",
-    [everything, pytest.param(objectives, marks=pytest.mark.long)],
+    [pytest.param(everything, marks=pytest.mark.long), pytest.param(objectives, marks=pytest.mark.long)],
     ids=["public", "objectives"],
 )
 def test_everything_is_float32_where_the_default_is_float64(functions, params):

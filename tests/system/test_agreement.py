@@ -23,11 +23,11 @@ class Elsewhere(NamedTuple):
 def test_what_fails_in_one_process_ends_the_step_in_all(tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr(agreement, "any_problem", Elsewhere("no space left for /x", told))
-    with pytest.raises(agreement.FailedElsewhere, match="no space left"), agreement.in_all_processes():
+    with pytest.raises(agreement.FailedElsewhere, match="no space left"), agreement.share_errors():
         pass
-    with pytest.raises(ValueError, match="mine"), agreement.in_all_processes():
+    with pytest.raises(ValueError, match="mine"), agreement.share_errors():
         raise ValueError("mine")
-    with pytest.raises(KeyError), agreement.in_all_processes():
+    with pytest.raises(KeyError), agreement.share_errors():
         raise KeyError
     assert told == ["", "mine", "KeyError"]
     with pytest.raises(agreement.FailedElsewhere), Lock(tmp_path, "--workdir"):

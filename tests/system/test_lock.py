@@ -38,12 +38,12 @@ def test_what_a_kill_has_left_locks_nothing(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*fork")  # by a process with threads; the child uses none of them
 def test_a_forked_process_does_not_hold_the_lock_on(tmp_path):
-    (wait, go), (ready, print_once) = os.pipe(), os.pipe()
+    (wait, go), (ready, ready_writer) = os.pipe(), os.pipe()
     with Lock(tmp_path, "--out") as held:
         child = os.fork()
         if not child:
             os.close(go)
-            os.write(print_once, b"x")
+            os.write(ready_writer, b"x")
             os.read(wait, 1)  # until the other end is closed
             os._exit(0)
         os.read(ready, 1)
@@ -53,7 +53,7 @@ def test_a_forked_process_does_not_hold_the_lock_on(tmp_path):
             pass
         os.close(go)
         os.waitpid(child, 0)
-    for end in (wait, ready, print_once):
+    for end in (wait, ready, ready_writer):
         os.close(end)
 
 

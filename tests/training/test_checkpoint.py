@@ -103,7 +103,15 @@ def flip(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [flip, truncate, Path.unlink, lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip,
+        truncate,
+        pytest.param(Path.unlink, marks=pytest.mark.long),
+        pytest.param(lambda path: path.write_bytes(b""), marks=pytest.mark.long),
+    ],
+)
 def test_whatever_file_is_damaged_a_state_that_was_saved_comes_back_in_one_line(damage, three, capfd):
     folder, saved = three("plain")
     files = [path.relative_to(folder) for path in sorted((folder / "3").rglob("*")) if path.is_file()]

@@ -1,13 +1,14 @@
 """config.json and results.json: damage is found and named."""
 
 import json
+import shutil
 
 import pytest
 from ml_collections import FrozenConfigDict
 
 from experiments.configs import quickstart
 from pddm_jax.system.files import read_sealed, write_sealed
-from pddm_jax.training.resume import finished, stored_config
+from pddm_jax.training.resume import check_same_run, finished, stored_config, update_config
 from pddm_jax.training.run_files import read_config, read_results
 from tests.helpers.training import save
 
@@ -97,3 +98,68 @@ def test_results_that_no_table_can_be_made_of_are_refused_by_name(config, tmp_pa
     for reader in (lambda results: results["map"], lambda results: results["recall"]["1"]):
         with pytest.raises(ValueError, match=r"results\.json is damaged.*delete it"):
             finished(tmp_path, fields, "x", [reader])
+
+
+def test_a_missing_config_is_that_of_the_checkpoint_or_named(config, tmp_path):
+    assert stored_config(tmp_path) is None
+    save(tmp_path / "checkpoints", {1: 0.5}, about={"config": config})
+    assert stored_config(tmp_path) == config
+    shutil.rmtree(tmp_path / "checkpoints" / "1" / "record")  # as of an old run, or worse
+    with pytest.raises(ValueError, match=r"holds checkpoints, but no config\.json"):
+        stored_config(tmp_path)
+
+
+def test_a_damaged_config_without_a_checkpoint_is_named_where_there_are_results(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    assert stored_config(tmp_path) is None  # nothing is lost
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        stored_config(tmp_path)
+
+
+def with_steps(config, steps, **more):
+    return FrozenConfigDict(config | {"train": config["train"] | {"steps": steps}} | more)
+
+
+def test_a_run_whose_rate_depends_on_its_steps_is_not_extended(config, tmp_path):
+    config = with_steps(config, 12).to_dict()
+    for schedule in ("constant", "cosine"):
+        config["optimizer"]["schedule"] = schedule
+        write_sealed(tmp_path / "config.json", config)
+        if schedule == "constant":
+            check_same_run(tmp_path, with_steps(config, 24))
+    expected = (
+        rf"12 train\.steps.*optimizer\.schedule 'cosine'.*24.*--config\.network\.pretrained={tmp_path}"
+    )
+    with pytest.raises(ValueError, match=expected):
+        check_same_run(tmp_path, with_steps(config, 24))
+    with pytest.raises(ValueError, match=r"seed 0 \(here 5\), train\.steps 12 \(here 24\)"):
+        check_same_run(tmp_path, with_steps(config, 24, seed=5))
+
+
+def test_results_of_another_protocol_are_made_again_if_their_checkpoint_is_there(config, tmp_path):
+    write_sealed(tmp_path / "results.json", RESULTS | {"protocol": {"pddm_ranking": "all"}})
+    fields = with_steps(config, 5)
+    for ranking, steps in (("all", 5), ("the 30 nearest", 6)):
+        again = finished(tmp_path, with_steps(config, steps), "x", protocol={"pddm_ranking": ranking})
+        assert (again is None) == (steps > 5)
+    with pytest.raises(
+        ValueError, match=r"pddm_ranking 'all' \(here 'none'\), but no checkpoint of step 5"
+    ):
+        finished(tmp_path, fields, "x", protocol={"pddm_ranking": "none"})
+    save(tmp_path / "checkpoints", {5: 0.5})
+    assert finished(tmp_path, fields, "x", protocol={"pddm_ranking": "none"}) is None
+    with pytest.raises(ValueError, match=r"evaluation 'x', not 'y'"):
+        finished(tmp_path, fields, "y")
+
+
+def test_results_of_fewer_steps_are_kept_by_their_number(config, tmp_path):
+    config["train"]["steps"] = 5
+    write_sealed(tmp_path / "config.json", config)
+    write_sealed(tmp_path / "results.json", RESULTS)
+    update_config(tmp_path, config, config["train"])
+    assert read_results(tmp_path) == RESULTS
+    update_config(tmp_path, config, config["train"] | {"steps": 9999})
+    assert read_sealed(tmp_path / "results-5.json", "todo") == RESULTS
+    assert not (tmp_path / "results.json").exists()
+    assert read_config(tmp_path)["train"]["steps"] == 9999

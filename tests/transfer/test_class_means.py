@@ -196,9 +196,9 @@ def test_eight_devices_make_the_same_means(python, whole, tmp_path):
     np.testing.assert_allclose(means.centroids(), whole[1], rtol=EXACT)
 
 
-def test_two_processes_make_the_same_means(new_run_hint, end, whole, tmp_path):
+def test_two_processes_make_the_same_means(start_python, end, whole, tmp_path):
     address = free_address()
-    both = [new_run_hint("-c", IN_TWO_PROCESSES, tmp_path / "means", address, i) for i in range(2)]
+    both = [start_python("-c", IN_TWO_PROCESSES, tmp_path / "means", address, i) for i in range(2)]
     for status, _, err in map(end, both):
         assert status == 0, err
     means = load_class_means(tmp_path / "means")

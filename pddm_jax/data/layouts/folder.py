@@ -82,7 +82,7 @@ def find_folder(root: str | Path) -> Source:
         {label: name for name, label in number.items()},
         None,
         np.array([x.in_train for x in images], bool) if len(parts) == 2 else None,
-        layout + (f"; {len(others)} other files ignored" if others else ""),
+        layout + (f"; {len(others)} other files left aside" if others else ""),
         tuple(note for note in notes if note),
     )
 

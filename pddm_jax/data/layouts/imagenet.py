@@ -127,8 +127,8 @@ def _layout(release: Release, in_folders: bool, others: int) -> str:
         kind = "numbered" if release.numbered else "too"
         layout += f", those for test {kind}, in {release.test_part.name}"
     if release.unlisted:
-        layout += f"; {len(release.unlisted)} classes that are not listed ignored"
-    return layout + (f"; {others} other files ignored" if others else "")
+        layout += f"; {len(release.unlisted)} classes that are not listed left aside"
+    return layout + (f"; {others} other files left aside" if others else "")
 
 
 def _part(root: Path, name: str) -> Path | None:

@@ -167,7 +167,9 @@ class _Reader:
         if of_class == STRUCT:
             width, names = self.numbers(), self.text()
             step = int(width[0]) if len(width) == 1 else 0
-            if step < 1 or len(names) % step or len(names) // step > MOST_FIELDS:
+            if step < 1:
+                raise ValueError("the length of the field names of a struct is missing or not positive")
+            if len(names) % step or len(names) // step > MOST_FIELDS:
                 raise ValueError(
                     f"the field names of a struct have {len(names)} characters, expected a multiple of "
                     f"{step}, at most {MOST_FIELDS} names"

@@ -34,7 +34,7 @@ def test_a_folder_of_class_folders(tmp_path):
     assert sorted(rows_of(source)) == sorted(
         Row(tmp_path / name, label) for name, label in zip(files, (1, 1, 0, 2), strict=True)
     )
-    assert source.layout == "a folder for each class; 2 other files ignored"
+    assert source.layout == "a folder for each class; 2 other files left aside"
 
 
 @pytest.mark.parametrize("extension", ["jpg", "jpeg", "png", "bmp", "gif", "webp", "ppm", "tif", "tiff"])
@@ -93,7 +93,7 @@ def test_a_flat_test_part_is_no_class(tmp_path):
     picture(tmp_path / "val" / "c" / "1.jpg", 0)
     source = find_folder(tmp_path)
     assert source.in_train.tolist() == [True, True, False]
-    assert source.layout == "a folder for each class in train/ and val/; 1 other files ignored"
+    assert source.layout == "a folder for each class in train/ and val/; 1 other files left aside"
 
 
 def test_a_class_folder_may_be_a_link(tmp_path):
@@ -103,7 +103,7 @@ def test_a_class_folder_may_be_a_link(tmp_path):
     (tmp_path / "here" / "b").symlink_to(tmp_path / "there")
     source = find_folder(tmp_path / "here")
     assert source.class_names == {0: "a", 1: "b"}
-    assert source.layout == "a folder for each class; 1 other files ignored"
+    assert source.layout == "a folder for each class; 1 other files left aside"
 
 
 def test_what_was_found_instead_is_told(tmp_path):
@@ -347,7 +347,7 @@ def test_other_extensions_are_told(tmp_path):
     assert note.startswith("files that are not images by their extension are left out: .HEIC (18), ")
     for words in (".avif (1)", ".jxl (1)", "no extension (1)"):
         assert words in note
-    assert source.layout == "a folder for each class; 21 other files ignored"
+    assert source.layout == "a folder for each class; 21 other files left aside"
     for path in root.glob("*/*.jpg"):
         path.unlink()
     with pytest.raises(FileNotFoundError, match=r"no images by class .*\.HEIC \(18\)"):

@@ -375,7 +375,7 @@ def test_what_is_no_image_is_left_aside_and_what_is_there_twice_is_refused(lists
     path = tmp_path / "train" / f"{WNIDS[0]}.tar"
     files = TRAIN[WNIDS[0]]
     write(path, tar({"._n1.JPEG": b"", "readme.txt": b"hello", ".hidden/x.txt": b""} | files))
-    assert "; 2 other files ignored" in find("imagenet", tmp_path, **lists).layout
+    assert "; 2 other files left aside" in find("imagenet", tmp_path, **lists).layout
     name = min(files)
     write(path, tar(files | {f"again/{name}": b""}))
     with pytest.raises(ValueError, match=rf"{path.name} holds '{name}' twice"):
@@ -425,7 +425,7 @@ def test_classes_that_are_not_listed_are_left_aside_if_asked(lists, tmp_path):
     write(tmp_path / "truth.txt", b"1\n2\n2\n2\n1\n1\n")
     source = find("imagenet", tmp_path, **lists, skip=True)
     assert source.labels.tolist() == [1] * 3 + [2] * 5 + [1, 2, 2, 2, 1, 1]
-    assert "; 1 classes that are not listed ignored" in source.layout
+    assert "; 1 classes that are not listed left aside" in source.layout
 
 
 @pytest.mark.parametrize(
