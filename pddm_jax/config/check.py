@@ -158,8 +158,8 @@ def check_machine(config: FrozenConfigDict, devices: int, processes: int = 1) ->
     share, rest = divmod(p * k, devices)
     if rest:
         raise ValueError(
-            f"data.classes_per_batch x data.images_per_class: {p} x {k} images cannot be divided evenly among "
-            f"{devices} devices"
+            f"data.classes_per_batch x data.images_per_class: {p} x {k} images cannot be divided evenly "
+            f"among {devices} devices"
         )
     if share % microbatches:
         raise ValueError(
