@@ -159,6 +159,7 @@ def by_unit(params, embeddings, labels):
     return jnp.mean(jnp.where(same, -scores, scores)), {"mean_score": scores.mean()}
 
 
+@pytest.mark.long
 def test_an_objective_of_ones_own_is_logged(tmp_path):
     fields = FIELDS | {"train.log_every": 1}
     run = train(tmp_path, objective=embeddings_alone, config=fields)

@@ -12,7 +12,7 @@ from pddm_jax.system import memory
 from pddm_jax.training.checkpoint import Checkpoints
 from pddm_jax.training.state import TrainState
 
-ARRAYS = 200
+ARRAYS = 120
 
 
 def test_saving_keeps_no_objects_for_each_array(tmp_path):

@@ -150,6 +150,7 @@ regular.open_regular(Path(sys.argv[1])).close()
     assert status == 0, err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", signals.ENDING)
 def test_prepare_ends_in_one_line_and_its_processes_with_it(number, tmp_path, python):
     root = tmp_path / "images"

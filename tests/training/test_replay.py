@@ -233,6 +233,7 @@ def test_the_config_of_a_record_is_checked_as_one_that_is_given(problem, tmp_pat
         replay(path)
 
 
+@pytest.mark.long
 def test_a_replay_needs_no_file_of_the_run_and_no_newer_field(problem, tmp_path):
     path = written(problem, tmp_path, state_of(problem))
     config = json.loads(problem[0].to_json())
