@@ -303,6 +303,7 @@ def test_sighup_saves_and_the_run_goes_on_to_the_same_bits(start, end, run_comma
     assert not (tmp_path / "run" / ".lock").exists()
 
 
+@pytest.mark.long
 def test_two_ctrl_c_in_a_row_are_one_line(start, end, arguments, tmp_path):
     process = start(*arguments(tmp_path / "run", steps=100_000))
     wait_until(lambda: read_rows(tmp_path / "run" / "metrics.jsonl"), process)

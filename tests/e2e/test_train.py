@@ -87,9 +87,8 @@ class Bridged(nn.Module):
         return nnx.bridge.ToLinen(NNX)(images)
 
 
-@pytest.mark.parametrize(
-    "network", [Normed(), pytest.param(Bridged(), marks=pytest.mark.long)], ids=["BatchNorm", "NNX"]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("network", [Normed(), Bridged()], ids=["BatchNorm", "NNX"])
 def test_a_module_of_ones_own_is_trained_and_loaded(network, tmp_path):
     run = train(tmp_path / "run", network=network)
     loaded = pddm_jax.load(tmp_path / "run", network=network)

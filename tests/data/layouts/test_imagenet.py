@@ -560,6 +560,7 @@ def is_running(pid):
         return False
 
 
+@pytest.mark.long
 def test_a_run_of_two_processes_that_is_killed_goes_on_to_the_same_bytes(lists, tmp_path, start):
     root, out = tmp_path / "data", tmp_path / "out"
     folders(root)

@@ -121,6 +121,7 @@ def command(*arguments):
     return ("pddm_jax.data.prepare", "--source=folder", "--shard_images=4", "--workers=1", *arguments)
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_to_the_same_bytes(many, tmp_path, start, run_command):
     prepared("folder", many, tmp_path / "whole")
     slow = [many / "class 1" / f"{n:02d}.png" for n in (7, 10, 13, 16)]  # all in the fourth shard
