@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import uuid
@@ -172,7 +173,7 @@ def read_object(path: Path, todo: str) -> dict[str, Any]:
         ValueError: it holds no JSON object.
     """
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes(), parse_float=_finite, parse_constant=_finite)
     except FileNotFoundError:
         raise
     except IsADirectoryError as error:
@@ -217,6 +218,14 @@ def read_sealed(path: Path, todo: str) -> dict[str, Any]:
 def seal_of(value: Mapping[str, Any]) -> str:
     """The SHA-256 of a JSON object, in any order of its fields."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _finite(text: str) -> float:
+    """A number; ValueError if it is not finite, which `write_json` never writes."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {text[:40]} is not finite")
+    return number
 
 
 def _where(error: ValueError) -> str:

@@ -6,6 +6,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import jax
 import numpy as np
 from hypothesis import strategies as st
 
@@ -45,6 +46,9 @@ def digest(state):
 def whole():
     """A run's folder, with checkpoints of steps 3 and 7, and the digests of both."""
     base = Path(ROOM.name)
+    # So that a case does not compile, which takes more than its time on a slow machine.
+    jax.config.update("jax_compilation_cache_dir", str(base / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     for n in range(6):
         path = base / "photos" / f"c{n % 3}" / f"{n}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from pddm_jax.system.files import (
     NotWritten,
     explain_errors,
     held,
+    read_object,
     replacing,
     sweep_abandoned,
     write_json,
@@ -88,6 +89,13 @@ def test_a_folder_below_a_file_is_told(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(NotWritten, match="is a file"), explain_errors(tmp_path / "file" / "run"):
         raise NotADirectoryError(errno.ENOTDIR, "Not a directory")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_are_not_finite_are_damage(number, tmp_path):
+    (tmp_path / "x.json").write_text(f'{{"rate": {number}}}')
+    with pytest.raises(ValueError, match=rf"x\.json is damaged: .*the number {number} is not finite; todo"):
+        read_object(tmp_path / "x.json", "todo")
 
 
 def test_a_folder_in_the_place_of_a_file_is_told(tmp_path):
