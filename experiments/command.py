@@ -44,7 +44,7 @@ class Experiment:
     def define(self) -> None:
         """Define --config, --workdir and --replay; config files and field names are checked first."""
         config_file.check_names(sys.argv)
-        self.arguments, self.none = config_file.without_none(sys.argv)
+        self.arguments, self.none = config_file.without_none(config_file.with_file_first(sys.argv))
         specs = [*config_file.given(self.arguments)] or [str(CONFIGS / f"{self.config}.py")]
         for spec in specs:
             config = config_file.read(spec)

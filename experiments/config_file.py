@@ -124,6 +124,19 @@ def check_value(problem: str, arguments: list[str]) -> None:
         RULES[name].check(name, given[-1] if given else problem.partition("=")[2])
 
 
+def with_file_first(arguments: list[str]) -> list[str]:
+    """A command line with the --config FILE before all other flags, as ml_collections expects it."""
+    files: list[str] = []
+    rest: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument in ("-config", "--config"):
+            files += [argument, *(x for x in [next(remaining, None)] if x is not None)]
+        else:
+            (files if re.match("--?config=", argument) else rest).append(argument)
+    return [*rest[:1], *files, *rest[1:]]
+
+
 def without_none(arguments: list[str]) -> Arguments:
     """Take `--config.GROUP.FIELD=None` out of a command line, if the field may be None.
 

@@ -69,10 +69,14 @@ def as_reals(name: str, value: AnyArray) -> Float[Array, "*s"]:
 def as_matrix(name: str, value: AnyArray, columns: int | None = None) -> Float[Array, "n d"]:
     """A matrix of real numbers, of a given width or any, as float32; a ValueError where it is none."""
     matrix = as_reals(name, value)
-    if matrix.ndim != 2 or columns not in (None, matrix.shape[1]):
-        width = "d" if columns is None else columns
-        raise ValueError(f"{name} must be a matrix [n, {width}], got shape {matrix.shape}")
+    _check_shape(name, matrix.shape, columns)
     return matrix
+
+
+def _check_shape(name: str, shape: tuple[int, ...], columns: int | None) -> None:
+    if len(shape) != 2 or columns not in (None, shape[1]):
+        width = "d" if columns is None else columns
+        raise ValueError(f"{name} must be a matrix [n, {width}], got shape {shape}")
 
 
 def as_finite_matrix(name: str, value: AnyArray, columns: int | None = None) -> Float[Array, "n d"]:
@@ -91,8 +95,8 @@ def as_rows(name: str, value: AnyArray, columns: int | None = None) -> Float[Any
         matrix: AnyArray = as_matrix(name, value, columns)
     else:
         with np.errstate(over="ignore", under="ignore"):
-            # Its type and shape: one row tells them.
-            as_matrix(name, value[:1] if getattr(value, "ndim", 0) > 1 else value, columns)
+            reals = as_reals(name, value[:1] if getattr(value, "ndim", 0) > 1 else value)  # checks the type
+            _check_shape(name, getattr(value, "shape", reals.shape), columns)
         matrix = np.asarray(value, np.float32 if narrow else np.float64)
     if matrix.size and not np.isfinite([float(matrix.min()), float(matrix.max())]).all():
         bad = np.flatnonzero(~np.isfinite(np.asarray(matrix)).all(axis=1))
@@ -132,5 +136,8 @@ def _numbered(name: str, labels: object) -> Int[np.ndarray, "*s"]:
         if not all(
             isinstance(label, int | np.integer) and not isinstance(label, bool) for label in given.flat
         ):
-            raise ValueError(f"{name} must be integers, got {'text' if dtype.kind in 'SU' else dtype}")
+            raise ValueError(
+                f"{name} must be integers, got {'text' if dtype.kind in 'SU' else dtype}: "
+                f"number them, for example by np.unique({name}, return_inverse=True)[1]"
+            )
     return np.unique(given, return_inverse=True)[1].reshape(given.shape).astype(np.int32)

@@ -102,13 +102,18 @@ def file_digest(path: Path) -> str:
 
 
 def check_same(folder: Path, about: Mapping[str, Any]) -> None:
-    """Raise a ValueError unless a folder holds these embeddings; package versions may differ."""
+    """Raise a ValueError unless a folder holds these embeddings.
+
+    Package versions may differ, and fields of the config that change neither network nor data.
+    """
     path = folder / "about.json"
     if not path.is_file():
         raise ValueError(f"{folder} is there already, and holds no embeddings")
     theirs, ours = read_sealed(path, f"delete {folder}"), json.loads(json.dumps(about))
     if isinstance(theirs.get("config"), dict):
         theirs["config"] = with_new_names(theirs["config"])
+        for of in (theirs, ours):
+            of["config"].pop("train", None)
     differing = [name for name in ours if name != "versions" and theirs.get(name) != ours[name]]
     if differing == ["order"]:
         raise ValueError(
@@ -117,8 +122,8 @@ def check_same(folder: Path, about: Mapping[str, Any]) -> None:
         )
     if differing:
         raise ValueError(
-            f"{folder} holds embeddings of another run or data set ({', '.join(differing)} differ): choose "
-            "another --out, or delete it"
+            f"{folder} holds embeddings of another run or data set ({', '.join(differing)} differ): "
+            "choose another --out, or delete it"
         )
 
 

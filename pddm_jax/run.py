@@ -105,6 +105,10 @@ class Run:
     ) -> tuple[Float32[jax.Array, "q k"], Int[jax.Array, "q k"]]:
         """The k nearest gallery embeddings of each query, by distance or by PDDM score: `pddm_jax.nearest`.
 
+        Returns:
+            Negative squared distances or PDDM scores, and indices, each [q, k], best first. A query that is
+            in the gallery is its own nearest neighbor.
+
         Raises:
             ValueError: `by` is unknown, or the objective of the run does not train the score; and as
                 `pddm_jax.nearest`.

@@ -56,6 +56,7 @@ def _cache_folder(root: str | None) -> Path:
 
 def _cached(folder: Path, size: int) -> Images:
     """Read the rendering from the cache, or render and cache it; a corrupt cache is replaced."""
+    _check_is_cache(folder)
     versions = f"{LAYOUT}-matplotlib{matplotlib.__version__}-pillow{PIL.__version__}"
     path = folder / f"glyphs-{size}-{versions}.npz"
     try:
@@ -72,6 +73,16 @@ def _cached(folder: Path, size: int) -> Images:
         before = f"{names[label]}{BETWEEN}" if label in names else ""
         names[label] = f"{before}{chr(c)} {unicodedata.name(chr(c), '')}"
     return Images(images, labels, names)
+
+
+def _check_is_cache(folder: Path) -> None:
+    """Raise a ValueError if a folder has class folders of images, which glyphs would silently ignore."""
+    found = next((x for x in folder.glob("*/*") if x.suffix.lower() in (".jpg", ".jpeg", ".png")), None)
+    if found is not None:
+        raise ValueError(
+            f"data.root: {folder} holds images, for example {found.relative_to(folder)}, but glyphs are "
+            "rendered and only cached there: use experiments.folder for your own images"
+        )
 
 
 def character_names(class_name: str) -> list[str]:

@@ -41,8 +41,8 @@ class PKSampler:
         if usable.sum() < classes_per_batch:
             raise ValueError(
                 f"data.classes_per_batch is {classes_per_batch}, but of the classes for training only "
-                f"{usable.sum()} have two images or more: make it smaller "
-                "(--config.data.classes_per_batch=N)"
+                f"{usable.sum()} have two images or more: lower it "
+                f"(--config.data.classes_per_batch={usable.sum()}), or add classes"
             )
         if size % process_count:
             raise ValueError(

@@ -51,7 +51,11 @@ def nearest(
     same = queries is gallery
     check = as_matrix if traced or score_fn is not None else as_rows
     queries = check("queries", queries)
-    gallery = queries if same else check("gallery", gallery, queries.shape[1])
+    gallery = queries if same else check("gallery", gallery)
+    if queries.shape[1] != gallery.shape[1]:
+        raise ValueError(
+            f"queries and gallery must be of one width, got {queries.shape} and {gallery.shape}"
+        )
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= len(gallery):
         raise ValueError(f"k must be an integer in 1..{len(gallery)}, the size of the gallery, got {k!r}")
     if check is as_rows and len(queries):

@@ -3,13 +3,14 @@
 import inspect
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from flax.errors import FlaxError
+from flax.errors import FlaxError, InvalidRngError
 from ml_collections import FrozenConfigDict
 
 from pddm_jax.networks import EmbeddingNetwork, embedding_network
@@ -49,23 +50,39 @@ def check_loss(training: Training) -> None:
     try:
         state = jax.eval_shape(training.fresh_state)
         embeddings = jax.eval_shape(training.recipe.network.apply, state.variables, images)
+        in_training = partial(training.recipe.network.apply, train=True, mutable=["batch_stats"])
+        jax.eval_shape(in_training, state.variables, images)
+    except InvalidRngError as error:
+        raise ValueError(
+            "network must not draw random numbers, as dropout does: a training step depends only on its "
+            "state and its batch"
+        ) from error
     except (TypeError, ValueError, FlaxError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"network does not take images of shape {[*images.shape]}: {reason}") from error
     p, k = training.config.data.classes_per_batch, training.config.data.images_per_class
     batch = jax.ShapeDtypeStruct((p * k, embeddings.shape[1]), embeddings.dtype)
     labels = jax.ShapeDtypeStruct((p * k,), jnp.int32)
+    signature = inspect.signature(training.recipe.loss)
     try:
-        inspect.signature(training.recipe.loss).bind(state.params, batch, labels)
+        signature.bind(state.params, batch, labels)
     except TypeError as error:
-        raise ValueError(f"objective must take (params, embeddings, labels): {error}") from error
+        raise ValueError(
+            f"objective must take the arguments (params, embeddings, labels), but takes {signature}"
+        ) from error
     found = jax.eval_shape(training.recipe.loss, state.params, batch, labels)
     pair = isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Mapping)
     if not pair or any(getattr(x, "shape", None) != () for x in (found[0], *found[1].values())):
         raise ValueError(
-            "objective must return a scalar loss and a dict of scalars, got "
-            f"{one_line(str(jax.tree.map(lambda x: getattr(x, 'shape', x), found)))}"
+            "objective must return a tuple of a scalar loss and a dict of scalars, got "
+            f"{one_line(str(jax.tree.map(_described, found)))}"
         )
+
+
+def _described(value: object) -> str:
+    """An array by its shape, for errors."""
+    shape = getattr(value, "shape", None)
+    return "a scalar" if shape == () else f"shape {[*shape]}" if shape else str(value)
 
 
 def describe(value: object) -> str:

@@ -201,3 +201,13 @@ def test_a_cache_that_cannot_be_written_whole_is_not_left(renderings, tmp_path, 
     with pytest.raises(OSError, match="disk full"):
         glyphs.load(str(tmp_path), 8, 0)
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_folder_of_images_is_not_taken_for_the_cache(tmp_path):
+    (tmp_path / "class").mkdir()
+    (tmp_path / "class" / "0.PNG").touch()
+    with pytest.raises(
+        ValueError, match=r"data\.root: .* holds images, for example class/0\.PNG, but glyphs"
+    ):
+        glyphs.load(str(tmp_path), 8, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["class"]

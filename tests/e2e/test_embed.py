@@ -238,6 +238,9 @@ def test_embeddings_of_a_run_with_old_field_names_are_the_same(linear, workdir, 
     about["config"]["network"]["parts"] = about["config"]["network"].pop("microbatches")
     path.write_text(json.dumps(about), encoding="utf-8")
     assert len(embed(workdir, tmp_path / "out").labels) == 6 * EACH
+    about["config"]["train"]["pddm_rerank_depth"] = 7  # changes neither network nor data
+    path.write_text(json.dumps(about), encoding="utf-8")
+    assert len(embed(workdir, tmp_path / "out").labels) == 6 * EACH
     about["config"]["network"]["parts"] += 1
     path.write_text(json.dumps(about), encoding="utf-8")
     with pytest.raises(ValueError, match=r"\(config differ\)"):

@@ -373,8 +373,8 @@ class Images(nn.Module):
 
 class Dropping(nn.Module):
     @nn.compact
-    def __call__(self, images):
-        return nn.Dropout(0.5, deterministic=False)(images.reshape(len(images), -1))
+    def __call__(self, images, train=False):
+        return nn.Dropout(0.5, deterministic=not train)(images.reshape(len(images), -1))
 
 
 REFUSED = [
@@ -411,7 +411,6 @@ REFUSED = [
     ({"network": nnx.Linear}, "network"),
     ({"network": NNX(nnx.Rngs(0))}, "network"),
     ({"network": Images()}, "network"),
-    ({"network": Dropping()}, "network"),
     ({"optimizer": "adam"}, "optimizer"),
     ({"optimizer": optax.adam}, "optimizer"),
     ({"optimizer": 1e-3}, "optimizer"),
@@ -433,6 +432,12 @@ REFUSED = [
     ({"test_images": noisy(1), "test_labels": np.arange(24)}, "test_labels"),
     ({"config": {"optimizer.rate": 1}}, r"optimizer\.rate"),
     ({"config": {"rate": 1}}, "rate"),
+    ({"network": Dropping()}, "network must not draw random numbers"),
+    ({"objective": lambda params, x, labels: x.sum()}, "tuple of a scalar loss and a dict.*got a scalar"),
+    (
+        {"objective": lambda params, x: (x.sum(), {})},
+        r"\(params, embeddings, labels\), but takes \(params, x\)",
+    ),
     ({"config": {"optimizer": {"learning_rate": 1}}}, "optimizer"),
     ({"config": {"optimizer.unit_factor": 1.0}}, r"optimizer\.unit_factor.*optimizer\.pddm_lr_multiplier"),
     ({"config": {"objective.per": "batch"}}, r"objective\.per.*objective\.mining_scope"),

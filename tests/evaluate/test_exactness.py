@@ -308,6 +308,15 @@ def test_nearest_refuses_a_score_of_another_shape(score_fn):
         pddm_jax.nearest(x[:1], x[:1], 1, score_fn)  # [a, b] is not [b, a], even of one image
 
 
+@pytest.mark.parametrize("score_fn", [None, lambda q, g: q @ g.T])
+def test_nearest_names_the_shapes_that_do_not_fit(score_fn):
+    x = np.ones((24, 5))
+    with pytest.raises(ValueError, match=r"of one width, got \(24, 5\) and \(24, 64\)$"):
+        pddm_jax.nearest(x, np.ones((24, 64)), 3, score_fn)
+    with pytest.raises(ValueError, match=r"queries must be a matrix \[n, d\], got shape \(24, 8, 8\)"):
+        pddm_jax.nearest(np.ones((24, 8, 8)), x, 3, score_fn)
+
+
 @pytest.mark.parametrize(
     ("score_fn", "found"),
     [

@@ -80,9 +80,10 @@ def not_found_error(
     root: Path, what: str, *looked_for: str, hints: Sequence[str] = ()
 ) -> FileNotFoundError:
     """The error for a folder without the images: what was looked for, and what was found."""
-    found = "it is a file" if root.is_file() else "no such folder"
-    if root.is_dir():
-        inside = sorted(x.name + "/" * x.is_dir() for x in root.iterdir() if not x.name.startswith("."))
-        found = f"found {summarize(inside, 20) or 'nothing'}"
     wanted = "; or ".join([*looked_for, f"{INDEX} of prepared images"])
+    if not root.is_dir():
+        problem = "which is a file" if root.is_file() else "which does not exist"
+        return FileNotFoundError(f"no {what} in {root}, {problem}: looked for {wanted}")
+    inside = sorted(x.name + "/" * x.is_dir() for x in root.iterdir() if not x.name.startswith("."))
+    found = f"found {summarize(inside, 20) or 'nothing'}"
     return FileNotFoundError("; ".join([f"no {what} in {root}: looked for {wanted}", *hints, found]))

@@ -81,7 +81,7 @@ def test_where_nothing_fits_it_is_told_what_was_looked_for_and_found(name, kind,
         (root / "readme.md").write_text("hello")
     with pytest.raises(FileNotFoundError, match=str(root)) as caught:
         FINDERS[name](root)
-    found = {"missing": "no such folder", "empty": "found nothing", "other": "found readme.md"}[kind]
+    found = {"missing": "which does not exist", "empty": "found nothing", "other": "found readme.md"}[kind]
     assert "looked for" in str(caught.value)
     assert found in str(caught.value)
 
