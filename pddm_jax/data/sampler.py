@@ -38,11 +38,11 @@ class PKSampler:
                 "data.classes_per_batch and data.images_per_class must be at least 2, "
                 f"got {classes_per_batch} and {images_per_class}"
             )
-        if usable.sum() < classes_per_batch:
+        if (most := int(usable.sum())) < classes_per_batch:
+            lower = f"lower it (--config.data.classes_per_batch={most}), or " if most > 1 else ""
             raise ValueError(
                 f"data.classes_per_batch is {classes_per_batch}, but of the classes for training only "
-                f"{usable.sum()} have two images or more: lower it "
-                f"(--config.data.classes_per_batch={usable.sum()}), or add classes"
+                f"{most} have two images or more: {lower}add classes"
             )
         if size % process_count:
             raise ValueError(

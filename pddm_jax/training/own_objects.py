@@ -46,7 +46,8 @@ def check_same_module(workdir: Path, config: Config, network: nn.Module) -> None
 
 def check_loss(training: Training) -> None:
     """Raise a ValueError unless the objective returns a scalar and a dict of scalars."""
-    images = jax.ShapeDtypeStruct((2, *training.image_shape), jnp.uint8)
+    p, k = training.config.data.classes_per_batch, training.config.data.images_per_class
+    images = jax.ShapeDtypeStruct((p * k, *training.image_shape), jnp.uint8)
     try:
         state = jax.eval_shape(training.fresh_state)
         embeddings = jax.eval_shape(training.recipe.network.apply, state.variables, images)
@@ -60,7 +61,6 @@ def check_loss(training: Training) -> None:
     except (TypeError, ValueError, FlaxError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"network does not take images of shape {[*images.shape]}: {reason}") from error
-    p, k = training.config.data.classes_per_batch, training.config.data.images_per_class
     batch = jax.ShapeDtypeStruct((p * k, embeddings.shape[1]), embeddings.dtype)
     labels = jax.ShapeDtypeStruct((p * k,), jnp.int32)
     signature = inspect.signature(training.recipe.loss)
