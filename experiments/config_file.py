@@ -109,12 +109,17 @@ def check_fields(arguments: list[str], config: ConfigDict) -> None:
 
 
 def check_value(problem: str, arguments: list[str]) -> None:
-    """Raise a ValueError with the allowed values, if `problem` is the error of a flag of a field.
+    """Raise a ValueError with the allowed values of a field, or the field that an unknown flag may mean.
 
     Args:
-        problem: the message of absl: `flag --config.FIELD=VALUE: ...`.
+        problem: the message of absl, `flag --config.FIELD=VALUE: ...` or `Unknown command line flag 'X'`.
         arguments: the command line.
     """
+    if unknown := re.match(r"Unknown command line flag '([\w.]+)'", problem):
+        given = unknown[1]
+        meant = [x for x in RULES if given in (x, x.rpartition(".")[2]) or x == f"{given}.name"]
+        if meant:
+            raise ValueError(f"unknown flag --{given}: did you mean --config.{meant[0]}?")
     name = problem.partition("=")[0].removeprefix("flag --config.")
     if name in GROUPS:
         raise ValueError(f"--config.{name} is a group of fields: give --config.{name}.FIELD=VALUE")

@@ -64,5 +64,15 @@ def test_a_value_of_another_type_is_told_what_is_allowed(name, value, words):
         config_file.check_value(f"flag {flag}: of absl", ["prog", flag])
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("objective", "objective.name"), ("train.steps", "train.steps"), ("steps", "train.steps")],
+)
+def test_a_flag_without_config_is_told_the_field(given, meant):
+    with pytest.raises(ValueError, match=rf"^unknown flag --{given}: did you mean --config\.{meant}\?$"):
+        config_file.check_value(f"Unknown command line flag '{given}'", ["prog"])
+
+
 def test_errors_of_other_flags_are_left_to_absl():
+    config_file.check_value("Unknown command line flag 'batch'", ["prog"])
     config_file.check_value("flag --batch=x: of absl", ["prog", "--batch=x"])
