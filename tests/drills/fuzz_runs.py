@@ -118,7 +118,7 @@ def check_run(case):
     call, which, edit, operations, removed, without = case
     workdir, name = damage(which, edit, operations, removed, without)
     same = (workdir / name).exists() and (workdir / name).read_bytes() == (whole()[0] / name).read_bytes()
-    words = str(workdir), "data.", "network.", "checkpoint", "the config", "objective"
+    words = str(workdir), "data.", "network.", "checkpoint", "the config", "objective", "images by class in"
     if call == "load":
         outcome = attempt(
             lambda: restore.restore_trained(workdir, read_config(workdir), SHAPE, data_mesh()), words

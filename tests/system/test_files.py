@@ -91,6 +91,13 @@ def test_a_folder_below_a_file_is_told(tmp_path):
         raise NotADirectoryError(errno.ENOTDIR, "Not a directory")
 
 
+def test_names_that_are_not_utf_8_are_stored_and_come_back(tmp_path):
+    for value in {"root": "/x/\udcff"}, {"name": "한글"}:
+        write_json(tmp_path / "x.json", value)
+        assert read_object(tmp_path / "x.json", "todo") == value
+    assert "한글" in (tmp_path / "x.json").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_numbers_that_are_not_finite_are_damage(number, tmp_path):
     (tmp_path / "x.json").write_text(f'{{"rate": {number}}}')

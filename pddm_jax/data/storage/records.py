@@ -12,6 +12,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from jaxtyping import Bool, Int, Shaped
 
 from pddm_jax.data.storage.decode import SkippedImage
+from pddm_jax.system.console import visible
 from pddm_jax.system.files import no_space, replacing, write_text
 from pddm_jax.system.regular import check_regular, read_text
 
@@ -143,6 +144,7 @@ def write_index(root: Path, index: Index) -> None:
     """Write the index of a folder; all its shards must exist."""
     arrays = {k: v.tolist() for k, v in index._asdict().items() if isinstance(v, np.ndarray)}
     fields = {"version": VERSION} | index._asdict() | arrays
+    fields["notes"] = [visible(note) for note in index.notes]  # names may be of bytes that are not UTF-8
     if not index.notes:
         del fields["notes"]  # early versions do not read them
     text = json.dumps(fields, ensure_ascii=False)
