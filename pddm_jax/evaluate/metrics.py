@@ -174,8 +174,8 @@ def nmi(embeddings: Float[AnyArray, "n d"], labels: Int[AnyArray, " n"], seed: i
     from sklearn.metrics import normalized_mutual_info_score
 
     x = np.asarray(as_rows("embeddings", embeddings), np.float64)  # k-means expands its squared distances
-    if not len(x):
-        raise ValueError("embeddings must hold at least one image")
+    if not x.size:
+        raise ValueError(f"embeddings must hold at least one image and one feature, got shape {x.shape}")
     x = np.ldexp(x, -int(np.frexp(np.abs(x).max(initial=0))[1]))
     codes = np.asarray(as_labels("labels", labels, len(x)))
     with warnings.catch_warnings():

@@ -60,7 +60,8 @@ def nearest(
         raise ValueError(f"k must be an integer in 1..{len(gallery)}, the size of the gallery, got {k!r}")
     if check is as_rows and len(queries):
         return nearest_by_distance(queries, gallery, int(k), approx)
-    queries, gallery = jnp.asarray(queries), jnp.asarray(gallery)
+    with np.errstate(over="ignore"):  # without queries, whatever the gallery holds
+        queries, gallery = jnp.asarray(queries), jnp.asarray(gallery)
     score_fn = as_score_fn(score_fn or jax.checkpoint(by_difference), queries, gallery)
     highest = jax.tree_util.Partial(_nan_first, score_fn)
     scores, index = top_k(queries, gallery, highest, Ranking(int(k), approx))

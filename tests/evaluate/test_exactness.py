@@ -351,3 +351,8 @@ def test_memory_does_not_grow_with_the_classes(monkeypatch):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4000 * 2000
+
+
+def test_no_query_finds_nothing_whatever_the_gallery_holds():
+    scores, index = pddm_jax.nearest(np.zeros((0, 2)), np.full((12, 2), 1e300), 1)
+    assert scores.shape == index.shape == (0, 1)

@@ -604,3 +604,11 @@ def test_nearest_refuses_queries_that_are_no_matrix(shape):
 def test_nearest_refuses_an_empty_gallery():
     with pytest.raises(ValueError, match=r"\b(k|gallery)\b"):
         pddm_jax.nearest(normal_rows(138), np.zeros((0, WIDTH), np.float32), 1)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0)])
+def test_nmi_of_nothing_is_refused(shape):
+    with pytest.raises(
+        ValueError, match=rf"^embeddings must hold .*, got shape \({shape[0]}, {shape[1]}\)$"
+    ):
+        pddm_jax.nmi(np.zeros(shape), np.zeros(shape[0], int))
