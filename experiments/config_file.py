@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from pddm_jax.config.old_names import NEW_NAMES
-from pddm_jax.config.rules import EVALUATIONS, GROUPS, NONE, RULES, suggestion
+from pddm_jax.config.rules import EVALUATIONS, GROUPS, MISSING, NONE, RULES, suggestion
 from pddm_jax.system.cli import check_file
 from pddm_jax.system.console import one_line
 
@@ -103,9 +103,7 @@ def check_fields(arguments: list[str], config: ConfigDict) -> None:
             raise ValueError(
                 f"{name}: this config has no group {group}, which only evaluation {group!r} reads"
             )
-        raise ValueError(
-            f"{name} is missing from the config: start from get_config in pddm_jax/config/defaults.py"
-        )
+        raise ValueError(f"{name} {MISSING}")
 
 
 def check_value(problem: str, arguments: list[str]) -> None:
@@ -116,17 +114,17 @@ def check_value(problem: str, arguments: list[str]) -> None:
         arguments: the command line.
     """
     if unknown := re.match(r"Unknown command line flag '([\w.]+)'", problem):
-        given = unknown[1]
-        meant = [x for x in RULES if given in (x, x.rpartition(".")[2]) or x == f"{given}.name"]
+        flag = unknown[1]
+        meant = [x for x in RULES if flag in (x, x.rpartition(".")[2]) or x == f"{flag}.name"]
         if meant:
-            raise ValueError(f"unknown flag --{given}: did you mean --config.{meant[0]}?")
+            raise ValueError(f"unknown flag --{flag}: did you mean --config.{meant[0]}?")
     name = problem.partition("=")[0].removeprefix("flag --config.")
     if name in GROUPS:
         raise ValueError(f"--config.{name} is a group of fields: give --config.{name}.FIELD=VALUE")
     if name in RULES:
-        flag = f"config.{name}="
-        given = [x.partition("=")[2] for x in arguments if x.lstrip("-").startswith(flag)]
-        RULES[name].check(name, given[-1] if given else problem.partition("=")[2])
+        of_flag = f"config.{name}="
+        values = [x.partition("=")[2] for x in arguments if x.lstrip("-").startswith(of_flag)]
+        RULES[name].check(name, values[-1] if values else problem.partition("=")[2])
 
 
 def with_file_first(arguments: list[str]) -> list[str]:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from pddm_jax import data
 from pddm_jax.config import defaults
 from pddm_jax.config.old_names import NEW_NAMES
-from pddm_jax.config.rules import MOST, NONE, RULES, suggestion
+from pddm_jax.config.rules import MISSING, MOST, NONE, RULES, suggestion
 from pddm_jax.data.from_python import ARRAYS
 from pddm_jax.data.load import LISTED
 from pddm_jax.system.cli import check_file, expanded
@@ -66,9 +66,7 @@ def check_config(config: FrozenConfigDict) -> None:
     given, wanted = dict(fields(config)), dict(fields(defaults.get_config("tuned")))
     for name in wanted:
         if name not in given:
-            raise ValueError(
-                f"{name} is missing from the config: start from get_config in pddm_jax/config/defaults.py"
-            )
+            raise ValueError(f"{name} {MISSING}")
     for name, value in given.items():
         if name in NEW_NAMES:
             raise ValueError(f"{name} was renamed: use {NEW_NAMES[name]}")

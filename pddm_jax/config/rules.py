@@ -178,6 +178,10 @@ RULES = {
 GROUPS = {name.partition(".")[0] for name in RULES if "." in name}
 
 
+MISSING = "is missing from the config: start from get_config in pddm_jax/config/defaults.py"
+"""What a message says of a field that a config lacks."""
+
+
 def suggestion(name: str, names: Collection[str] = tuple(RULES)) -> str:
     """What may be meant by a name that is none of `names`: the nearest one, or the fields of its group."""
     group, _, field = name.rpartition(".")

@@ -124,9 +124,9 @@ def check_no_test_leakage(
         split: the description of its split.
         train_sha256: the digest of its training images, as in its protocol.
     """
-    protocol = (source or {}).get("protocol", {})
-    if source is None or protocol.get("data") != data:
+    if source is None or source.get("protocol", {}).get("data") != data:
         return
+    protocol = source["protocol"]
     if protocol["split"] != split:
         trained = f"another split of {data} ({protocol['split']}, here {split})"
     elif protocol["train_sha256"] != train_sha256:
