@@ -74,11 +74,10 @@ def _one_ranking(workdir: Path, folders: dict[str, ConfigDict]) -> str | None:
     """
     found: dict[str, str] = {}
     for folder, config in folders.items():
-        checked = runner.validate(config, workdir / folder)
+        checked, results = runner.validate(config, workdir / folder)
         ranking = EVALUATIONS[checked.evaluation].protocol(checked).get("pddm_ranking")
         if ranking is None:
             continue
-        results = runner.stored_results(workdir / folder, checked)
         if results is not None:
             ranking = results["protocol"].get("pddm_ranking", retrieval.ALL)  # absent in earlier versions
         found.setdefault(ranking, folder)

@@ -15,7 +15,6 @@ from experiments.evaluations.base import EvaluationContext, Results
 from pddm_jax import data
 from pddm_jax.config.check import accepted, check_machine, warnings
 from pddm_jax.data.transforms import AUGMENT
-from pddm_jax.losses.objectives import make_objective
 from pddm_jax.sharding import data_mesh
 from pddm_jax.system import signals
 from pddm_jax.system.cli import check_folder
@@ -25,7 +24,7 @@ from pddm_jax.system.lock import Lock
 from pddm_jax.training import warm_start
 from pddm_jax.training.diagnosis import total_without
 from pddm_jax.training.provenance import digest, digest_of_images, versions
-from pddm_jax.training.recipe import Recipe, make_recipe, objective_fields
+from pddm_jax.training.recipe import Recipe, make_recipe, without_weights
 from pddm_jax.training.resume import check_same_run, finished, repair_config
 from pddm_jax.training.setup import Training
 from pddm_jax.training.trainer import FinishedTraining, train_or_save
@@ -46,12 +45,10 @@ def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
         NotWritten: the disk is full, or workdir cannot be written; the last complete checkpoint is kept.
         Preempted: SIGTERM or SIGHUP was received, and the state is saved.
     """
-    checked = validate(config, workdir)
-    results = stored_results(workdir, checked)
+    checked, results = validate(config, workdir)
     if results is None:
         with Lock(workdir, "--workdir"), ExitStack() as stack:
-            check_same_run(workdir, checked)  # the previous holder may have started one
-            results = stored_results(workdir, checked)
+            _, results = validate(config, workdir)  # the previous holder may have started or finished it
             if results is None:
                 return _train_and_evaluate(checked, workdir, experiment, stack)
     if jax.process_index() == 0:
@@ -60,38 +57,33 @@ def run(config: ConfigDict, workdir: Path, experiment: str) -> Results:
     return results
 
 
-def validate(config: ConfigDict, workdir: Path) -> FrozenConfigDict:
-    """Check the config and the workdir before data is read, and return the accepted config.
+def validate(config: ConfigDict, workdir: Path) -> tuple[FrozenConfigDict, Results | None]:
+    """Check the config and the workdir before data is read.
+
+    Returns:
+        The accepted config; and the results of the finished run in workdir, or None if it must be trained
+        or evaluated.
 
     Raises:
-        ValueError: a field is wrong, or workdir holds a run of another config.
+        ValueError: a field is wrong, or workdir holds a run of another config; and as `finished`.
         OSError: a file that a field names does not exist, or workdir cannot be written.
     """
     checked = accepted(config)
-    fields = EVALUATIONS[checked.evaluation].fields
-    if fields is not None and fields not in checked:
+    evaluation = EVALUATIONS[checked.evaluation]
+    if evaluation.fields is not None and evaluation.fields not in checked:
         raise ValueError(
-            f"evaluation {checked.evaluation!r} needs a config with the group {fields!r}; found only "
-            f"{', '.join(checked)}"
+            f"evaluation {evaluation.name!r} needs a config with the group {evaluation.fields!r}; found "
+            f"only {', '.join(checked)}"
         )
     check_folder("--workdir", workdir, writes=False)  # a finished run is only read
     check_same_run(workdir, checked)
-    if stored_results(workdir, checked) is None:
+    readers, protocol = (evaluation.table, evaluation.columns), evaluation.protocol(checked)
+    results = finished(workdir, checked, evaluation.name, readers, protocol=protocol)
+    if results is None:
         check_folder("--workdir", workdir)
         check_machine(checked, jax.device_count(), jax.process_count())
-        make_objective(checked.objective.name, **objective_fields(checked))
-    return checked
-
-
-def stored_results(workdir: Path, config: FrozenConfigDict) -> Results | None:
-    """The results of the finished run in workdir; None if it must be trained or evaluated.
-
-    Raises:
-        ValueError: as `finished`.
-    """
-    evaluation = EVALUATIONS[config.evaluation]
-    readers, protocol = (evaluation.table, evaluation.columns), evaluation.protocol(config)
-    return finished(workdir, config, evaluation.name, readers, protocol=protocol)
+        without_weights(checked)  # raises if a field is wrong
+    return checked, results
 
 
 def _train_and_evaluate(
@@ -100,16 +92,15 @@ def _train_and_evaluate(
     """Load data, build, fit, evaluate, write; signal handlers stay on `stack` until all is written."""
     evaluation, package_versions = EVALUATIONS[config.evaluation], versions()
     recipe = make_recipe(config)
-    warm_start.check_file(config.network.pretrained, config.network.name, recipe.network)
     parts = data.load_parts(config.data.to_dict(), closed_set=evaluation.closed_sets, seed=config.seed)
-    training = _build(config, workdir, recipe, parts)
+    training = _build(config, recipe, parts)
     prepared = evaluation.prepare(config, parts.split)
     _announce(training, parts, experiment)
-    trained = train_or_save(training)
+    trained = train_or_save(training, workdir)
     stack.enter_context(
         signals.exit_on_signal("all is saved; run the same command again to evaluate it", 0)
     )
-    protocol, measures = evaluation.measure(_context(training, parts, trained, prepared))
+    protocol, measures = evaluation.measure(_context(training, workdir, parts, trained, prepared))
     results = {
         "experiment": experiment,
         "evaluation": evaluation.name,
@@ -123,7 +114,7 @@ def _train_and_evaluate(
     return results
 
 
-def _build(config: FrozenConfigDict, workdir: Path, recipe: Recipe, parts: data.Parts) -> Training:
+def _build(config: FrozenConfigDict, recipe: Recipe, parts: data.Parts) -> Training:
     """Set up the training; ValueError if the data does not fit the config."""
     train_sha256 = digest_of_images(parts.split.train)
     warm_start.check_no_test_leakage(
@@ -131,7 +122,7 @@ def _build(config: FrozenConfigDict, workdir: Path, recipe: Recipe, parts: data.
     )
     p, k = config.data.classes_per_batch, config.data.images_per_class
     data.PKSampler(parts.train.labels, p, k, range(1), config.seed)  # raises if there are too few classes
-    return Training(config, workdir, recipe, parts.train, parts.evaluated, train_sha256, data_mesh())
+    return Training(config, recipe, parts.train, parts.evaluated, train_sha256, data_mesh())
 
 
 def _announce(training: Training, parts: data.Parts, experiment: str) -> None:
@@ -151,7 +142,7 @@ def _announce(training: Training, parts: data.Parts, experiment: str) -> None:
 
 
 def _context(
-    training: Training, parts: data.Parts, trained: FinishedTraining, prepared: Any
+    training: Training, workdir: Path, parts: data.Parts, trained: FinishedTraining, prepared: Any
 ) -> EvaluationContext:
     """The trained network and the data to evaluate it on."""
     embed = partial(trained.embed, trained.state)
@@ -159,9 +150,7 @@ def _context(
     if not training.validates:  # the test images were evaluated during training
         embed_test = partial(trained.embed.evaluated, trained.state)
     of_data = parts.split, parts.train, parts.seen
-    return EvaluationContext(
-        training.config, training.workdir, *of_data, trained.state, embed, embed_test, prepared
-    )
+    return EvaluationContext(training.config, workdir, *of_data, trained.state, embed, embed_test, prepared)
 
 
 def _protocol(

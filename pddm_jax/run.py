@@ -232,7 +232,7 @@ def train(
     if test_images is None and given.fields.get("data.val_class_fraction"):
         test = None  # the validation classes are evaluated instead of the test part of a folder
     with given.training(path, data, test) as training:
-        train_or_save(training)
+        train_or_save(training, path)
     return load(path, own_module)
 
 

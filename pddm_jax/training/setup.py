@@ -4,7 +4,6 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -32,7 +31,6 @@ class Training:
 
     Attributes:
         config: the config of the run.
-        workdir: the folder of the run's files.
         recipe: the objective, network, optimizer and transform that the config describes.
         images: training images; a label is the column of its class in the classifier.
         evaluated: images that are evaluated during training; None: no evaluation.
@@ -42,7 +40,6 @@ class Training:
     """
 
     config: FrozenConfigDict
-    workdir: Path
     recipe: Recipe
     images: Images
     evaluated: Images | None

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from contextlib import closing
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -37,15 +38,15 @@ class Start(NamedTuple):
     mining: Mapping[str, Any] | None  # counts of quadruplets since the last row
 
 
-def resume(training: Training, checkpoints: Checkpoints) -> Start:
+def resume(training: Training, workdir: Path, checkpoints: Checkpoints) -> Start:
     """Restore the newest intact checkpoint, or make the initial state if there is none.
 
     Raises:
         ValueError: the run in the workdir has other training images, or cannot be extended.
     """
-    config, workdir, state = training.config, training.workdir, training.fresh_state()
+    config, state = training.config, training.fresh_state()
     before = stored_config(workdir)
-    _mark_last_unused(training, checkpoints, before)
+    _mark_last_unused(training, workdir, checkpoints, before)
     resumed = checkpoints.resume(state)
     state = training.pretrained(state) if resumed is None else resumed.state
     start, about = int(state.step), (resumed.about if resumed else None) or {}
@@ -73,7 +74,7 @@ def resume(training: Training, checkpoints: Checkpoints) -> Start:
 
 
 def _mark_last_unused(
-    training: Training, checkpoints: Checkpoints, before: Mapping[str, Any] | None
+    training: Training, workdir: Path, checkpoints: Checkpoints, before: Mapping[str, Any] | None
 ) -> None:
     """Rename the last checkpoint of a shorter run if the longer run does not evaluate at that step."""
     config, steps = training.config, training.steps
@@ -82,13 +83,13 @@ def _mark_last_unused(
         return
     if not checkpoints.mark_unused(end):
         raise ValueError(
-            f"{training.workdir} holds a run of {end} train.steps; a run of {steps} does not evaluate at "
+            f"{workdir} holds a run of {end} train.steps; a run of {steps} does not evaluate at "
             f"step {end}, and there is no earlier checkpoint to resume from (train.max_to_keep "
-            f"{config.train.max_to_keep}): {new_run_hint(training.workdir, config)}"
+            f"{config.train.max_to_keep}): {new_run_hint(workdir, config)}"
         )
 
 
-def _record(training: Training, checkpoints: Checkpoints, diverged: Diverged) -> str:
+def _record(training: Training, workdir: Path, checkpoints: Checkpoints, diverged: Diverged) -> str:
     """Train again up to a step that diverged, record that step, and return a message for the error."""
     state, latest = training.fresh_state(), checkpoints.latest_step()
     if latest is None:
@@ -101,19 +102,19 @@ def _record(training: Training, checkpoints: Checkpoints, diverged: Diverged) ->
     with closing(training.batches(start)) as batches:
         state = rerun.run_to(step, state, training.train_step, global_batches(batches, training.mesh))
     whole = training.whole_batch(step)
-    return rerun.record(training.workdir, training.config, diverged, state, whole, training.classes)
+    return rerun.record(workdir, training.config, diverged, state, whole, training.classes)
 
 
-def train_or_save(training: Training) -> FinishedTraining:
+def train_or_save(training: Training, workdir: Path) -> FinishedTraining:
     """`train`, which says so if a signal ended it."""
     try:
-        return train(training)
+        return train(training, workdir)
     except Preempted as error:
         print_in_process_0(f"ended by {error.name}: all is saved, and the same command goes on from there")
         raise
 
 
-def train(training: Training) -> FinishedTraining:
+def train(training: Training, workdir: Path) -> FinishedTraining:
     """Train to the last step, resuming from the newest checkpoint if there is one.
 
     Raises:
@@ -121,9 +122,8 @@ def train(training: Training) -> FinishedTraining:
         Preempted: SIGTERM or SIGHUP was received, and the state is saved.
     """
     config, embed, diverged = training.config, Embedder(training), None
-    folder = training.workdir / "checkpoints"
-    with Checkpoints(folder, config.train.max_to_keep, training.validates) as checkpoints:
-        state, fields, known, mining = resume(training, checkpoints)
+    with Checkpoints(workdir / "checkpoints", config.train.max_to_keep, training.validates) as checkpoints:
+        state, fields, known, mining = resume(training, workdir, checkpoints)
         start, writes = int(state.step), jax.process_index() == 0
         mined, collapse = (
             MiningCounts(print_in_process_0),
@@ -132,15 +132,17 @@ def train(training: Training) -> FinishedTraining:
         if mining:
             mined.resume(mining)
         batches = training.batches(start)
-        with Writer(training.workdir, start, training.steps, writes, known) as writer, closing(batches):
-            schedule = Schedule(training, embed, fields, checkpoints, writer, mined, collapse, start)
+        with Writer(workdir, start, training.steps, writes, known) as writer, closing(batches):
+            schedule = Schedule(
+                training, workdir, embed, fields, checkpoints, writer, mined, collapse, start
+            )
             given = training.train_step, global_batches(batches, training.mesh), training.steps
             try:
                 state = fit(state, *given, schedule.after_step, mined.observe)
             except Diverged as error:
                 diverged = error.with_traceback(None)  # the traceback would keep the last state alive
         if diverged:
-            raise FloatingPointError(f"{diverged}; {_record(training, checkpoints, diverged)}")
+            raise FloatingPointError(f"{diverged}; {_record(training, workdir, checkpoints, diverged)}")
         best = checkpoints.best_step() if int(state.step) == training.steps else None
         if best is not None:
             state = checkpoints.restore(best, state)

@@ -22,25 +22,29 @@ ANY_IMAGES = (1, 64, 64, 3)
 """A shape that every backbone takes: its parameters do not depend on it."""
 
 
-def source_of_weights(spec: str | None, name: str) -> dict[str, Any] | None:
+def source_of_weights(spec: str | None, name: str, network: EmbeddingNetwork) -> dict[str, Any] | None:
     """The source of the initial weights: a file and its SHA-256, or a run with protocol and digest.
 
     Args:
         spec: `network.pretrained`: a file as `weights_path` takes it, the workdir of a finished run, or
             None.
         name: `network.name` of the new run.
+        network: that network, which a file must fit.
 
     Returns:
         None if there is no `spec`: the weights are random.
 
     Raises:
         OSError: the file or run does not exist, or the run is not finished.
-        ValueError: the run trained another network, or one that was given from Python.
+        ValueError: the run trained another network, or one that was given from Python; and as
+            `load_pretrained`.
     """
     if not spec:
         return None
     path = weights_path(spec)
     if not path.is_dir():
+        shapes = jax.eval_shape(network.backbone.init, jax.random.key(0), jnp.zeros(ANY_IMAGES))
+        load_pretrained(name, spec, shapes)  # its errors come before data is read
         return {"from": spec, "sha256": file_sha256(path)}
     config = None if (path / "results.json").exists() else _config_from_python(path)
     results = {"protocol": config} if config else read_results(path)
@@ -101,13 +105,6 @@ def _results_from_python(path: Path, config: Config) -> dict[str, Any]:
 def _objective_of(config: Config) -> str:
     name: str = config.get("python", {}).get("objective") or config["objective"]["name"]
     return name
-
-
-def check_file(spec: str | None, name: str, network: EmbeddingNetwork) -> None:
-    """Raise the errors of `load_pretrained` before data is read, if the weights come from a file."""
-    if spec and not weights_path(spec).is_dir():
-        shapes = jax.eval_shape(network.backbone.init, jax.random.key(0), jnp.zeros(ANY_IMAGES))
-        load_pretrained(name, spec, shapes)
 
 
 def check_no_test_leakage(

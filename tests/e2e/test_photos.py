@@ -157,7 +157,7 @@ def test_published_weights_are_where_training_starts_and_their_statistics_stay(
     config = config.copy_and_resolve_references()
     recipe = make_recipe(config)
     split = data.load("folder", config.data.root, None, 0)
-    of_run = setup.Training(config, tmp_path / "run", recipe, split.train, split.test, "", data_mesh())
+    of_run = setup.Training(config, recipe, split.train, split.test, "", data_mesh())
     state = train(of_run).state
     weights = load_pretrained(
         "efficientnet_lite0",

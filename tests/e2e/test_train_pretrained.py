@@ -12,6 +12,7 @@ import pddm_jax
 from pddm_jax.system.digests import digest_of
 from pddm_jax.training import warm_start
 from tests.helpers.small_runs import FIELDS, LABELS, Flat, leaves, noisy
+from tests.helpers.training import NETWORK
 
 
 def train(workdir, steps=2, **more):
@@ -46,7 +47,7 @@ def test_a_run_begins_with_the_weights_of_another(first, tmp_path):
 
 @pytest.mark.long
 def test_its_origin_is_the_checkpoint_and_the_config(first):
-    origin = warm_start.source_of_weights(str(first.workdir), "small_cnn")
+    origin = warm_start.source_of_weights(str(first.workdir), "small_cnn", NETWORK)
     assert origin["params_sha256"] == digest_of(first.state.params, first.state.batch_stats)
     assert warm_start.describe_source(origin) == (
         f"{first.workdir} (pddm on arrays, images given from Python; step 2, last)"
@@ -63,7 +64,7 @@ def test_an_objective_and_an_optimizer_may_be_given(tmp_path):
     expected = jax.device_get(first.state.params["network"]["embedding"]["kernel"])
     np.testing.assert_allclose(kernel, expected, rtol=1e-5, atol=1e-7)
     assert "own_loss on arrays" in warm_start.describe_source(
-        warm_start.source_of_weights(str(first.workdir), "small_cnn")
+        warm_start.source_of_weights(str(first.workdir), "small_cnn", NETWORK)
     )
 
 

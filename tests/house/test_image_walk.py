@@ -1,9 +1,6 @@
 """The path of an image from its file to the loss, as docs/architecture.md lists it; all calls go down."""
 
-import inspect
 import re
-import sys
-import threading
 from contextlib import closing
 
 import jax
@@ -20,35 +17,17 @@ from pddm_jax.training.step import fit, make_train_step
 from tests.helpers.builders import write_images
 from tests.helpers.training import SGD
 from tests.house.layers import MODULES, ROOT, layers, module_name
+from tests.house.trace import module_of, watched_calls
 
-BY_FILE = {str(path): module for module, path in MODULES.items()}
 MOST_FILES = 14
 
 
 @pytest.fixture
 def calls():
-    """The calls (caller, called) between modules of the project, in all threads, while the test runs.
-
-    A generator has no caller: whoever takes its next element need not know where it comes from.
-    """
+    """The calls (caller, called) between modules of the project while the test runs."""
     found = set()
-
-    def watch(frame, event, argument):
-        called, caller = BY_FILE.get(frame.f_code.co_filename), frame.f_back
-        if event != "call" or called is None:
-            return
-        if frame.f_code.co_flags & inspect.CO_GENERATOR:
-            caller = None
-        while caller is not None and caller.f_code.co_filename not in BY_FILE:
-            caller = caller.f_back
-        found.add((caller and BY_FILE[caller.f_code.co_filename], called))
-
-    former = sys.getprofile()
-    threading.setprofile(watch)
-    sys.setprofile(watch)
-    yield found
-    sys.setprofile(former)
-    threading.setprofile(None)
+    with watched_calls(lambda caller, called: found.add((caller and module_of(caller), module_of(called)))):
+        yield found
 
 
 def section():

@@ -20,6 +20,7 @@ from pddm_jax.training.provenance import digest
 from pddm_jax.training.restore import network_of, restore_trained
 from pddm_jax.training.run_files import read_config
 from pddm_jax.training.state import init_state
+from tests.helpers.training import NETWORK
 
 SHAPE = (12, 12, 1)
 
@@ -211,9 +212,9 @@ def test_a_run_tells_what_it_began_with(finished, config, tmp_path, capsys):
 @pytest.mark.long
 def test_weights_of_no_finished_run_and_of_another_network_are_refused(finished, config, tmp_path):
     with pytest.raises(OSError, match="holds no finished run"):
-        warm_start.source_of_weights(str(tmp_path), "small_cnn")
+        warm_start.source_of_weights(str(tmp_path), "small_cnn", NETWORK)
     with pytest.raises(ValueError, match=r"network\.name 'small_cnn', not 'resnet50'"):
-        warm_start.source_of_weights(str(finished[0]), "resnet50")
+        warm_start.source_of_weights(str(finished[0]), "resnet50", NETWORK)
     with pytest.raises(ValueError, match=r"images of shape \[12, 12, 1\], not \[9, 9, 1\]"):
         warm_start.with_weights(fresh(config), later(config, finished[0]).network, (9, 9, 1), data_mesh())
 

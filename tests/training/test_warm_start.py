@@ -15,6 +15,7 @@ from pddm_jax.training.checkpoint import Checkpoints
 from pddm_jax.training.optimizer import make_optimizer
 from pddm_jax.training.restore import network_of
 from pddm_jax.training.state import init_state
+from tests.helpers.training import NETWORK
 
 SHAPE = (9, 9, 1)
 
@@ -68,7 +69,7 @@ def test_a_run_of_other_images_is_refused(run):
 
 def test_a_folder_that_holds_no_finished_run_is_refused(run, tmp_path):
     with pytest.raises(OSError, match="holds no finished run"):
-        warm_start.source_of_weights(str(tmp_path), "small_cnn")
+        warm_start.source_of_weights(str(tmp_path), "small_cnn", NETWORK)
     with pytest.raises(OSError, match="holds no finished run"):
-        warm_start.source_of_weights(str(run[0]), "small_cnn")
-    assert warm_start.source_of_weights(None, "small_cnn") is None
+        warm_start.source_of_weights(str(run[0]), "small_cnn", NETWORK)
+    assert warm_start.source_of_weights(None, "small_cnn", NETWORK) is None
