@@ -75,7 +75,7 @@ def test_a_config_without_what_is_promised_is_damaged(group, name, value, config
     else:
         of[name] = value
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=rf"config\.json is damaged: .*{name} (is missing|cannot be)"):
+    with pytest.raises(ValueError, match=rf"config\.json is damaged: .*{name} (is missing|must be)"):
         read_config(tmp_path)
 
 
