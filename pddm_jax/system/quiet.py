@@ -14,8 +14,9 @@ class SuppressLogs:
     """A context that hides what Orbax logs about an error before it raises it.
 
     After a failed read or write, the other ones of TensorStore find their event loop closed or are never
-    awaited; what Python and asyncio print about them is hidden too. Contexts may overlap, in all threads:
-    the end of the last one restores what the first one changed.
+    awaited; what Python and asyncio print about them is hidden too. They may report at any later time, so
+    after an error the filters stay. Otherwise the end of the last context restores what the first one
+    changed; contexts may overlap, in all threads.
     """
 
     def __enter__(self) -> "SuppressLogs":
@@ -46,33 +47,38 @@ class _Shared:
         """Begin a context."""
         with self._lock:
             self._depth += 1
-            if self._depth > 1:
-                return
-            self._failed = False
-            logging.getLogger("absl").addFilter(_is_not_from_orbax)
-            logging.getLogger("asyncio").addFilter(_is_wanted)
-            warnings.filterwarnings("ignore", "coroutine '_read_array", RuntimeWarning)
-            self._warning_filter = warnings.filters[0]
-            self._former = sys.unraisablehook
-            self._hook = _Unraisable(self._former).hook
-            sys.unraisablehook = self._hook
+            if self._depth == 1 and not self._failed:
+                self.install()
 
     def exit(self, failed: bool) -> None:
         """End a context."""
         with self._lock:
             self._failed |= failed
             self._depth -= 1
-            if self._depth:
-                return
-            if self._failed:
-                gc.collect()  # reports tasks that were never awaited now, while the filters are there
-            logging.getLogger("absl").removeFilter(_is_not_from_orbax)
-            logging.getLogger("asyncio").removeFilter(_is_wanted)
-            others = [other for other in warnings.filters if other is not self._warning_filter]
-            if len(others) < len(warnings.filters) and isinstance(warnings.filters, list):
-                warnings.filters[:] = others
-            if sys.unraisablehook is self._hook:
-                sys.unraisablehook = self._former
+            if failed:
+                gc.collect()  # most of the tasks that were never awaited report now
+            if not self._depth and not self._failed:
+                self.remove()
+
+    def install(self) -> None:
+        """Add the filters and the hook."""
+        logging.getLogger("absl").addFilter(_is_not_from_orbax)
+        logging.getLogger("asyncio").addFilter(_is_wanted)
+        warnings.filterwarnings("ignore", "coroutine '_read_array", RuntimeWarning)
+        self._warning_filter = warnings.filters[0]
+        self._former = sys.unraisablehook
+        self._hook = _Unraisable(self._former).hook
+        sys.unraisablehook = self._hook
+
+    def remove(self) -> None:
+        """Remove the filters, and the hook if no other came later."""
+        logging.getLogger("absl").removeFilter(_is_not_from_orbax)
+        logging.getLogger("asyncio").removeFilter(_is_wanted)
+        others = [other for other in warnings.filters if other is not self._warning_filter]
+        if len(others) < len(warnings.filters) and isinstance(warnings.filters, list):
+            warnings.filters[:] = others
+        if sys.unraisablehook is self._hook:
+            sys.unraisablehook = self._former
 
 
 _shared = _Shared()
@@ -83,19 +89,22 @@ def _is_not_from_orbax(record: logging.LogRecord) -> bool:
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
-    return "exception was never retrieved" not in record.getMessage()
+    message = record.getMessage()
+    from_orbax = "tensorstore" in message or "orbax" in message
+    return not ("exception was never retrieved" in message and from_orbax)
 
 
 class _Unraisable(NamedTuple):
-    """A `sys.unraisablehook` that ignores errors of a closed event loop.
+    """A `sys.unraisablehook` that ignores errors of a closed event loop and of coroutines of Orbax.
 
     It uses no globals, which may be gone when it is called as the process ends.
     """
 
     former: Callable[[Any], Any]
-    coroutine: type = CoroutineType
+    coroutine: Any = CoroutineType
 
     def hook(self, unraisable: Any) -> None:
         is_closed = str(unraisable.exc_value) == "Event loop is closed"
-        if not is_closed and not isinstance(unraisable.object, self.coroutine):
+        of = unraisable.object
+        if not is_closed and not (isinstance(of, self.coroutine) and "orbax" in of.cr_code.co_filename):
             self.former(unraisable)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pddm_jax.data.prepare.command import RESUMES
-from pddm_jax.system import signals
+from pddm_jax.system import quiet, signals
 from pddm_jax.system.quiet import SuppressLogs
 from pddm_jax.training.checkpoint import Checkpoints, Preempted
 
@@ -93,25 +93,49 @@ def shows(name, path="x.py", text="x"):
     return bool(logging.getLogger(name).filter(record(path, text)))
 
 
-def test_an_inner_context_does_not_end_the_outer_one(monkeypatch):
+@pytest.fixture
+def fresh(monkeypatch):
+    """Contexts as in a process without an error so far."""
+    former = quiet._shared
+    former.remove()
+    monkeypatch.setattr(quiet, "_shared", quiet._Shared())
+    yield
+    quiet._shared.remove()
+    if former._failed:
+        former.install()
+
+
+def test_after_an_error_what_orbax_abandoned_stays_hidden(monkeypatch, fresh):
     monkeypatch.setattr(logging.getLogger("absl"), "level", logging.WARNING)
     seen = []
     monkeypatch.setattr(sys, "unraisablehook", seen.append)
-    before = changed()
-    late = SimpleNamespace(exc_value=RuntimeError("Event loop is closed"), object=None)
-    with SuppressLogs():
-        with pytest.raises(ValueError, match="mine"), SuppressLogs():
-            raise ValueError("mine")
+    closed = SimpleNamespace(exc_value=RuntimeError("Event loop is closed"), object=None)
+    other = SimpleNamespace(exc_value=RuntimeError("x"), object=None)
+    with SuppressLogs(), pytest.raises(ValueError, match="mine"), SuppressLogs():
+        raise ValueError("mine")
+    for _ in range(2):
         assert not shows("absl", "orbax/x.py")
-        assert not shows("asyncio", text="Task exception was never retrieved")
-        sys.unraisablehook(late)
+        assert not shows("asyncio", text="Task exception was never retrieved: tensorstore_spec")
+        assert shows("asyncio", text="Task exception was never retrieved: of another library")
+        sys.unraisablehook(closed)
         assert not seen
+        with SuppressLogs():
+            pass
+    sys.unraisablehook(other)
+    assert seen == [other]
+
+
+def test_contexts_without_an_error_change_nothing_for_good(monkeypatch, fresh):
+    monkeypatch.setattr(logging.getLogger("absl"), "level", logging.WARNING)
+    before = changed()
+    with SuppressLogs(), SuppressLogs():
+        assert not shows("absl", "orbax/x.py")
+        assert not shows("asyncio", text="Task exception was never retrieved: tensorstore_spec")
     assert changed() == before
     assert shows("absl", "orbax/x.py")
-    assert shows("asyncio", text="Task exception was never retrieved")
 
 
-def test_contexts_that_overlap_end_with_the_last_one():
+def test_contexts_that_overlap_end_with_the_last_one(fresh):
     with warnings.catch_warnings():
         before = changed()
         first, second = SuppressLogs().__enter__(), SuppressLogs().__enter__()
@@ -123,7 +147,7 @@ def test_contexts_that_overlap_end_with_the_last_one():
         assert changed() == before
 
 
-def test_a_hook_that_came_later_stays(monkeypatch):
+def test_a_hook_that_came_later_stays(monkeypatch, fresh):
     monkeypatch.setattr(sys, "unraisablehook", print)
     with SuppressLogs():
         sys.unraisablehook = repr
