@@ -41,13 +41,13 @@ class _Shared:
         self._failed = False
         self._warning_filter: Any = None
         self._former: Callable[[Any], Any] = sys.unraisablehook
-        self._hook: Callable[[Any], Any] = sys.unraisablehook
+        self._hook: Callable[[Any], Any] | None = None
 
     def enter(self) -> None:
         """Begin a context."""
         with self._lock:
             self._depth += 1
-            if self._depth == 1 and not self._failed:
+            if self._depth == 1:
                 self.install()
 
     def exit(self, failed: bool) -> None:
@@ -61,14 +61,16 @@ class _Shared:
                 self.remove()
 
     def install(self) -> None:
-        """Add the filters and the hook."""
+        """Add the filters and the hook, unless they are there."""
         logging.getLogger("absl").addFilter(_is_not_from_orbax)
         logging.getLogger("asyncio").addFilter(_is_wanted)
-        warnings.filterwarnings("ignore", "coroutine '_read_array", RuntimeWarning)
-        self._warning_filter = warnings.filters[0]
-        self._former = sys.unraisablehook
-        self._hook = _Unraisable(self._former).hook
-        sys.unraisablehook = self._hook
+        if self._warning_filter not in warnings.filters:
+            warnings.filterwarnings("ignore", "coroutine '_read_array", RuntimeWarning)
+            self._warning_filter = warnings.filters[0]
+        if sys.unraisablehook is not self._hook:
+            self._former = sys.unraisablehook
+            self._hook = _Unraisable(self._former).hook
+            sys.unraisablehook = self._hook
 
     def remove(self) -> None:
         """Remove the filters, and the hook if no other came later."""

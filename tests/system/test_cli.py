@@ -268,7 +268,7 @@ import asyncio
 from pddm_jax.system import cli
 
 async def fail():
-    raise ValueError("of the task")
+    raise ValueError("of the task [tensorstore_spec=...]")
 
 global_tasks = []
 
