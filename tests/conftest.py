@@ -1,6 +1,7 @@
 """What several test files share: small data on disk, and commands run as a user runs them."""
 
 import fcntl
+import gc
 import json
 import os
 import select
@@ -12,11 +13,13 @@ import sys
 import tempfile
 from contextlib import suppress
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from packaging.version import Version
 
 from pddm_jax.pddm import tiles
 
@@ -24,11 +27,18 @@ ROOT = Path(__file__).parents[1]
 LIMIT = 600  # seconds after which a command counts as hung
 # What tests compile runs once, what commands compile a few times. XLA_FLAGS="" compiles as users do.
 SOONEST, SOONER = (f"--xla_backend_optimization_level={level}" for level in (0, 1))
+SOONEST += " --xla_cpu_parallel_codegen_split_count=1"
+if Version(version("jaxlib")) < Version("0.11"):  # which ends with an error for flags that it does not know
+    SOONEST += " --xla_cpu_use_fusion_emitters=false"
 
 # A shell starts what runs behind it deaf to Ctrl-C, and commands started from here would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):  # likewise behind nohup
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+# Arrays and compiled functions are not garbage in cycles: collecting less often takes a tenth less time.
+gc.set_threshold(100_000, 50, 100)
 
 
 def pytest_configure(config):
