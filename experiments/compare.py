@@ -21,6 +21,7 @@ from experiments.evaluations import EVALUATIONS, retrieval
 from experiments.evaluations.base import Results
 from pddm_jax.checks import check_choice
 from pddm_jax.losses.objectives import OBJECTIVES
+from pddm_jax.report.write import write_comparison
 from pddm_jax.system.files import write_json, write_text
 from pddm_jax.training.writer import read_rows
 
@@ -63,7 +64,43 @@ def compare(config: ConfigDict, workdir: Path, objectives: list[str], seeds: lis
         over = f"mean and deviation over seeds {', '.join(map(str, seeds))}"
         title = f"{config.data.name}: {over if len(seeds) > 1 else f'seed {seeds[0]}'}"
         plots.convergence(curves, title, workdir / "convergence.png")
+        _write_report(workdir / "report.html", title, summary, results, curves)
     return table
+
+
+def _write_report(
+    path: Path,
+    title: str,
+    summary: dict[str, Summary],
+    results: dict[str, list[Results]],
+    curves: dict[str, list[plots.Curve]],
+) -> None:
+    """Write the report: the measures of objectives and of runs, and the mean curve of each objective."""
+    columns = [*next(iter(summary.values()))]
+    of_runs = [
+        [
+            f"{name}, seed {run['protocol']['seed']}",
+            *(_cell(values and values[n : n + 1]) for values in of.values()),
+        ]
+        for name, of in summary.items()
+        for n, run in enumerate(results[name])
+    ]
+    of_objectives = [[name, *map(_cell, of.values())] for name, of in _best_first(summary)]
+    means = {
+        name: [
+            (points[0][1], statistics.mean(recall for *_, recall in points))
+            for points in zip(*runs, strict=True)
+        ]
+        for name, runs in curves.items()
+    }
+    write_comparison(
+        path,
+        title,
+        ("Mean and standard deviation over seeds, in percent", ["objective", *columns], of_objectives),
+        means,
+        ("Each run, in percent", ["run", *columns], of_runs),
+        next(iter(results.values()))[0]["protocol"],
+    )
 
 
 def _one_ranking(workdir: Path, folders: dict[str, ConfigDict]) -> str | None:
@@ -114,17 +151,10 @@ def as_table(
     summary: dict[str, Summary], example: Results, seeds: list[int], ranking: str | None = None
 ) -> str:
     """A Markdown table, by its first column, best first; its footer names the ranking by PDDM score."""
-
-    def cell(values: list[float] | None) -> str:
-        if values is None:
-            return "-"
-        spread = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
-        return f"{100 * statistics.mean(values):.2f}{spread}"
-
-    first, *_ = columns = [*next(iter(summary.values()))]
+    columns = [*next(iter(summary.values()))]
     lines = [f"| objective | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
-    for name, of in sorted(summary.items(), key=lambda item: -sum(item[1][first] or [])):
-        lines.append(f"| {name} | {' | '.join(cell(of[column]) for column in columns)} |")
+    for name, of in _best_first(summary):
+        lines.append(f"| {name} | {' | '.join(_cell(of[column]) for column in columns)} |")
     over = "mean ± standard deviation over seeds" if len(seeds) > 1 else "seed"
     protocol, by_score = example["protocol"], f" PDDM score ranks: {ranking}." if ranking else ""
     return "\n".join(lines) + (
@@ -132,6 +162,20 @@ def as_table(
         f"{over} {', '.join(map(str, seeds))}, in per cent; "
         f"{example['versions']['device']}, jax {example['versions']['jax']}.{by_score}\n"
     )
+
+
+def _cell(values: list[float] | None) -> str:
+    """The mean and the standard deviation in percent; "-" if the measure is not defined."""
+    if values is None:
+        return "-"
+    spread = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.2f}{spread}"
+
+
+def _best_first(summary: dict[str, Summary]) -> list[tuple[str, Summary]]:
+    """The objectives by their first column, best first."""
+    first = next(iter(next(iter(summary.values()))))
+    return sorted(summary.items(), key=lambda item: -sum(item[1][first] or []))
 
 
 def body() -> None:

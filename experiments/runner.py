@@ -15,6 +15,7 @@ from experiments.evaluations.base import EvaluationContext, Results
 from pddm_jax import data
 from pddm_jax.config.check import accepted, check_machine, warnings
 from pddm_jax.data.transforms import AUGMENT
+from pddm_jax.report.write import write_run
 from pddm_jax.sharding import data_mesh
 from pddm_jax.system import signals
 from pddm_jax.system.cli import check_folder
@@ -100,17 +101,17 @@ def _train_and_evaluate(
     stack.enter_context(
         signals.exit_on_signal("all is saved; run the same command again to evaluate it", 0)
     )
-    protocol, measures = evaluation.measure(_context(training, workdir, parts, trained, prepared))
+    measured = evaluation.measure(_context(training, workdir, parts, trained, prepared))
     results = {
         "experiment": experiment,
         "evaluation": evaluation.name,
-        "protocol": _protocol(training, parts, trained, protocol),
-        **measures,
+        "protocol": _protocol(training, parts, trained, measured.protocol),
+        **measured.measures,
         **_training_results(config, trained.rows),
         "params_sha256": digest(trained.state),
         "versions": package_versions,
     }
-    _write(config, workdir, trained, results)
+    _write(config, workdir, trained, results, measured.fields)
     return results
 
 
@@ -195,10 +196,16 @@ def _training_results(config: FrozenConfigDict, rows: list[Row]) -> Results:
 
 
 def _write(
-    config: FrozenConfigDict, workdir: Path, trained: FinishedTraining, results: dict[str, Any]
+    config: FrozenConfigDict,
+    workdir: Path,
+    trained: FinishedTraining,
+    results: Results,
+    fields: dict[str, Any],
 ) -> None:
-    """Write the convergence plot, then results.json, which marks a run as finished."""
+    """Write the convergence plot, the report, and then results.json, which marks a run as finished."""
     if jax.process_index() == 0:
         title = f"{config.objective.name} on {config.data.name}, seed {config.seed}"
         plots.convergence({title: [plots.curve(trained.rows)]}, title, workdir / "convergence.png")
+        tables = [(head[0], head, cells) for head, *cells in EVALUATIONS[config.evaluation].grids(results)]
+        write_run(workdir / "report.html", results, tables, trained.rows, fields)
         write_sealed(workdir / "results.json", results)

@@ -12,6 +12,17 @@ from pddm_jax.training.state import TrainState
 
 Results = dict[str, Any]
 
+Grid = list[list[str]]
+"""A table as rows of cells; the first row is the head."""
+
+
+class Measured(NamedTuple):
+    """What an evaluation finds."""
+
+    protocol: Results
+    measures: Results
+    fields: dict[str, Any]  # of the report, in process 0: see `pddm_jax.report.write.write_run`
+
 
 class EvaluationContext(NamedTuple):
     """A trained network, and the data on which it is evaluated."""
@@ -34,8 +45,9 @@ class Evaluation(NamedTuple):
     """
 
     name: str
-    measure: Callable[[EvaluationContext], tuple[Results, Results]]  # protocol, measures
+    measure: Callable[[EvaluationContext], Measured]
     table: Callable[[Results], str]  # the results of a run as text
+    grids: Callable[[Results], list[Grid]]  # the tables in that text
     columns: Callable[[Results], dict[str, float | None]]  # columns that compare objectives
     # Reads the other inputs of the evaluation before training, so that errors in them are found early.
     prepare: Callable[[FrozenConfigDict, Split | ClosedSet], Any] = lambda config, split: None
@@ -45,7 +57,7 @@ class Evaluation(NamedTuple):
     protocol: Callable[[FrozenConfigDict], Results] = lambda config: {}
 
 
-def align(rows: list[list[str]]) -> str:
+def align(rows: Grid) -> str:
     """Rows of cells as text in aligned columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(x.rjust(w) for x, w in zip(row, widths, strict=True)) for row in rows)

@@ -8,11 +8,14 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from experiments import plots
-from experiments.evaluations.base import Evaluation, EvaluationContext, Results, align
+from experiments.evaluations.base import Evaluation, EvaluationContext, Grid, Measured, Results, align
 from pddm_jax.data import ClosedSet, Split
+from pddm_jax.data.images import subset
 from pddm_jax.evaluate import metrics
 from pddm_jax.losses.objectives import OBJECTIVES
 from pddm_jax.pddm.scoring import score_matrix, score_rows
+from pddm_jax.report.retrieval import SEARCHED, retrieval_fields
+from pddm_jax.report.sample import Embedded, whole_classes
 from pddm_jax.system.console import print_in_process_0
 
 ALL = "all"
@@ -28,12 +31,13 @@ def prepare(config: FrozenConfigDict, split: Split | ClosedSet) -> None:
         )
 
 
-def measure(context: EvaluationContext) -> tuple[Results, Results]:
+def measure(context: EvaluationContext) -> Measured:
     """Rank the other test images for each test image, and write gallery.png."""
     config, test = context.config, context.split.test
     print_in_process_0(f"ranking {len(test.labels)} images of {len(test.class_names)} unseen classes")
     embeddings, depth = context.embed_test(), max(metrics.KS)
     found = {"euclidean": metrics.query_measures(embeddings, test.labels, depth)}
+    unit = None
     if OBJECTIVES[config.objective.name].learns_score:
         rerank = config.train.pddm_rerank_depth or None
         unit = jax.device_get(context.state.params["unit"])
@@ -42,8 +46,12 @@ def measure(context: EvaluationContext) -> tuple[Results, Results]:
             embeddings, test.labels, depth, score_fn=score, rerank=rerank
         )
     nmi = metrics.nmi(embeddings, test.labels, config.seed) if config.train.nmi else None
+    train = subset(context.split.train, whole_classes(context.split.train.labels, SEARCHED, config.seed))
+    train_embeddings, fields = context.embed(train), {}
     if jax.process_index() == 0:
         plots.gallery(test, embeddings, found["euclidean"], config.seed, context.workdir / "gallery.png")
+        both = Embedded(test, embeddings), found["euclidean"], Embedded(train, train_embeddings)
+        fields = retrieval_fields(*both, unit, config.seed)
     summaries = {name: metrics.summarize(ranking, metrics.KS) for name, ranking in found.items()}
     queries, left_out = summaries["euclidean"].queries, summaries["euclidean"].left_out
     protocol: Results = {
@@ -52,7 +60,7 @@ def measure(context: EvaluationContext) -> tuple[Results, Results]:
         "queries_left_out": left_out,
         **pddm_ranking(config),
     }
-    return protocol, measures(summaries) | {"nmi": nmi}
+    return Measured(protocol, measures(summaries) | {"nmi": nmi}, fields)
 
 
 def pddm_ranking(config: FrozenConfigDict) -> Results:
@@ -77,8 +85,8 @@ def measures(summaries: dict[str, metrics.Measures]) -> Results:
     }
 
 
-def table(results: Results) -> str:
-    """The results of a run as text."""
+def grids(results: Results) -> list[Grid]:
+    """Recall@K, R-precision and MAP@R in percent, a row for each ranking."""
     recall, map_at_r, r_precision = (results[name] for name in ("recall_at_k", "map_at_r", "r_precision"))
     head = ["ranked by", *(f"R@{k}" for k in recall["euclidean"]), "R-precision", "MAP@R"]
     rows = [
@@ -86,6 +94,11 @@ def table(results: Results) -> str:
         for name in recall
         if recall[name]
     ]
+    return [[head, *rows]]
+
+
+def table(results: Results) -> str:
+    """The results of a run as text."""
     nmi = "" if results["nmi"] is None else f"\nNMI of the embeddings {100 * results['nmi']:.1f}"
     objective, protocol = results["protocol"]["objective"]["name"], results["protocol"]
     count = protocol.get("queries_left_out", 0)
@@ -94,7 +107,7 @@ def table(results: Results) -> str:
     return (
         f"{results['experiment']}: {objective} on {protocol['data']}, seed {protocol['seed']}; "
         f"{protocol['images']['test']} images of {protocol['classes']['test']} unseen classes; "
-        f"{results['steps']} steps in {results['seconds']} s\n{align([head, *rows])}{notes}"
+        f"{results['steps']} steps in {results['seconds']} s\n{align(*grids(results))}{notes}"
     )
 
 
@@ -126,4 +139,4 @@ def columns(results: Results) -> dict[str, float | None]:
     }
 
 
-EVALUATION = Evaluation("retrieval", measure, table, columns, prepare, protocol=pddm_ranking)
+EVALUATION = Evaluation("retrieval", measure, table, grids, columns, prepare, protocol=pddm_ranking)

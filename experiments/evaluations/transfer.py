@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import FrozenConfigDict
 
-from experiments.evaluations.base import Evaluation, EvaluationContext, Results, align
+from experiments.evaluations.base import Evaluation, EvaluationContext, Grid, Measured, Results, align
 from pddm_jax import data
 from pddm_jax.checks import check_choice
 from pddm_jax.data import ClosedSet, Images, Split, closed_set_of
@@ -65,7 +65,7 @@ def closed_set(config: FrozenConfigDict, split: Split | ClosedSet) -> ClosedSet:
     return closed_set_of(config.data.to_dict() | {name: fields[name] for name in named}, config.seed)
 
 
-def measure(context: EvaluationContext) -> tuple[Results, Results]:
+def measure(context: EvaluationContext) -> Measured:
     """Classify the test images of a closed set by each method that the config enables."""
     config, fields = context.config, context.config.transfer
     closed, hierarchy = context.prepared
@@ -115,7 +115,7 @@ def measure(context: EvaluationContext) -> tuple[Results, Results]:
         "ways": "classes drawn by seed; a larger number of classes includes those of a smaller one",
         "transfer": fields.to_dict(),
     }
-    return protocol, {"accuracy": found}
+    return Measured(protocol, {"accuracy": found}, {})
 
 
 def _blocks(context: EvaluationContext, images: Images) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -149,19 +149,25 @@ def _accuracies(ranked: Ranked, labels: Int[np.ndarray, " n"], hierarchy: Meetin
     }
 
 
-def table(results: Results) -> str:
-    """The results of a run as text: a row for each method, top-1 and top-5 by number of classes."""
-    accuracy, protocol = results["accuracy"], results["protocol"]
+def grids(results: Results) -> list[Grid]:
+    """Top-1 and top-5 in percent by number of classes, a row for each method."""
+    accuracy = results["accuracy"]
     head = ["classified by", *(f"top-{k} of {ways}" for ways in accuracy for k in KS)]
     rows = []
     for name in next(iter(accuracy.values())):
         shares = [of[name]["flat"].get(str(k)) for of in accuracy.values() for k in KS]
         rows.append([name, *("-" if share is None else f"{100 * share:.1f}" for share in shares)])
+    return [[head, *rows]]
+
+
+def table(results: Results) -> str:
+    """The results of a run as text."""
+    protocol = results["protocol"]
     published = protocol["transfer"]["published"]
     return (
         f"{results['experiment']}: {protocol['objective']['name']} on {protocol['data']}, seed "
         f"{protocol['seed']}; {protocol['classified_images']} images of {protocol['classified']}; "
-        f"{results['steps']} steps in {results['seconds']} s\n{align([head, *rows])}"
+        f"{results['steps']} steps in {results['seconds']} s\n{align(*grids(results))}"
         + (f"\npublished: {published}" if published else "")
     )
 
@@ -178,4 +184,6 @@ def columns(results: Results) -> dict[str, float | None]:
     return found | {f"top-1, {name}": last[name]["flat"]["1"] for name in others}
 
 
-EVALUATION = Evaluation("transfer", measure, table, columns, prepare, closed_sets=True, fields="transfer")
+EVALUATION = Evaluation(
+    "transfer", measure, table, grids, columns, prepare, closed_sets=True, fields="transfer"
+)

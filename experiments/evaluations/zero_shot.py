@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from ml_collections import FrozenConfigDict
 
 from experiments import plots
-from experiments.evaluations.base import Evaluation, EvaluationContext, Results, align
+from experiments.evaluations.base import Evaluation, EvaluationContext, Grid, Measured, Results, align
 from pddm_jax.data import ClosedSet, Split
 from pddm_jax.data.glyphs import character_names
 from pddm_jax.system.console import print_in_process_0
@@ -43,7 +43,7 @@ def prepare(config: FrozenConfigDict, split: Split | ClosedSet) -> tuple[Labels,
     return describe(config, split)
 
 
-def measure(context: EvaluationContext) -> tuple[Results, Results]:
+def measure(context: EvaluationContext) -> Measured:
     """Fit maps on seen classes, rank the classes of test images by them, and write zero_shot.png."""
     config, train, test = context.config, context.train, context.split.test
     labels, vectors = context.prepared
@@ -86,7 +86,7 @@ def measure(context: EvaluationContext) -> tuple[Results, Results]:
         "zero_shot": config.zero_shot.to_dict()
         | {"classes": {"seen": len(seen), "unseen": len(unseen)}, "attributes": vectors.shape[1]}
     }
-    return protocol, {"hit_at_k": hits, "generalised": generalised}
+    return Measured(protocol, {"hit_at_k": hits, "generalised": generalised}, {})
 
 
 def shares(found: np.ndarray, classes: np.ndarray | None = None) -> dict[str, float]:
@@ -115,28 +115,34 @@ def by_frequency(seen: Vectors, unseen: Vectors) -> Labels:
     return np.argsort(np.argsort(-frequency, kind="stable"))
 
 
-def table(results: Results) -> str:
-    """The results of a run as text."""
-    protocol = results["protocol"]
-    classes = protocol["zero_shot"]["classes"]
+def grids(results: Results) -> list[Grid]:
+    """Hit@K in percent among the unseen classes, and if there are held-out images among all classes."""
 
     def rows(by_name: dict[str, dict[str, float]]) -> list[list[str]]:
         return [[name, *(f"{100 * x:.2f}" for x in of.values())] for name, of in by_name.items()]
 
     head = [f"Hit@{k}" for k in KS]
-    text = (
-        f"{results['experiment']}: {protocol['objective']['name']} on {protocol['data']}, seed "
-        f"{protocol['seed']}; {protocol['images']['test']} images of {classes['unseen']} unseen classes, "
-        f"{classes['seen']} seen; {results['steps']} steps in {results['seconds']} s\n"
-        f"{align([['unseen classes', *head], *rows(results['hit_at_k'])])}"
-    )
+    found = [[["unseen classes", *head], *rows(results["hit_at_k"])]]
     if results["generalised"]:
         both = {
             f"{name}, {of}": hits
             for name, parts in results["generalised"].items()
             for of, hits in parts.items()
         }
-        text += f"\n\n{align([['all classes, mean by class', *head], *rows(both)])}"
+        found.append([["all classes, mean by class", *head], *rows(both)])
+    return found
+
+
+def table(results: Results) -> str:
+    """The results of a run as text."""
+    protocol = results["protocol"]
+    classes = protocol["zero_shot"]["classes"]
+    aligned = "\n\n".join(map(align, grids(results)))
+    text = (
+        f"{results['experiment']}: {protocol['objective']['name']} on {protocol['data']}, seed "
+        f"{protocol['seed']}; {protocol['images']['test']} images of {classes['unseen']} unseen classes, "
+        f"{classes['seen']} seen; {results['steps']} steps in {results['seconds']} s\n{aligned}"
+    )
     published = protocol["zero_shot"]["published"]
     return text + (f"\npublished: {published}" if published else "")
 
@@ -153,4 +159,4 @@ def columns(results: Results) -> dict[str, float | None]:
     return found
 
 
-EVALUATION = Evaluation("zero_shot", measure, table, columns, prepare, fields="zero_shot")
+EVALUATION = Evaluation("zero_shot", measure, table, grids, columns, prepare, fields="zero_shot")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-SPLIT, BATCH, IMAGE, GALLERY, HOLD_OUT, HALVES, WAYS = range(7)
+SPLIT, BATCH, IMAGE, GALLERY, HOLD_OUT, HALVES, WAYS, REPORT = range(8)
 
 
 def stream(seed: int, purpose: int, place: int = 0) -> np.random.Generator:

@@ -53,7 +53,13 @@ def damages(stage: Stage) -> list[list[Trial]]:
             for how in damage.DAMAGES:
                 there = damage.files(stage.base / name)
                 if state == "stopped":
-                    gone = "results.json", "convergence.png", "gallery.png", "pddm_records.json"
+                    gone = (
+                        "results.json",
+                        "convergence.png",
+                        "gallery.png",
+                        "report.html",
+                        "pddm_records.json",
+                    )
                     there = [file for file in there if file.removesuffix(".sha256") not in gone]
                 if (name, state) != ("embed", "stopped"):
                     found.append([Damaged(name, state, file, how) for file in there])

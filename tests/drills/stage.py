@@ -53,7 +53,13 @@ class Stage:
         """A copy of an undisturbed folder: `finished`, or `stopped` before it was done."""
         folder = Path(shutil.copytree(self.base / name, parent / name))
         if state == "stopped":
-            for last in ("results.json", "convergence.png", "gallery.png", "pddm_records.json"):
+            for last in (
+                "results.json",
+                "convergence.png",
+                "gallery.png",
+                "report.html",
+                "pddm_records.json",
+            ):
                 (folder / last).unlink(missing_ok=True)
             for sum_of in ("results.json", "pddm_records.json"):
                 (folder / f"{sum_of}.sha256").unlink(missing_ok=True)

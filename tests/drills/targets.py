@@ -57,6 +57,8 @@ def whole_run(folder: Path) -> None:
     for name in ("convergence.png", "gallery.png"):
         if (folder / name).exists():
             assert (folder / name).read_bytes().rstrip()[-8:-4] == b"IEND", name
+    if (folder / "report.html").exists():
+        assert (folder / "report.html").read_bytes().rstrip().endswith(b"</html>")
 
 
 def left_by_prepare(folder: Path) -> object:
@@ -127,6 +129,7 @@ RUN = Target(
         *("run/checkpoints/12", "run/checkpoints/*18*tmp*/record", "run/checkpoints/*24*tmp*"),
         *("run/checkpoints/24", "run/mining.json"),
         *("run/.*-convergence.png", "run/convergence.png", "run/.*-gallery.png", "run/gallery.png"),
+        *("run/.*-report.html", "run/report.html"),
         *("run/.*-results.json", "run/results.json"),
     ),
 )

@@ -96,6 +96,7 @@ def test_a_run_leaves_its_files(finished):
         "convergence.png",
         "gallery.png",
         "metrics.jsonl",
+        "report.html",
         "results.json",
         "tensorboard",
     ]

@@ -45,7 +45,7 @@ def test_characters_never_seen_are_known_by_their_names(glyph_root, tmp_path):
     beside = evaluation.prepare(config, split)
     embed = pixels, partial(pixels, split.test)
     learned = EvaluationContext(config, tmp_path, split, train, seen, None, *embed, beside)
-    rule, found = evaluation.measure(learned)
+    rule, found, _ = evaluation.measure(learned)
     assert rule["zero_shot"]["classes"] == {"seen": len(split.train.class_names), "unseen": 284}
     hits = found["hit_at_k"]
     assert [*hits] == ["chance", "word frequency", "conse", "ranking", "ridge"]

@@ -56,7 +56,7 @@ def measured():
 
 
 def test_accuracies_of_transfer_are_those_of_scikit_learn(measured):
-    closed, (protocol, measures) = measured
+    closed, (protocol, measures, _) = measured
     found = measures["accuracy"][str(CLASSES)]
     fit = embeddings_of(closed.train).astype(np.float64), closed.train.labels
     x, y = embeddings_of(closed.test), closed.test.labels
@@ -73,7 +73,7 @@ def test_accuracies_of_transfer_are_those_of_scikit_learn(measured):
 
 
 def test_the_table_and_the_columns_of_transfer_show_them(measured):
-    _, (protocol, measures) = measured
+    _, (protocol, measures, _) = measured
     run = {"objective": {"name": "pddm"}, "data": "glyphs", "seed": 0}
     results = {"experiment": "x", "protocol": run | protocol, "steps": 1, "seconds": 2.0, **measures}
     found = measures["accuracy"][str(CLASSES)]

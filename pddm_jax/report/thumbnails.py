@@ -1,0 +1,37 @@
+"""Thumbnails: images scaled down, as WebP in `data:` URLs, within a limit of bytes."""
+
+import base64
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+QUALITY = 60
+"""Of WebP, 0 to 100."""
+
+
+def webp(image: UInt8[np.ndarray, "h w c"], side: int) -> bytes:
+    """The image, scaled down to at most `side` pixels in width and height, as WebP."""
+    picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+    picture.thumbnail((side, side))
+    file = io.BytesIO()
+    picture.save(file, "WEBP", quality=QUALITY)
+    return file.getvalue()
+
+
+@dataclass
+class Thumbnails:
+    """Makes thumbnails of at most `side` pixels until `left` bytes are used."""
+
+    side: int
+    left: int
+
+    def url(self, image: UInt8[np.ndarray, "h w c"]) -> str | None:
+        """The thumbnail as a `data:` URL; None if it does not fit into the bytes that are left."""
+        url = f"data:image/webp;base64,{base64.b64encode(webp(image, self.side)).decode()}"
+        if len(url) > self.left:
+            return None
+        self.left -= len(url)
+        return url
