@@ -27,11 +27,11 @@ def label_errors(data: Embedded) -> list[dict[str, Any]]:
 
     At least 3 of the 5 nearest other images have one other class, and none has the class of the image.
     An image is more suspicious, the farther the nearest image of its own class is, compared with the
-    nearest image of the other class.
+    nearest image of the other class. An image that is alone in its class is not judged.
 
     Returns:
         For each image its index ("image"), the label of the other class ("suggested"), the number of
-        "votes" for it and the index of its "nearest" image in that class.
+        "votes" for it and the index of its "nearest" image in that class. Of 5 images or fewer: nothing.
     """
     labels, x = data.images.labels, data.embeddings.astype(np.float64)
     if len(x) <= NEIGHBORS:

@@ -49,15 +49,15 @@ def test_copies_under_another_class(channels):
 
 
 def test_correlations_of_changed_copies():
-    images, levels = [], [2, 5, 9, 14, 19, 45, 70, 110]  # noise of the copies
+    images, levels = [], [2, 5, 9, 14, 24, 27, 30, 70]  # noise of the copies
     for n, level in enumerate(levels):
         images += [smooth(n), np.clip(smooth(n) + level * normal(n, 64 * 64, 3).reshape(64, 64, 3), 0, 255)]
     images = np.stack(images).astype(np.uint8)
     x = np.repeat(normal(7, len(levels)), 2, axis=0)
     expected = {(n, n + 1): correlation(images[n], images[n + 1]) for n in range(0, len(images), 2)}
-    assert not [value for value in expected.values() if 0.975 < value < 0.983]  # roundings decide these
+    assert not [value for value in expected.values() if 0.978 < value < 0.982]  # roundings decide these
     expected = {pair: value for pair, value in expected.items() if value >= 0.98}
-    assert 3 <= len(expected) < len(levels)
+    assert len(expected) == 5
     found = pairs_of(embedded(x, np.arange(len(images)), images))
     assert found == pytest.approx(expected, abs=2e-3)
     assert [*found.values()] == sorted(found.values(), reverse=True)

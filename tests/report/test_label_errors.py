@@ -57,6 +57,13 @@ def test_on_overlapping_classes_they_obey_the_rule(classes, n):
     assert len(found) <= 24
 
 
+def test_an_image_alone_in_its_class_is_not_listed():
+    """No image of its own class is there to compare with."""
+    labels = np.arange(120) % 6
+    labels[33] = 99
+    assert label_errors(embedded(clusters(), labels)) == []
+
+
 def test_where_distances_tie():
     x, labels = grid(1, 60), np.random.default_rng(1).integers(0, 3, 60)
     found = entries(label_errors(embedded(x, labels)))

@@ -22,7 +22,7 @@ def compared(path, names):
     """A page of a comparison whose objectives have these names."""
     curves = {name: [(2, 50.0 + n), (4, 60.5 + n)] for n, name in enumerate(names)}
     cells = [[name, f"{60.5 + n:.2f} ± 0.10", "-"] for n, name in enumerate(names)]
-    summary, runs = (names[0], ["objective", *names[1:3]], cells), ("Each run", ["run", *names[1:3]], cells)
+    summary, runs = (names[2], ["objective", *names[1:3]], cells), ("Each run", ["run", *names[1:3]], cells)
     write_comparison(path, names[1], summary, curves, runs, results(names)["protocol"])
     return Page(path), curves, cells
 
