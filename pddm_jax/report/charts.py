@@ -88,7 +88,6 @@ def scores_against_distances(points: Sequence[Mapping[str, Any]]) -> Chart:
 
 
 RIGHT, WRONG = "first neighbor has the same class", "first neighbor has another class"
-EVERY_CLASS = "(all classes)"
 
 
 def embedding_map(
@@ -113,17 +112,14 @@ def embedding_map(
         for n, ((x, y), right) in enumerate(zip(points.tolist(), first_is_right, strict=True))
     ]
     names = sorted({row["class"] for row in values})
-    chosen = {
-        "name": "chosen_class",
-        "value": EVERY_CLASS,
-        "bind": {"input": "select", "options": [EVERY_CLASS, *names], "name": "class "},
-    }
+    choice = {"input": "select", "options": [None, *names], "labels": ["all classes", *names]}
+    chosen = {"name": "chosen_class", "value": None, "bind": {**choice, "name": "class "}}
     zoom = {
         "name": "zoom",
         "select": {"type": "interval", "zoom": "wheel![event.altKey]"},
         "bind": "scales",
     }
-    is_chosen = f"chosen_class == '{EVERY_CLASS}' || datum['class'] == chosen_class"
+    is_chosen = "chosen_class === null || datum['class'] === chosen_class"
     return _chart(
         "Principal components of the embeddings",
         values,

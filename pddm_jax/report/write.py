@@ -130,7 +130,7 @@ def write_comparison(
         path: of the page.
         title: of the page.
         summary: the measures of each objective.
-        curves: Recall@1 in percent by step, of each run.
+        curves: mean Recall@1 in percent by step, of each objective.
         runs: the measures of each run.
         protocol: of the first run.
 

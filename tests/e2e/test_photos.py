@@ -159,7 +159,7 @@ def test_published_weights_are_where_training_starts_and_their_statistics_stay(
     recipe = make_recipe(config)
     split = data.load("folder", config.data.root, None, 0)
     of_run = setup.Training(config, recipe, split.train, split.test, "", data_mesh())
-    state = train(of_run).state
+    state = train(of_run, tmp_path / "run").state
     weights = load_pretrained(
         "efficientnet_lite0",
         fields["pretrained"],

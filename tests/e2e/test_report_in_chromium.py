@@ -139,6 +139,23 @@ def test_the_sliders_of_the_convergence_choose_its_steps(browser, workdir):
     WebDriverWait(browser, 10).until(lambda _: points() == 6)
 
 
+def test_the_map_shows_one_class_alone(browser, workdir):
+    opened(browser, workdir / "report.html")
+    charts = json.loads(browser.find_element(By.ID, "charts").get_property("textContent"))
+    names = [row["class"] for row in charts["map"]["data"]["values"]]
+
+    def opaque():
+        points = browser.find_elements(By.CSS_SELECTOR, "#chart-map .mark-symbol.role-mark path")
+        return sum(float(point.get_attribute("opacity")) > 0.5 for point in points)
+
+    assert opaque() == len(names)
+    choice = Select(browser.find_element(By.CSS_SELECTOR, "#chart-map select"))
+    choice.select_by_visible_text(names[0])
+    WebDriverWait(browser, 10).until(lambda _: opaque() == names.count(names[0]))
+    choice.select_by_visible_text("all classes")
+    WebDriverWait(browser, 10).until(lambda _: opaque() == len(names))
+
+
 def test_a_comparison_opens_without_an_error(browser, config, tmp_path):
     compare(config, tmp_path / "both", ["pddm", "quadruplet"], [0, 1])
     opened(browser, tmp_path / "both" / "report.html")
