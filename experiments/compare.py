@@ -1,4 +1,4 @@
-"""Train objectives under one budget and set them side by side: one table, one convergence plot.
+"""Train objectives under one budget and set them side by side: one table, one convergence plot, one report.
 
     python -m experiments.compare --objectives=pddm,quadruplet --seeds=0,1,2
     python -m experiments.compare --config=experiments/configs/zero_shot.py
@@ -29,7 +29,7 @@ Summary = dict[str, list[float] | None]  # by column: the value of each seed, No
 
 
 def compare(config: ConfigDict, workdir: Path, objectives: list[str], seeds: list[int]) -> str:
-    """Run each objective with each seed, write compare.json, compare.md and convergence.png.
+    """Run each objective with each seed, write compare.json, compare.md, convergence.png, report.html.
 
     Returns:
         The table, as in compare.md.
@@ -64,7 +64,7 @@ def compare(config: ConfigDict, workdir: Path, objectives: list[str], seeds: lis
         over = f"mean and deviation over seeds {', '.join(map(str, seeds))}"
         title = f"{config.data.name}: {over if len(seeds) > 1 else f'seed {seeds[0]}'}"
         plots.convergence(curves, title, workdir / "convergence.png")
-        _write_report(workdir / "report.html", title, summary, results, curves)
+        _write_report(workdir / "report.html", title, summary, results, curves, table)
     return table
 
 
@@ -74,6 +74,7 @@ def _write_report(
     summary: dict[str, Summary],
     results: dict[str, list[Results]],
     curves: dict[str, list[plots.Curve]],
+    table: str,
 ) -> None:
     """Write the report: the measures of objectives and of runs, and the mean curve of each objective."""
     columns = [*next(iter(summary.values()))]
@@ -93,13 +94,15 @@ def _write_report(
         ]
         for name, runs in curves.items()
     }
+    classes = {part for runs in curves.values() for run in runs for part, *_ in run}
     write_comparison(
         path,
         title,
-        ("Mean and standard deviation over seeds, in percent", ["objective", *columns], of_objectives),
-        means,
+        ("Mean over seeds, in percent", ["objective", *columns], of_objectives),
+        (f"Recall@1 on {' and '.join(sorted(classes))} classes (%)", means),
         ("Each run, in percent", ["run", *columns], of_runs),
         next(iter(results.values()))[0]["protocol"],
+        table,
     )
 
 

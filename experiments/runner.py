@@ -1,6 +1,7 @@
 """`run(config, workdir)` trains a network, evaluates it, and writes all files of the run to workdir."""
 
 import statistics
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -18,9 +19,11 @@ from pddm_jax.data.transforms import AUGMENT
 from pddm_jax.report.write import write_run
 from pddm_jax.sharding import data_mesh
 from pddm_jax.system import signals
+from pddm_jax.system.agreement import share_errors
 from pddm_jax.system.cli import check_folder
-from pddm_jax.system.console import print_in_process_0
-from pddm_jax.system.files import write_sealed
+from pddm_jax.system.console import one_line, print_in_process_0
+from pddm_jax.system.errors import clipped
+from pddm_jax.system.files import NotWritten, write_sealed
 from pddm_jax.system.lock import Lock
 from pddm_jax.training import warm_start
 from pddm_jax.training.diagnosis import total_without
@@ -111,7 +114,8 @@ def _train_and_evaluate(
         "params_sha256": digest(trained.state),
         "versions": package_versions,
     }
-    _write(config, workdir, trained, results, measured.fields)
+    with share_errors():  # the others wait for process 0, which writes
+        _write(workdir, trained, results, measured.report)
     return results
 
 
@@ -196,16 +200,21 @@ def _training_results(config: FrozenConfigDict, rows: list[Row]) -> Results:
 
 
 def _write(
-    config: FrozenConfigDict,
-    workdir: Path,
-    trained: FinishedTraining,
-    results: Results,
-    fields: dict[str, Any],
+    workdir: Path, trained: FinishedTraining, results: Results, report: Callable[[], dict[str, Any]]
 ) -> None:
     """Write the convergence plot, the report, and then results.json, which marks a run as finished."""
-    if jax.process_index() == 0:
-        title = f"{config.objective.name} on {config.data.name}, seed {config.seed}"
-        plots.convergence({title: [plots.curve(trained.rows)]}, title, workdir / "convergence.png")
-        tables = [(head[0], head, cells) for head, *cells in EVALUATIONS[config.evaluation].grids(results)]
+    if jax.process_index() != 0:
+        return
+    protocol, evaluation = results["protocol"], EVALUATIONS[results["evaluation"]]
+    title = f"{protocol['objective']['name']} on {protocol['data']}, seed {protocol['seed']}"
+    plots.convergence({title: [plots.curve(trained.rows)]}, title, workdir / "convergence.png")
+    tables = [("Test images, in percent", head, cells) for head, *cells in evaluation.grids(results)]
+    try:
+        fields = report() | {"text": evaluation.table(results)}
         write_run(workdir / "report.html", results, tables, trained.rows, fields)
-        write_sealed(workdir / "results.json", results)
+    except NotWritten:
+        raise
+    except Exception as error:  # the results are worth more than their report
+        reason = clipped(one_line(str(error)) or type(error).__name__)
+        print_in_process_0(f"warning: report.html could not be written: {reason}; the results are complete")
+    write_sealed(workdir / "results.json", results)

@@ -21,7 +21,7 @@ class Measured(NamedTuple):
 
     protocol: Results
     measures: Results
-    fields: dict[str, Any]  # of the report, in process 0: see `pddm_jax.report.write.write_run`
+    report: Callable[[], dict[str, Any]] = dict  # more fields of the report: `report.write.write_run`
 
 
 class EvaluationContext(NamedTuple):

@@ -1,6 +1,7 @@
 """Retrieval of unseen classes: Recall@K, MAP@R and R-precision, by distance and by PDDM score."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,8 +15,8 @@ from pddm_jax.data.images import subset
 from pddm_jax.evaluate import metrics
 from pddm_jax.losses.objectives import OBJECTIVES
 from pddm_jax.pddm.scoring import score_matrix, score_rows
-from pddm_jax.report.retrieval import SEARCHED, retrieval_fields
-from pddm_jax.report.sample import Embedded, whole_classes
+from pddm_jax.report.retrieval import MOST_SEARCHED, retrieval_fields
+from pddm_jax.report.sample import Embedded, sample_classes
 from pddm_jax.system.console import print_in_process_0
 
 ALL = "all"
@@ -46,12 +47,10 @@ def measure(context: EvaluationContext) -> Measured:
             embeddings, test.labels, depth, score_fn=score, rerank=rerank
         )
     nmi = metrics.nmi(embeddings, test.labels, config.seed) if config.train.nmi else None
-    train = subset(context.split.train, whole_classes(context.split.train.labels, SEARCHED, config.seed))
-    train_embeddings, fields = context.embed(train), {}
+    train = subset(context.train, sample_classes(context.train.labels, MOST_SEARCHED, config.seed))
+    embedded = Embedded(test, embeddings), found["euclidean"], Embedded(train, context.embed(train))
     if jax.process_index() == 0:
         plots.gallery(test, embeddings, found["euclidean"], config.seed, context.workdir / "gallery.png")
-        both = Embedded(test, embeddings), found["euclidean"], Embedded(train, train_embeddings)
-        fields = retrieval_fields(*both, unit, config.seed)
     summaries = {name: metrics.summarize(ranking, metrics.KS) for name, ranking in found.items()}
     queries, left_out = summaries["euclidean"].queries, summaries["euclidean"].left_out
     protocol: Results = {
@@ -60,7 +59,8 @@ def measure(context: EvaluationContext) -> Measured:
         "queries_left_out": left_out,
         **pddm_ranking(config),
     }
-    return Measured(protocol, measures(summaries) | {"nmi": nmi}, fields)
+    report = partial(retrieval_fields, *embedded, unit, config.seed)
+    return Measured(protocol, measures(summaries) | {"nmi": nmi}, report)
 
 
 def pddm_ranking(config: FrozenConfigDict) -> Results:

@@ -115,7 +115,7 @@ def measure(context: EvaluationContext) -> Measured:
         "ways": "classes drawn by seed; a larger number of classes includes those of a smaller one",
         "transfer": fields.to_dict(),
     }
-    return Measured(protocol, {"accuracy": found}, {})
+    return Measured(protocol, {"accuracy": found})
 
 
 def _blocks(context: EvaluationContext, images: Images) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -86,7 +86,7 @@ def measure(context: EvaluationContext) -> Measured:
         "zero_shot": config.zero_shot.to_dict()
         | {"classes": {"seen": len(seen), "unseen": len(unseen)}, "attributes": vectors.shape[1]}
     }
-    return Measured(protocol, {"hit_at_k": hits, "generalised": generalised}, {})
+    return Measured(protocol, {"hit_at_k": hits, "generalised": generalised})
 
 
 def shares(found: np.ndarray, classes: np.ndarray | None = None) -> dict[str, float]:

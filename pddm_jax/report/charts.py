@@ -10,7 +10,7 @@ from pddm_jax.report.sample import Embedded
 
 Chart = dict[str, Any]
 
-COLORS = ("#1b6ca8", "#b5541c", "#2e7d4f", "#8e3b8e", "#7a6a00", "#a8324a", "#00777d", "#5b5b5b")
+COLORS = ("#1b6ca8", "#b5541c", "#2e7d4f", "#a050a8", "#8a7500", "#c2405c", "#008087", "#737373")
 """Of series; each has a contrast of at least 3 to 1 on white and on #16181c."""
 
 
@@ -78,7 +78,7 @@ def scores_against_distances(points: Sequence[Mapping[str, Any]]) -> Chart:
     return _chart(
         "PDDM score against Euclidean distance, for positive and negative pairs",
         points,
-        mark={"type": "point", "opacity": 0.5, "size": 22},
+        mark={"type": "point", "size": 16},
         encoding={
             "x": _axis("distance", "Euclidean distance"),
             "y": _axis("score", "PDDM score (higher: more similar)"),
@@ -120,6 +120,7 @@ def embedding_map(
         "bind": "scales",
     }
     is_chosen = "chosen_class === null || datum['class'] === chosen_class"
+    tooltip = "datum.image ? {class: datum['class'], image: datum.image} : {class: datum['class']}"
     return _chart(
         "Principal components of the embeddings",
         values,
@@ -130,7 +131,8 @@ def embedding_map(
             "x": _axis("x", f"first principal component ({100 * shares[0]:.0f}% of the variance)"),
             "y": _axis("y", f"second principal component ({100 * shares[1]:.0f}%)"),
             **_series("first", [RIGHT, WRONG]),
-            "opacity": {"condition": {"test": is_chosen, "value": 0.8}, "value": 0.05},
-            "tooltip": [{"field": "class"}, {"field": "image"}],
+            "opacity": {"condition": {"test": is_chosen, "value": 1}, "value": 0.05},
+            "description": {"field": "class"},
+            "tooltip": {"value": {"expr": tooltip}},
         },
     )

@@ -1,4 +1,4 @@
-"""Likely label errors, and likely duplicates of images across classes."""
+"""Likely label errors by disagreement with nearest neighbors; duplicates by correlation of pixels."""
 
 from typing import Any
 
@@ -11,9 +11,6 @@ from pddm_jax.report.sample import Embedded
 
 NEIGHBORS = 5
 """Neighbors that vote for the class of an image."""
-
-MOST = 24
-"""Entries of each list."""
 
 CANDIDATES = 200
 """Nearest pairs of different classes whose pixels are compared."""
@@ -49,7 +46,7 @@ def label_errors(data: Embedded) -> list[dict[str, Any]]:
         margin = np.linalg.norm(x[own] - x[image], axis=1).min() - np.linalg.norm(x[nearest] - x[image])
         entry = {"image": image, "suggested": int(suggested), "votes": int(votes.max()), "nearest": nearest}
         found.append((margin, entry))
-    return [entry for _, entry in sorted(found, key=lambda pair: -pair[0])[:MOST]]
+    return [entry for _, entry in sorted(found, key=lambda pair: -pair[0])]
 
 
 def duplicates(data: Embedded) -> list[dict[str, Any]]:
@@ -59,16 +56,19 @@ def duplicates(data: Embedded) -> list[dict[str, Any]]:
     values, scaled to 32 x 32 pixels. Images of one color are not compared.
 
     Returns:
-        For each pair the indices "first" and "second", and the "correlation".
+        For each pair of classes the two images that look most alike: the indices "first" and "second", and
+        the "correlation".
     """
     first, second = _nearest_of_other_classes(data.embeddings, data.images.labels)
     grey = {int(n): _standardized(data.images.images[int(n)]) for n in {*first, *second}}
-    found = []
+    labels = data.images.labels.tolist()
+    found: dict[tuple[int, ...], dict[str, Any]] = {}
     for a, b in zip(first.tolist(), second.tolist(), strict=True):
         correlation = float((grey[a] * grey[b]).sum())
-        if correlation >= LEAST_CORRELATION:
-            found.append({"first": a, "second": b, "correlation": min(correlation, 1.0)})
-    return sorted(found, key=lambda pair: -pair["correlation"])[:MOST]
+        classes = tuple(sorted((labels[a], labels[b])))
+        if correlation >= max(LEAST_CORRELATION, found.get(classes, {"correlation": 0})["correlation"]):
+            found[classes] = {"first": a, "second": b, "correlation": min(correlation, 1.0)}
+    return sorted(found.values(), key=lambda pair: -pair["correlation"])
 
 
 def _nearest_of_other_classes(

@@ -1,12 +1,12 @@
 """Pages of reports: one HTML file, without references to other files."""
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import vl_convert
 
 from pddm_jax.system.files import write_text
 
@@ -26,9 +26,10 @@ def _environment() -> jinja2.Environment:
 @cache
 def _scripts() -> str:
     """Vega, Vega-Lite and Vega-Embed, as text of a script element."""
-    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")).replace(
-        "</script", "<\\/script"
-    )
+    import vl_convert  # a large library that only reports need
+
+    bundle = str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
+    return re.sub("</(?=script)", r"<\\/", bundle, flags=re.IGNORECASE)
 
 
 def write_page(path: Path, template: str, fields: Mapping[str, Any]) -> None:

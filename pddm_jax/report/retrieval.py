@@ -8,12 +8,21 @@ from pddm_jax.evaluate.metrics import QueryMeasures
 from pddm_jax.report import charts, label_errors, pairs
 from pddm_jax.report.gallery import EXAMPLES, example_queries
 from pddm_jax.report.projection import project
-from pddm_jax.report.sample import Embedded, sampled, whole_classes
+from pddm_jax.report.sample import Embedded, sample_classes, sampled
 from pddm_jax.report.thumbnails import Thumbnails
 from pddm_jax.types import Params
 
-SEARCHED, COMPARED, PLOTTED = 5000, 1000, 2000
-"""Images of each split that are searched for label errors; of which all pairs are compared; of the map."""
+MOST_SEARCHED = 5000
+"""Images of each split that are searched for label errors and duplicates."""
+
+MOST_COMPARED = 1000
+"""Test images of which all pairs are compared."""
+
+MOST_PLOTTED = 2000
+"""Points of the map."""
+
+MOST_SUSPECTS = 24
+"""Entries of each list of likely label errors and duplicates."""
 
 SIDE, MOST_BYTES = 64, 5_000_000
 """Of thumbnails: pixels, and bytes of all of them."""
@@ -39,16 +48,16 @@ def retrieval_fields(
         seed: of the run.
     """
     thumbnails = Thumbnails(SIDE, MOST_BYTES)
-    hardest, points = _pairs(sampled(test, COMPARED, seed), unit, seed, thumbnails)
+    hardest, points = _pairs(sampled(test, MOST_COMPARED, seed), unit, seed, thumbnails)
     return {
         **_classes(test, measures),
-        **_suspects({"test": sampled(test, SEARCHED, seed), "training": train}, thumbnails),
+        **_suspects({"test": sampled(test, MOST_SEARCHED, seed), "training": train}, thumbnails),
         **hardest,
         **_gallery(test, measures, unit, seed, thumbnails),
         "charts": {"map": _map(test, measures, seed)} | points,
         "map_note": (
-            f"At most {PLOTTED} test images, of classes drawn by seed. Drag the plot to move it; hold Alt "
-            "and turn the wheel to zoom. The list chooses a class to show alone."
+            f"At most {MOST_PLOTTED:,} test images, drawn by seed. Drag the plot to move it; hold Alt and "
+            "turn the wheel to zoom. The list below chooses a class to show alone."
         ),
     }
 
@@ -64,17 +73,18 @@ def _gallery(
             image = entry["image"]
             entry["name"] = test.name(image)
             if image not in urls:
-                urls[image] = thumbnails.url(test.images.images[image])
+                urls[image] = thumbnails.url(test.images.images, image)
     answerable = measures.relevant > 0
     right = int((measures.first[answerable] == 0).sum())
+    wrong = int(answerable.sum()) - right
     return {
         "gallery": gallery,
         "thumbnails": urls,
         "has_score": unit is not None,
         "gallery_note": (
-            f"Drawn by seed: at most {EXAMPLES} of {right} queries with a right first neighbor, and of "
-            f"{int(answerable.sum()) - right} with a wrong one. Neighbors are the nearest other test "
-            "images by Euclidean distance."
+            f"{min(EXAMPLES, right)} of {right:,} queries whose nearest neighbor has the same class, and "
+            f"{min(EXAMPLES, wrong)} of {wrong:,} whose nearest neighbor has another class, drawn by seed. "
+            "The neighbors are the nearest other test images by Euclidean distance."
         ),
     }
 
@@ -100,8 +110,8 @@ def _pairs(
         for kind, columns in found["lists"].items()
     ]
     note = (
-        f"Among all pairs of {found['images']} test images, of classes drawn by seed. In each list a "
-        "pair of classes appears once."
+        f"All pairs of {found['images']:,} test images, drawn by seed, are compared. Each list has at most "
+        "one pair of images for any two classes, or for any one class."
     )
     chart = {"scores": charts.scores_against_distances(found["points"])} if found["points"] else {}
     scores_note = f"Pairs of the same images, drawn by seed: at most {pairs.POINTS} of each kind."
@@ -117,32 +127,40 @@ def _shown(data: Embedded, pair: Fields, note: str, thumbnails: Thumbnails) -> t
     """Two images with their classes and thumbnails, and a note."""
 
     def image(index: int) -> Fields:
-        return {"name": data.name(index), "url": thumbnails.url(data.images.images[index])}
+        return {"name": data.name(index), "url": thumbnails.url(data.images.images, index)}
 
     return image(pair["first"]), image(pair["second"]), note
 
 
 def _map(test: Embedded, measures: QueryMeasures, seed: int) -> charts.Chart:
-    chosen = whole_classes(test.images.labels, PLOTTED, seed)
-    sample, thumbnails = sampled(test, PLOTTED, seed), Thumbnails(MAP_SIDE, MOST_MAP_BYTES)
+    chosen = sample_classes(test.images.labels, MOST_PLOTTED, seed)
+    sample, thumbnails = sampled(test, MOST_PLOTTED, seed), Thumbnails(MAP_SIDE, MOST_MAP_BYTES)
     points, shares = project(sample.embeddings)
     right = (measures.first[chosen] == 0).tolist()
-    urls = [thumbnails.url(sample.images.images[n]) for n in range(len(chosen))]
+    urls = [thumbnails.url(sample.images.images, n) for n in range(len(chosen))]
     return charts.embedding_map(sample, points, shares, right, urls)
 
 
 def _classes(test: Embedded, measures: QueryMeasures) -> Fields:
     """A table of Recall@1 by class, worst first."""
-    labels, answerable = test.images.labels, measures.relevant > 0
-    rows = []
-    for label in np.unique(labels[answerable]).tolist():
-        of = answerable & (labels == label)
-        recall, precision = (measures.first[of] == 0).mean(), measures.map_at_r[of].mean()
-        rows.append((recall, precision, test.images.class_names[label], int(of.sum())))
-    rows.sort(key=lambda row: row[:2])
-    cells = [[name, f"{100 * r:.1f}", f"{100 * p:.1f}", n] for r, p, name, n in rows[:WORST_CLASSES]]
+    answerable = measures.relevant > 0
+    classes, codes, counts = np.unique(
+        test.images.labels[answerable], return_inverse=True, return_counts=True
+    )
+    recalls = np.bincount(codes, measures.first[answerable] == 0) / counts
+    precisions = np.bincount(codes, measures.map_at_r[answerable]) / counts
+    worst = np.lexsort((precisions, recalls))[:WORST_CLASSES]
+    cells = [
+        [
+            test.images.class_names[int(classes[n])],
+            f"{100 * recalls[n]:.1f}",
+            f"{100 * precisions[n]:.1f}",
+            int(counts[n]),
+        ]
+        for n in worst
+    ]
     head = ["class", "Recall@1 (%)", "MAP@R (%)", "queries"]
-    caption = f"{len(cells)} of {len(rows)} classes, worst first"
+    caption = f"{len(cells):,} of {len(classes):,} classes, worst first"
     return {
         "class_table": (caption, head, cells),
         "classes_note": "Rankings by Euclidean distance, each test image as a query.",
@@ -153,25 +171,32 @@ def _suspects(splits: dict[str, Embedded], thumbnails: Thumbnails) -> Fields:
     """Likely label errors and duplicates in samples of the test images and of the training images."""
     errors, copies = [], []
     for split, data in splits.items():
-        for entry in label_errors.label_errors(data):
+        searched = f"{len(data.embeddings):,} {split} images"
+        entries = []
+        found = label_errors.label_errors(data)
+        for entry in found[:MOST_SUSPECTS]:
             pair = {"first": entry["image"], "second": entry["nearest"]}
             suggested = data.images.class_names[entry["suggested"]]
-            note = f"{split}: {entry['votes']} of {label_errors.NEIGHBORS} neighbors are of {suggested}"
-            errors.append(_shown(data, pair, note, thumbnails))
-        for entry in label_errors.duplicates(data):
-            note = f"{split}: correlation of grey values {entry['correlation']:.3f}"
-            copies.append(_shown(data, entry, note, thumbnails))
-    searched = " and ".join(f"{len(data.embeddings)} {split} images" for split, data in splits.items())
+            note = f"{entry['votes']} of {label_errors.NEIGHBORS} nearest neighbors: {suggested}"
+            entries.append(_shown(data, pair, note, thumbnails))
+        errors.append((f"{len(entries)} of {len(found)} found in {searched}", entries))
+        alike = label_errors.duplicates(data)
+        entries = [
+            _shown(data, pair, f"correlation {pair['correlation']:.3f}", thumbnails)
+            for pair in alike[:MOST_SUSPECTS]
+        ]
+        copies.append((f"{len(entries)} of {len(alike)} found in {searched}", entries))
     return {
         "label_errors": errors,
         "duplicates": copies,
         "labels_note": (
-            f"In {searched}: images (left) of which at least 3 of 5 nearest neighbors have one other class "
-            "(right: the nearest), and none their own; most suspicious first."
+            "Left: an image with none of its 5 nearest neighbors in its own class and at least 3 in one "
+            "other class. Right: its nearest neighbor in that class. Most suspicious first."
         ),
         "duplicates_note": (
-            f"In {searched}: among the {label_errors.CANDIDATES} nearest pairs of different classes, those "
-            f"that look alike: as small grey images they correlate by {label_errors.LEAST_CORRELATION} or "
-            "more."
+            "Two images of different classes whose grey values at "
+            f"{label_errors.SIDE} x {label_errors.SIDE} pixels have a Pearson correlation of at least "
+            f"{label_errors.LEAST_CORRELATION}: the most similar pair of each two classes, among the "
+            f"{label_errors.CANDIDATES} nearest pairs of embeddings."
         ),
     }

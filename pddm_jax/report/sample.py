@@ -1,4 +1,4 @@
-"""Labelled images with their embeddings, and samples of them: whole classes, drawn by seed."""
+"""Labelled images with their embeddings, and samples of them, drawn by seed."""
 
 from typing import NamedTuple
 
@@ -21,18 +21,30 @@ class Embedded(NamedTuple):
         return self.images.class_names[int(self.images.labels[index])]
 
 
-def whole_classes(labels: Int[np.ndarray, " n"], most: int, seed: int) -> Int[np.ndarray, " m"]:
-    """The indices, ascending, of all images of classes drawn by seed: at most `most` images.
+def sample_classes(labels: Int[np.ndarray, " n"], most: int, seed: int) -> Int[np.ndarray, " m"]:
+    """The indices, ascending, of at most `most` images, of classes drawn by seed.
 
-    If the first class has more images, its first `most` images are taken.
+    If there are more images, at most `most` / 20 are drawn of a class (`most` / classes, if there are fewer
+    than 20), so that a sample has many classes, and images of the same class.
     """
-    classes, counts = np.unique(labels, return_counts=True)
-    order = stream(seed, REPORT).permutation(len(classes))
-    fitting = max(int((np.cumsum(counts[order]) <= most).sum()), 1)
-    return np.flatnonzero(np.isin(labels, classes[order[:fitting]]))[:most]
+    if len(labels) <= most:
+        return np.arange(len(labels))
+    order = stream(seed, REPORT).permutation(len(labels))
+    classes, codes = np.unique(labels[order], return_inverse=True)
+    each = min(max(2, most // min(len(classes), 20)), most)
+    # Of each image, in the order drawn: how many images of its class come before it.
+    by_class = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[by_class], np.arange(len(classes)))
+    rank = np.empty(len(codes), int)
+    rank[by_class] = np.arange(len(codes)) - starts[codes[by_class]]
+    kept = order[rank < each]
+    _, counts = np.unique(labels[kept], return_counts=True)
+    drawn = stream(seed, REPORT, 1).permutation(len(classes))
+    fitting = drawn[np.cumsum(counts[drawn]) <= most]
+    return np.sort(kept[np.isin(labels[kept], classes[fitting])])
 
 
 def sampled(data: Embedded, most: int, seed: int) -> Embedded:
-    """A sample of `whole_classes`."""
-    chosen = whole_classes(data.images.labels, most, seed)
+    """The images of `sample_classes`."""
+    chosen = sample_classes(data.images.labels, most, seed)
     return Embedded(subset(data.images, chosen), data.embeddings[chosen])

@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from pddm_jax.data.images import ImageSequence
+
 QUALITY = 60
 """Of WebP, 0 to 100."""
 
@@ -23,15 +25,15 @@ def webp(image: UInt8[np.ndarray, "h w c"], side: int) -> bytes:
 
 @dataclass
 class Thumbnails:
-    """Makes thumbnails of at most `side` pixels until `left` bytes are used."""
+    """Makes thumbnails of at most `side` pixels; `left` bytes may be used, and below 0 none is made."""
 
     side: int
     left: int
 
-    def url(self, image: UInt8[np.ndarray, "h w c"]) -> str | None:
-        """The thumbnail as a `data:` URL; None if it does not fit into the bytes that are left."""
-        url = f"data:image/webp;base64,{base64.b64encode(webp(image, self.side)).decode()}"
-        if len(url) > self.left:
+    def url(self, images: ImageSequence, index: int) -> str | None:
+        """The thumbnail of an image as a `data:` URL; None once one did not fit into the bytes left."""
+        if self.left < 0:
             return None
+        url = f"data:image/webp;base64,{base64.b64encode(webp(images[index], self.side)).decode()}"
         self.left -= len(url)
-        return url
+        return url if self.left >= 0 else None

@@ -13,13 +13,16 @@ Table = tuple[str, Sequence[str], Sequence[Sequence[Any]]]
 EMPTY: Mapping[str, Any] = {
     **dict.fromkeys(("gallery", "pair_lists", "label_errors", "duplicates"), ()),
     **dict.fromkeys(("gallery_note", "pairs_note", "scores_note", "map_note", "classes_note"), ""),
-    **dict.fromkeys(("labels_note", "duplicates_note"), ""),
+    **dict.fromkeys(("labels_note", "duplicates_note", "text"), ""),
     "class_table": None,
     "has_score": False,
     "thumbnails": {},
     "charts": {},
 }
 """The fields of `run.html` that retrieval fills."""
+
+MOST_STEPS = 500
+"""Steps of a curve that are shown."""
 
 SECTIONS = {
     "results": "Results",
@@ -56,7 +59,7 @@ def write_run(
     protocol, curves, loss = results["protocol"], _measures_by_step(rows), _by_step(rows, "loss")
     found = {**EMPTY, **fields}
     drawn = {
-        **({"convergence": charts.convergence(curves, "%")} if curves else {}),
+        **({"convergence": charts.convergence(curves, "Recall@1 and MAP@R (%)")} if curves else {}),
         **({"loss": charts.convergence({"loss": loss}, "loss")} if loss else {}),
         **found["charts"],
     }
@@ -113,16 +116,19 @@ def _table_by_step(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Table:
 
 
 def _by_step(rows: Sequence[Mapping[str, Any]], field: str) -> list[tuple[int, float]]:
-    return [(row["step"], row[field]) for row in rows if field in row]
+    """A field by step: of at most `MOST_STEPS` rows, evenly spaced, with the last one."""
+    curve = [(row["step"], row[field]) for row in rows if field in row]
+    return curve[:: -max(-(-len(curve) // MOST_STEPS), 1)][::-1]
 
 
 def write_comparison(
     path: Path,
     title: str,
     summary: Table,
-    curves: Mapping[str, Sequence[tuple[int, float]]],
+    curves: tuple[str, Mapping[str, Sequence[tuple[int, float]]]],
     runs: Table,
     protocol: Mapping[str, Any],
+    text: str,
 ) -> None:
     """Write the report of a comparison of runs.
 
@@ -130,14 +136,16 @@ def write_comparison(
         path: of the page.
         title: of the page.
         summary: the measures of each objective.
-        curves: mean Recall@1 in percent by step, of each objective.
+        curves: the title of their axis, and mean Recall@1 in percent by step, of each objective.
         runs: the measures of each run.
         protocol: of the first run.
+        text: the comparison as in compare.md.
 
     Raises:
         NotWritten: the disk is full, or the folder cannot be written.
     """
-    drawn = {"convergence": charts.convergence(curves, "Recall@1 (%)")} if any(curves.values()) else {}
+    measure, by_name = curves
+    drawn = {"convergence": charts.convergence(by_name, measure)} if any(by_name.values()) else {}
     sections = [("results", "Results"), ("runs", "Runs")]
     write_page(
         path,
@@ -150,6 +158,7 @@ def write_comparison(
             "summary_table": summary,
             "runs_table": runs,
             "protocol": protocol,
+            "text": text,
             "charts": drawn,
         },
     )

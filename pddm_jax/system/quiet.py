@@ -15,8 +15,8 @@ class SuppressLogs:
 
     After a failed read or write, the other ones of TensorStore find their event loop closed or are never
     awaited; what Python and asyncio print about them is hidden too. They may report at any later time, so
-    after an error the filters stay. Otherwise the end of the last context restores what the first one
-    changed; contexts may overlap, in all threads.
+    after an error these two filters stay. Otherwise the end of the last context restores what the first
+    one changed; contexts may overlap, in all threads.
     """
 
     def __enter__(self) -> "SuppressLogs":
@@ -57,8 +57,10 @@ class _Shared:
             self._depth -= 1
             if failed:
                 gc.collect()  # most of the tasks that were never awaited report now
-            if not self._depth and not self._failed:
-                self.remove()
+            if not self._depth:
+                logging.getLogger("absl").removeFilter(_is_not_from_orbax)
+                if not self._failed:
+                    self.remove()
 
     def install(self) -> None:
         """Add the filters and the hook, unless they are there."""

@@ -14,6 +14,7 @@ from pddm_jax.config.check import FILES, accepted, check_machine, fields
 from pddm_jax.config.old_names import with_new_names
 from pddm_jax.sharding import data_mesh, global_batches
 from pddm_jax.system.console import one_line
+from pddm_jax.system.errors import clipped
 from pddm_jax.training.provenance import versions
 from pddm_jax.training.recipe import without_weights
 from pddm_jax.training.replay import check_batch, examine, read_record, report, write_record
@@ -90,7 +91,8 @@ def replay(path: Path) -> str:
         state = found.state(like)
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise ValueError(
-            f"{path} is damaged, or was written by an incompatible version: {one_line(str(error))}"
+            f"{path} is damaged, or was written by an incompatible version: "
+            f"{clipped(one_line(str(error)), 200)}"
         ) from error
     (batch,) = global_batches([batch], mesh)
     logs, findings = examine(recipe.network, recipe.loss, recipe.optimizer, mesh, state, batch)

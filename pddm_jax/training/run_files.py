@@ -57,13 +57,16 @@ def _check(config: Config) -> None:
         raise ValueError(f"it lacks the groups {', '.join(absent)}")
     for name in GROUPS & config.keys():
         if not isinstance(config[name], dict):
-            raise ValueError(f"{name} must be a group of fields, got {config[name]!r}")
+            raise ValueError(f"{name} must be a group of fields, got {str(config[name])[:40]!r}")
     SHAPE.check("image_shape", config.get("image_shape"))
     for name, rule in RULES.items():
         group, _, field = name.rpartition(".")
         fields = config.get(group, {}) if group else config
         if field in fields:
-            rule.check(name, fields[field])
+            try:
+                rule.check(name, fields[field])
+            except ValueError as error:
+                raise ValueError(f"{error}, or config.json was written by another version") from error
         elif name in REQUIRED:
             raise ValueError(f"{name} is missing")
 

@@ -148,6 +148,8 @@ def test_the_map_shows_one_class_alone(browser, workdir):
         points = browser.find_elements(By.CSS_SELECTOR, "#chart-map .mark-symbol.role-mark path")
         return sum(float(point.get_attribute("opacity")) > 0.5 for point in points)
 
+    points = browser.find_elements(By.CSS_SELECTOR, "#chart-map .mark-symbol.role-mark path")
+    assert sorted(point.get_attribute("aria-label") for point in points) == sorted(names)
     assert opaque() == len(names)
     choice = Select(browser.find_element(By.CSS_SELECTOR, "#chart-map select"))
     choice.select_by_visible_text(names[0])

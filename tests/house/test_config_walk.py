@@ -1,6 +1,8 @@
 """The path of a config through a run, as docs/architecture.md lists it: no call hands it up."""
 
+import inspect
 import re
+from functools import partial
 
 import pytest
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -14,20 +16,28 @@ CONFIGS = ConfigDict, FrozenConfigDict
 MOST_FILES = 10
 
 
-def holds_config(x):
-    """Whether x is a config, a group of one, or an object of the project that holds a config."""
+def holds_config(x, seen=frozenset()):
+    """Whether x is a config, a group of one, or holds one: as an attribute, an element or an argument."""
     if isinstance(x, CONFIGS):
         return True
-    if not type(x).__module__.startswith(("pddm_jax", "experiments")):
+    if isinstance(x, partial):
+        held = [*x.args, *x.keywords.values()]
+    elif isinstance(x, dict):
+        held = x.values()
+    elif isinstance(x, tuple | list):
+        held = x
+    elif type(x).__module__.startswith(("pddm_jax", "experiments")):
+        held = vars(x).values() if hasattr(x, "__dict__") else ()
+    else:
         return False
-    held = vars(x) if hasattr(x, "__dict__") else getattr(x, "_asdict", dict)()
-    return any(holds_config(value) for value in held.values())
+    return id(x) not in seen and any(holds_config(value, seen | {id(x)}) for value in held)
 
 
 def takes_config(frame):
     """Whether an argument of a call holds a config."""
     code = frame.f_code
-    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    several = bool(code.co_flags & inspect.CO_VARARGS) + bool(code.co_flags & inspect.CO_VARKEYWORDS)
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + several]
     return any(holds_config(frame.f_locals[name]) for name in names if name in frame.f_locals)
 
 
@@ -48,6 +58,9 @@ def listed():
         ({"a": 1}, False),
         (None, False),
         (lambda config: config, False),
+        ([({"a": ConfigDict({"b": 1})},)], True),
+        (partial(print, ConfigDict({"a": 1})), True),
+        (partial(print, x=3), False),
     ],
 )
 def test_a_config_is_seen(x, expected):

@@ -31,11 +31,11 @@ def watched_calls(note):
             caller = caller.f_back
         note(caller, frame)
 
-    former = sys.getprofile()
+    former, former_of_threads = sys.getprofile(), threading.getprofile()
     threading.setprofile(watch)
     sys.setprofile(watch)
     try:
         yield
     finally:
         sys.setprofile(former)
-        threading.setprofile(None)
+        threading.setprofile(former_of_threads)

@@ -94,6 +94,7 @@ def check_policy(page):
         name: sources for name, *sources in (part.split() for part in attributes["content"].split(";"))
     }
     assert policy.pop("default-src") == ["'none'"]
+    assert policy.pop("form-action") == policy.pop("base-uri") == ["'none'"]
     assert policy["img-src"] == ["data:"]
     assert all({*sources} <= {"data:", "'unsafe-inline'", "'unsafe-eval'"} for sources in policy.values())
     assert page.source.index('<meta charset="utf-8">') < 1024

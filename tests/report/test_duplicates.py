@@ -92,8 +92,8 @@ def test_few_images_or_classes(labels, count):
     assert len(pairs_of(embedded(np.zeros((len(labels), 2)), labels, images))) == count
 
 
-def test_the_list_has_at_most_24_pairs():
-    images = np.repeat(np.stack([smooth(n) for n in range(30)]), 2, axis=0)
-    found = duplicates(embedded(np.repeat(normal(3, 30), 2, axis=0), np.arange(60), images))
-    assert len(found) == 24
-    assert all(pair["first"] // 2 == pair["second"] // 2 for pair in found)
+def test_two_classes_have_one_pair_that_is_the_most_similar():
+    images = np.stack([smooth(0), smooth(0), smooth(1), smooth(1)])
+    images[1] = np.clip(images[1] + 6 * normal(3, 64 * 64, 3).reshape(64, 64, 3), 0, 255).astype(np.uint8)
+    assert pairs_of(embedded(np.zeros((4, 2)), [3, 8, 3, 8], images)).keys() == {(2, 3)}
+    assert pairs_of(embedded(np.zeros((4, 2)), [3, 8, 4, 8], images)).keys() == {(0, 1), (2, 3)}

@@ -45,16 +45,15 @@ def test_planted_label_errors_come_first():
     spread = clusters(spread=2.2)  # now other images lie among those of another class too
     found = entries(label_errors(embedded(spread, labels)))
     assert len(found) > len(PLANTED)
-    assert found == loops_label_errors(spread, labels)[:24]
+    assert found == loops_label_errors(spread, labels)
 
 
 @pytest.mark.parametrize(("classes", "n"), [(2, 40), (2, 160), (3, 120), (6, 200), (40, 60)])
 def test_on_overlapping_classes_they_obey_the_rule(classes, n):
     x, labels = normal(classes, n, 2), np.random.default_rng(n).integers(0, classes, n) * 7 - 5
     found = entries(label_errors(embedded(x, labels)))
-    assert found == loops_label_errors(x, labels)[:24]
+    assert found == loops_label_errors(x, labels)
     assert found or classes == 40
-    assert len(found) <= 24
 
 
 def test_an_image_alone_in_its_class_is_not_listed():

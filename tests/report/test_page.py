@@ -23,7 +23,9 @@ def compared(path, names):
     curves = {name: [(2, 50.0 + n), (4, 60.5 + n)] for n, name in enumerate(names)}
     cells = [[name, f"{60.5 + n:.2f} ± 0.10", "-"] for n, name in enumerate(names)]
     summary, runs = (names[2], ["objective", *names[1:3]], cells), ("Each run", ["run", *names[1:3]], cells)
-    write_comparison(path, names[1], summary, curves, runs, results(names)["protocol"])
+    write_comparison(
+        path, names[1], summary, (names[0], curves), runs, results(names)["protocol"], names[3]
+    )
     return Page(path), curves, cells
 
 
@@ -139,5 +141,5 @@ def test_a_comparison(tmp_path):
     assert [(row["run"], row["step"], row["value"]) for row in values] == [
         (name, *point) for name, curve in curves.items() for point in curve
     ]
-    write_comparison(tmp_path / "plain.html", "t", ("a", ["b"], []), {}, ("c", ["d"], []), {})
+    write_comparison(tmp_path / "plain.html", "t", ("a", ["b"], []), ("y", {}), ("c", ["d"], []), {}, "")
     check_references(Page(tmp_path / "plain.html"))  # replaced by one without runs
