@@ -29,8 +29,10 @@ def compared(path, names):
     return Page(path), curves, cells
 
 
-def test_a_page_refers_to_nothing_outside(pages):
+def test_a_page_refers_to_nothing_outside_and_has_the_licenses_of_its_scripts(pages):
     for page in pages:
+        assert "BSD 3-Clause License" in page.source
+        assert "ISC License" in page.source
         check_references(page)
         check_policy(page)
         assert page.sections() == ["results", "convergence", *OF_RETRIEVAL]
