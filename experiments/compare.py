@@ -64,7 +64,7 @@ def compare(config: ConfigDict, workdir: Path, objectives: list[str], seeds: lis
         over = f"mean and deviation over seeds {', '.join(map(str, seeds))}"
         title = f"{config.data.name}: {over if len(seeds) > 1 else f'seed {seeds[0]}'}"
         plots.convergence(curves, title, workdir / "convergence.png")
-        _write_report(workdir / "report.html", title, summary, results, curves, table)
+        _write_report(workdir / "report.html", title, summary, results, curves=curves, table=table)
     return table
 
 
@@ -98,11 +98,11 @@ def _write_report(
     write_comparison(
         path,
         title,
-        ("Mean over seeds, in percent", ["objective", *columns], of_objectives),
-        (f"Recall@1 on {' and '.join(sorted(classes))} classes (%)", means),
-        ("Each run, in percent", ["run", *columns], of_runs),
-        next(iter(results.values()))[0]["protocol"],
-        table,
+        summary=("Mean over seeds, in percent", ["objective", *columns], of_objectives),
+        curves=(f"Recall@1 on {' and '.join(sorted(classes))} classes (%)", means),
+        runs=("Each run, in percent", ["run", *columns], of_runs),
+        protocol=next(iter(results.values()))[0]["protocol"],
+        text=table,
     )
 
 

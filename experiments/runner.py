@@ -21,8 +21,8 @@ from pddm_jax.sharding import data_mesh
 from pddm_jax.system import signals
 from pddm_jax.system.agreement import share_errors
 from pddm_jax.system.cli import check_folder
-from pddm_jax.system.console import one_line, print_in_process_0
-from pddm_jax.system.errors import clipped
+from pddm_jax.system.console import print_in_process_0
+from pddm_jax.system.errors import reason
 from pddm_jax.system.files import NotWritten, write_sealed
 from pddm_jax.system.lock import Lock
 from pddm_jax.training import warm_start
@@ -211,10 +211,11 @@ def _write(
     tables = [("Test images, in percent", head, cells) for head, *cells in evaluation.grids(results)]
     try:
         fields = report() | {"text": evaluation.table(results)}
-        write_run(workdir / "report.html", results, tables, trained.rows, fields)
+        write_run(workdir / "report.html", results, tables=tables, rows=trained.rows, fields=fields)
     except NotWritten:
         raise
     except Exception as error:  # the results are worth more than their report
-        reason = clipped(one_line(str(error)) or type(error).__name__)
-        print_in_process_0(f"warning: report.html could not be written: {reason}; the results are complete")
+        print_in_process_0(
+            f"warning: report.html could not be written: {reason(error)}; the results are complete"
+        )
     write_sealed(workdir / "results.json", results)

@@ -37,9 +37,11 @@ def label_errors(data: Embedded) -> list[dict[str, Any]]:
     found = []
     for image, row in enumerate(neighbors):
         classes, votes = np.unique(labels[row], return_counts=True)
+        if 2 * votes.max() <= NEIGHBORS or labels[image] in classes:
+            continue
         own = np.flatnonzero(labels == labels[image])
         own = own[own != image]
-        if 2 * votes.max() <= NEIGHBORS or labels[image] in classes or not len(own):
+        if not len(own):
             continue
         suggested = classes[votes.argmax()]
         nearest = int(row[labels[row] == suggested][0])

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.spatial.distance import pdist
 
 from pddm_jax.data.streams import REPORT, stream
 from pddm_jax.pddm.scoring import score_matrix
@@ -35,9 +36,7 @@ def hardest_pairs(data: Embedded, unit: Params | None, seed: int) -> dict[str, A
     """
     x, labels = data.embeddings.astype(np.float64), data.images.labels
     first, second = np.triu_indices(len(x), 1)
-    distances = np.concatenate(
-        [np.linalg.norm(x[n + 1 :] - x[n], axis=1) for n in range(len(x))]
-    )  # in the order of triu_indices
+    distances = pdist(x)  # in the order of triu_indices
     similarity = {"euclidean": -distances}
     if unit is not None:
         similarity["pddm"] = np.asarray(score_matrix(unit, data.embeddings))[first, second]

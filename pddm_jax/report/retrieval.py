@@ -134,11 +134,11 @@ def _shown(data: Embedded, pair: Fields, note: str, thumbnails: Thumbnails) -> t
 
 def _map(test: Embedded, measures: QueryMeasures, seed: int) -> charts.Chart:
     chosen = sample_classes(test.images.labels, MOST_PLOTTED, seed)
-    sample, thumbnails = sampled(test, MOST_PLOTTED, seed), Thumbnails(MAP_SIDE, MOST_MAP_BYTES)
+    sample, thumbnails = test.take(chosen), Thumbnails(MAP_SIDE, MOST_MAP_BYTES)
     points, shares = project(sample.embeddings)
     right = (measures.first[chosen] == 0).tolist()
     urls = [thumbnails.url(sample.images.images, n) for n in range(len(chosen))]
-    return charts.embedding_map(sample, points, shares, right, urls)
+    return charts.embedding_map(sample, points, shares, first_is_right=right, urls=urls)
 
 
 def _classes(test: Embedded, measures: QueryMeasures) -> Fields:
@@ -190,8 +190,9 @@ def _suspects(splits: dict[str, Embedded], thumbnails: Thumbnails) -> Fields:
         "label_errors": errors,
         "duplicates": copies,
         "labels_note": (
-            "Left: an image with none of its 5 nearest neighbors in its own class and at least 3 in one "
-            "other class. Right: its nearest neighbor in that class. Most suspicious first."
+            f"Left: an image with none of its {label_errors.NEIGHBORS} nearest neighbors in its own class, "
+            f"and at least {label_errors.NEIGHBORS // 2 + 1} in one other class. Right: its nearest "
+            "neighbor in that class. Most suspicious first."
         ),
         "duplicates_note": (
             "Two images of different classes whose grey values at "

@@ -20,6 +20,10 @@ class Embedded(NamedTuple):
         """The name of the class of an image."""
         return self.images.class_names[int(self.images.labels[index])]
 
+    def take(self, indices: Int[np.ndarray, " m"]) -> "Embedded":
+        """The images at these indices."""
+        return Embedded(subset(self.images, indices), self.embeddings[indices])
+
 
 def sample_classes(labels: Int[np.ndarray, " n"], most: int, seed: int) -> Int[np.ndarray, " m"]:
     """The indices, ascending, of at most `most` images, of classes drawn by seed.
@@ -46,5 +50,4 @@ def sample_classes(labels: Int[np.ndarray, " n"], most: int, seed: int) -> Int[n
 
 def sampled(data: Embedded, most: int, seed: int) -> Embedded:
     """The images of `sample_classes`."""
-    chosen = sample_classes(data.images.labels, most, seed)
-    return Embedded(subset(data.images, chosen), data.embeddings[chosen])
+    return data.take(sample_classes(data.images.labels, most, seed))

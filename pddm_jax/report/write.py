@@ -85,7 +85,7 @@ def write_run(
                 f"evaluation: {results['evaluation']}; {protocol['split']}"
             ),
             "footer": f"params_sha256 {results['params_sha256']}",
-            "sections": [(id, name) for id, name in SECTIONS.items() if shown[id]],
+            "sections": {id: name for id, name in SECTIONS.items() if shown[id]},
             "tables": tables,
             "protocol": {"protocol": protocol, "versions": results["versions"]},
             "charts": drawn,
@@ -146,7 +146,6 @@ def write_comparison(
     """
     measure, by_name = curves
     drawn = {"convergence": charts.convergence(by_name, measure)} if any(by_name.values()) else {}
-    sections = [("results", "Results"), ("runs", "Runs")]
     write_page(
         path,
         "compare.html",
@@ -154,7 +153,9 @@ def write_comparison(
             "title": title,
             "summary": f"{len(runs[2])} runs",
             "footer": "",
-            "sections": sections[:1] + [("convergence", "Convergence")] * bool(drawn) + sections[1:],
+            "sections": {"results": "Results"}
+            | ({"convergence": "Convergence"} if drawn else {})
+            | {"runs": "Runs"},
             "summary_table": summary,
             "runs_table": runs,
             "protocol": protocol,

@@ -83,6 +83,11 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 
+def reason(error: Exception) -> str:
+    """The text of an error in one line of bounded length; its type if it has no text."""
+    return clipped(one_line(str(error)) or type(error).__name__, 200)
+
+
 def clipped(text: str, length: int = 400) -> str:
     """The first characters of a text, and dots if there are more."""
     return text if len(text) <= length else f"{text[:length]} ..."

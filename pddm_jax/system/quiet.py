@@ -58,9 +58,7 @@ class _Shared:
             if failed:
                 gc.collect()  # most of the tasks that were never awaited report now
             if not self._depth:
-                logging.getLogger("absl").removeFilter(_is_not_from_orbax)
-                if not self._failed:
-                    self.remove()
+                self.remove(late=not self._failed)
 
     def install(self) -> None:
         """Add the filters and the hook, unless they are there."""
@@ -74,9 +72,15 @@ class _Shared:
             self._hook = _Unraisable(self._former).hook
             sys.unraisablehook = self._hook
 
-    def remove(self) -> None:
-        """Remove the filters, and the hook if no other came later."""
+    def remove(self, late: bool = True) -> None:
+        """Remove the filters, and the hook if no other came later.
+
+        Args:
+            late: also what hides the reports that may come at any later time.
+        """
         logging.getLogger("absl").removeFilter(_is_not_from_orbax)
+        if not late:
+            return
         logging.getLogger("asyncio").removeFilter(_is_wanted)
         others = [other for other in warnings.filters if other is not self._warning_filter]
         if len(others) < len(warnings.filters) and isinstance(warnings.filters, list):

@@ -17,8 +17,7 @@ from jaxtyping import PyTree
 
 from pddm_jax.losses.objectives import Logs, Loss
 from pddm_jax.networks import EmbeddingNetwork
-from pddm_jax.system.console import one_line
-from pddm_jax.system.errors import clipped
+from pddm_jax.system.errors import reason
 from pddm_jax.system.files import replacing
 from pddm_jax.system.regular import open_regular
 from pddm_jax.training.state import TrainState
@@ -91,9 +90,8 @@ def read_record(path: Path) -> StepRecord:
             of_machine = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
             if of_machine or isinstance(error, MemoryError):
                 raise
-            words = clipped(one_line(str(error)) or type(error).__name__, 200)
             raise ValueError(
-                f"{path} is not a record of a diverged step, or is damaged ({words})"
+                f"{path} is not a record of a diverged step, or is damaged ({reason(error)})"
             ) from error
     return StepRecord(about, arrays, batch)
 

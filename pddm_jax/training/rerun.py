@@ -13,8 +13,7 @@ from pddm_jax.config import defaults
 from pddm_jax.config.check import FILES, accepted, check_machine, fields
 from pddm_jax.config.old_names import with_new_names
 from pddm_jax.sharding import data_mesh, global_batches
-from pddm_jax.system.console import one_line
-from pddm_jax.system.errors import clipped
+from pddm_jax.system.errors import reason
 from pddm_jax.training.provenance import versions
 from pddm_jax.training.recipe import without_weights
 from pddm_jax.training.replay import check_batch, examine, read_record, report, write_record
@@ -91,8 +90,7 @@ def replay(path: Path) -> str:
         state = found.state(like)
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise ValueError(
-            f"{path} is damaged, or was written by an incompatible version: "
-            f"{clipped(one_line(str(error)), 200)}"
+            f"{path} is damaged, or was written by an incompatible version: {reason(error)}"
         ) from error
     (batch,) = global_batches([batch], mesh)
     logs, findings = examine(recipe.network, recipe.loss, recipe.optimizer, mesh, state, batch)

@@ -12,6 +12,7 @@ import pddm_jax
 from pddm_jax.evaluate import measures, metrics
 from pddm_jax.evaluate import top_k as search
 from tests.helpers import oracles
+from tests.helpers.units import random_unit
 
 N, M, WIDTH = 24, 17, 3
 KS = (1, 2, 4, 8, 16, 32)  # the last is more than there are others
@@ -62,16 +63,7 @@ each_rows = pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS.keys())
 
 @pytest.fixture(scope="module")
 def params():
-    """Wide enough that hardly a pair has no active unit: such scores tie in exact arithmetic alone."""
-    shapes = {"difference": (WIDTH, 8), "mean": (WIDTH, 8), "joint": (16, 16), "score": (16, 1)}
-    rng = np.random.default_rng(0)
-    return {
-        layer: {
-            "kernel": jnp.asarray(rng.normal(size=shape), jnp.float32),
-            "bias": jnp.asarray(rng.normal(size=shape[1:]) + 0.5, jnp.float32),
-        }
-        for layer, shape in shapes.items()
-    }
+    return random_unit(WIDTH)
 
 
 @pytest.fixture(scope="module")

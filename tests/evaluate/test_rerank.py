@@ -12,6 +12,7 @@ from pddm_jax.evaluate import measures, metrics
 from pddm_jax.evaluate.rerank import rerank
 from pddm_jax.pddm.scoring import score_rows
 from tests.helpers import oracles
+from tests.helpers.units import random_unit
 
 WIDTH = 3
 
@@ -62,15 +63,7 @@ def normal_rows(seed, n):
 @pytest.fixture(scope="module")
 def pddm():
     """A score function, and its loops."""
-    shapes = {"difference": (WIDTH, 8), "mean": (WIDTH, 8), "joint": (16, 16), "score": (16, 1)}
-    rng = np.random.default_rng(0)
-    params = {
-        layer: {
-            "kernel": jnp.asarray(rng.normal(size=shape), jnp.float32),
-            "bias": jnp.asarray(rng.normal(size=shape[1:]) + 0.5, jnp.float32),
-        }
-        for layer, shape in shapes.items()
-    }
+    params = random_unit(WIDTH)
     plain = oracles.as_python(params)
     score_fn = jax.tree_util.Partial(pddm_jax.score_matrix, params)
     return score_fn, lambda x, y: oracles.pddm_score(plain, x, y)

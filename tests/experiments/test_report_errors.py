@@ -21,7 +21,7 @@ def config(fashion_root):
 
 @pytest.mark.long
 def test_the_results_are_kept_whatever_the_report_raises(config, tmp_path, monkeypatch, capsys):
-    def failing(*_):
+    def failing(*_, **__):
         raise RuntimeError("two\nlines")
 
     monkeypatch.setattr(runner, "write_run", failing)
@@ -35,7 +35,7 @@ def test_the_results_are_kept_whatever_the_report_raises(config, tmp_path, monke
 
 @pytest.mark.long
 def test_a_full_disk_ends_the_run_without_results(config, tmp_path, monkeypatch):
-    def full(path, *_):
+    def full(path, *_, **__):
         raise NotWritten(errno.ENOSPC, f"{path}: no space left")
 
     monkeypatch.setattr(runner, "write_run", full)

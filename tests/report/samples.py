@@ -1,11 +1,11 @@
 """Made images with embeddings, and a PDDM unit, for tests of reports."""
 
-import jax.numpy as jnp
 import numpy as np
 
 from pddm_jax.data import Images
 from pddm_jax.report.sample import Embedded
 from tests.helpers import oracles
+from tests.helpers.units import random_unit
 
 
 class Listed:
@@ -47,15 +47,7 @@ def grid(seed, n, d=2):
 
 def unit(width=4):
     """The parameters of a PDDM unit, and its score by loops."""
-    shapes = {"difference": (width, 8), "mean": (width, 8), "joint": (16, 16), "score": (16, 1)}
-    rng = np.random.default_rng(0)
-    params = {
-        layer: {
-            "kernel": jnp.asarray(rng.normal(size=shape), jnp.float32),
-            "bias": jnp.asarray(rng.normal(size=shape[1:]) + 0.5, jnp.float32),
-        }
-        for layer, shape in shapes.items()
-    }
+    params = random_unit(width)
     plain = oracles.as_python(params)
     return params, lambda x, y: oracles.pddm_score(plain, x.tolist(), y.tolist())
 

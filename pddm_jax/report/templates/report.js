@@ -105,9 +105,13 @@ function gallery({gallery, thumbnails}) {
 
   previous.addEventListener("click", () => turn(-1));
   next.addEventListener("click", () => turn(1));
-  for (const kind of ["input", "change"]) {
-    form.addEventListener(kind, () => { page = 0; show(); });
+  form.elements.class.addEventListener("input", filter);
+  for (const select of form.querySelectorAll("select")) select.addEventListener("change", filter);
+  function filter() {
+    page = 0;
+    show();
   }
+
   form.addEventListener("submit", (event) => event.preventDefault());
   show();
 }
